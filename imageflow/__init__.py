@@ -1,0 +1,1 @@
+"""imageflow builds machine images from pinned inputs, once, on an event, resumable at any point."""

@@ -1,0 +1,182 @@
+"""Every option of imageflow, read by oslo.config once and passed along as plain frozen records.
+
+Order, last wins: defaults, configuration files, the environment (`OS_GROUP__OPTION`, and
+`IMAGEFLOW_STATE_DIR`), the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from oslo_config import cfg
+
+from imageflow.errors import ConfigError
+
+CONFIG_FILES = ("/etc/imageflow/imageflow.conf", "~/.config/imageflow/imageflow.conf")
+
+_DEFAULT = [
+    cfg.StrOpt("state_dir", help="Where imageflow keeps its state; /var/lib/imageflow for root, else the XDG state directory."),
+    cfg.StrOpt("host", help="Name of this machine in claims and in the ledger; its host name by default."),
+]
+_DATABASE = [
+    cfg.StrOpt(
+        "connection",
+        secret=True,
+        help="SQLAlchemy URL: sqlite:///PATH, postgresql+psycopg://…, mysql+pymysql://…; a SQLite file in state_dir by default.",
+    ),
+]
+_CONDUCTOR = [
+    cfg.IntOpt("max_builds", default=2, min=1, help="Builds that one conductor runs at once."),
+    cfg.FloatOpt("lease", default=30.0, min=1.0, help="Seconds after which a silent conductor has lost its builds."),
+    cfg.FloatOpt("poll", default=1.0, min=0.05, help="Seconds between looks at the queue and at the wishes of running builds."),
+    cfg.FloatOpt("drain_timeout", default=60.0, min=0.0, help="Seconds that a step may still take after SIGTERM before its build is handed back."),
+]
+_BUILDS = [
+    cfg.FloatOpt("pause_ttl", default=7 * 86400.0, min=0.0, help="Seconds after which a paused build is aborted."),
+    cfg.FloatOpt("timeout", default=6 * 3600.0, min=1.0, help="Seconds a build may take, where its recipe does not say."),
+    cfg.FloatOpt("step_timeout", default=2 * 3600.0, min=1.0, help="Seconds a step may take, where its recipe does not say."),
+]
+_JANITOR = [
+    cfg.FloatOpt("interval", default=60.0, min=0.1, help="Seconds between two rounds of the janitor."),
+]
+_DIB = [
+    cfg.ListOpt("elements_path", default=[], help="Folders with elements, before diskimage-builder's own; ELEMENTS_PATH is read too."),
+    cfg.BoolOpt("tmpfs", default=True, help="Build in memory where there is enough of it."),
+    cfg.FloatOpt("min_free", default=2.0, min=0.0, help="GiB that must be free in state_dir before a build starts."),
+]
+_STORE = [
+    cfg.StrOpt("driver", default="directory", help="Where images live."),
+    cfg.StrOpt("path", help="Folder of the directory store; images/ in state_dir by default."),
+]
+_SECRETS = [
+    cfg.StrOpt("directory", default="/etc/imageflow/secrets", help="One file per secret; IMAGEFLOW_SECRET_NAME in the environment wins."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ConductorConfig:
+    """How a conductor claims and runs builds; see the option's help for each."""
+
+    max_builds: int
+    lease: float
+    poll: float
+    drain_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildsConfig:
+    """Limits of builds, in seconds."""
+
+    pause_ttl: float
+    timeout: float
+    step_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class DibConfig:
+    """How diskimage-builder is run."""
+
+    elements_path: tuple[Path, ...]
+    tmpfs: bool
+    min_free: float  # GiB
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of the configuration."""
+
+    state_dir: Path
+    host: str
+    database: str  # SQLAlchemy URL
+    conductor: ConductorConfig
+    builds: BuildsConfig
+    janitor_interval: float  # seconds
+    dib: DibConfig
+    store: str  # name of the driver
+    store_path: Path
+    secrets_dir: Path
+
+    @property
+    def builds_dir(self) -> Path:
+        """One work folder per build."""
+        return self.state_dir / "builds"
+
+    @property
+    def logs_dir(self) -> Path:
+        """One log file per build."""
+        return self.state_dir / "logs"
+
+    @property
+    def cache_dir(self) -> Path:
+        """What can be made again: archives' bootstrap tarballs, downloads."""
+        return self.state_dir / "cache"
+
+
+def default_state_dir() -> Path:
+    """/var/lib/imageflow for root, else the XDG state directory."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/imageflow")
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("imageflow"))
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """For oslo-config-generator: (group, options) pairs."""
+    return [
+        ("DEFAULT", _DEFAULT),
+        ("database", _DATABASE),
+        ("conductor", _CONDUCTOR),
+        ("builds", _BUILDS),
+        ("janitor", _JANITOR),
+        ("dib", _DIB),
+        ("store", _STORE),
+        ("secrets", _SECRETS),
+    ]
+
+
+def load(files: Sequence[str] = (), state_dir: str | None = None) -> Config:
+    """Read the configuration; `files` replaces the default files, `state_dir` wins over everything.
+
+    Raises ConfigError with the option's name when a value is not usable.
+    """
+    conf = cfg.ConfigOpts()
+    for group, options in list_opts():
+        conf.register_opts(options, group=None if group == "DEFAULT" else group)
+    found = list(files) or [p for f in CONFIG_FILES if os.path.exists(p := os.path.expanduser(f))]
+    try:
+        conf([], project="imageflow", default_config_files=found, default_config_dirs=[])
+        return _freeze(conf, state_dir)
+    except (cfg.Error, ValueError) as error:
+        raise ConfigError(f"configuration: {error}", hint="see etc/imageflow.conf.sample") from error
+
+
+def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
+    state = Path(state_dir or os.environ.get("IMAGEFLOW_STATE_DIR") or conf.state_dir or default_state_dir()).absolute()
+    return Config(
+        state_dir=state,
+        host=conf.host or socket.gethostname(),
+        database=conf.database.connection or f"sqlite:///{state}/imageflow.db",
+        conductor=ConductorConfig(
+            max_builds=conf.conductor.max_builds,
+            lease=conf.conductor.lease,
+            poll=conf.conductor.poll,
+            drain_timeout=conf.conductor.drain_timeout,
+        ),
+        builds=BuildsConfig(
+            pause_ttl=conf.builds.pause_ttl, timeout=conf.builds.timeout, step_timeout=conf.builds.step_timeout
+        ),
+        janitor_interval=conf.janitor.interval,
+        dib=DibConfig(
+            elements_path=tuple(Path(p).absolute() for p in conf.dib.elements_path),
+            tmpfs=conf.dib.tmpfs,
+            min_free=conf.dib.min_free,
+        ),
+        store=conf.store.driver,
+        store_path=Path(conf.store.path).absolute() if conf.store.path else state / "images",
+        secrets_dir=Path(conf.secrets.directory),
+    )

@@ -1,0 +1,59 @@
+"""What can stop a running step from outside: a cancel, a deadline, the loss of the claim."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from imageflow.errors import ImageflowError, TimedOut
+
+
+class Control:
+    """The stop switch of one build; one per run, shared by its tasks and the conductor's threads.
+
+    Anything that takes long calls `check()` now and then, or waits with `wait()`; `process.run` does
+    both and ends its children. Deadlines are `time.monotonic()` seconds.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self._build_deadline = deadline
+        self._step_deadline: float | None = None
+        self._step = ""
+        self._event = threading.Event()
+        self._why: ImageflowError | None = None
+        self._lock = threading.Lock()
+
+    def begin_step(self, name: str, timeout: float | None) -> None:
+        """A new step starts: its own time limit in seconds, from now."""
+        self._step = name
+        self._step_deadline = None if timeout is None else time.monotonic() + timeout
+
+    def stop(self, why: ImageflowError) -> None:
+        """Make every `check()` and `wait()` raise `why` from now on; the first reason stays."""
+        with self._lock:
+            if self._why is None:
+                self._why = why
+        self._event.set()
+
+    @property
+    def stopped(self) -> ImageflowError | None:
+        """The reason to stop, or None."""
+        return self._why
+
+    def check(self) -> None:
+        """Raise the reason to stop, if there is one; TimedOut when a deadline has passed."""
+        if self._why is not None:
+            raise self._why
+        now = time.monotonic()
+        if self._step_deadline is not None and now > self._step_deadline:
+            raise TimedOut(f"step {self._step!r} took longer than its limit", hint="raise timeout.step in the recipe, or find out what hangs in the build log")
+        if self._build_deadline is not None and now > self._build_deadline:
+            raise TimedOut("the build took longer than its limit", hint="raise timeout.build in the recipe, or find out what hangs in the build log")
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for `seconds`, or until there is a reason to stop, which is raised."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            self._event.wait(min(left, 0.5))
+        self.check()

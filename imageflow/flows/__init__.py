@@ -1,0 +1,1 @@
+"""One function per build method, whose body reads as the recipe of the method."""

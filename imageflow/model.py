@@ -1,0 +1,184 @@
+"""The records that the layers hand to each other: frozen, plain, and the same words everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+class BuildState(StrEnum):
+    """Where a build is in its life."""
+
+    QUEUED = "queued"  # waits for a conductor
+    RUNNING = "running"  # a conductor holds it
+    PAUSED = "paused"  # a step failed; everything finished is kept; holds no conductor
+    REVERTING = "reverting"  # everything it made is being removed
+    SUCCEEDED = "succeeded"  # the image version is stored
+    FAILED = "failed"  # a step failed and all was reverted (on_failure: revert)
+    ABORTED = "aborted"  # somebody, or pause_ttl, gave it up
+    CANCELLED = "cancelled"  # stopped while it was running or queued
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = frozenset({BuildState.SUCCEEDED, BuildState.FAILED, BuildState.ABORTED, BuildState.CANCELLED})
+
+
+class Wish(StrEnum):
+    """What a build was asked to do; stored first, so that any worker can finish it."""
+
+    ABORT = "abort"  # revert everything, end as aborted
+    CANCEL = "cancel"  # stop the running step, revert everything, end as cancelled
+    REVERT = "revert"  # a step failed under on_failure: revert; end as failed
+
+    @property
+    def outcome(self) -> BuildState:
+        """The state that a build with this wish ends in."""
+        return _OUTCOMES[self]
+
+
+_OUTCOMES = {
+    Wish.ABORT: BuildState.ABORTED,
+    Wish.CANCEL: BuildState.CANCELLED,
+    Wish.REVERT: BuildState.FAILED,
+}
+
+
+class StepState(StrEnum):
+    """Where one step (a TaskFlow task of one build) is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REVERTING = "reverting"
+    REVERTED = "reverted"
+    REVERT_FAILED = "revert-failed"  # something is left; the ledger knows what
+
+
+class ResourceKind(StrEnum):
+    """What could leak; the janitor knows how to remove each."""
+
+    DIRECTORY = "directory"  # name: absolute path
+    MOUNT = "mount"  # name: absolute path of the mount point
+    LOOP = "loop"  # name: absolute path; every loop device backed by a file below it
+    PUBLICATION = "publication"  # name: STORE:DIGEST of an image that no version owns yet
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One run that makes one image version."""
+
+    id: str  # 12 hex digits; the names of all it makes derive from it
+    image: str
+    method: str
+    state: BuildState
+    reason: str  # why it was built, in words an operator understands
+    key: str  # build key: SHA-256, 64 hex digits, over recipe + pins
+    flow: str  # uuid of its TaskFlow flow detail
+    created: float  # seconds since the epoch, as all times here
+    seq: int = 0  # order of creation
+    wish: Wish | None = None
+    forced: bool = False
+    recipe: Json = field(default_factory=dict)  # the canonical recipe of this image (recipe.ImageRecipe as JSON)
+    folder: str = ""  # absolute folder of the recipe file; local inputs are relative to it
+    pins: Json = field(default_factory=dict)  # name of input -> what it was pinned to
+    started: float | None = None  # first time a step ran
+    ended: float | None = None
+    paused: float | None = None
+    deadline: float | None = None  # when the build's own timeout is over
+    conductor: str | None = None  # who runs it, or ran it last
+    host: str | None = None  # where that conductor runs; the log is there
+    error: str | None = None  # what went wrong, one line
+    hint: str | None = None  # what to do about it
+    digest: str | None = None  # of the image version it made
+    step: str | None = None  # the step that runs, or failed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One execution (attempt) of one step of a build."""
+
+    build_id: str
+    name: str
+    attempt: int  # 1, 2, … : a resume or a takeover runs a step again
+    position: int  # in the flow, from 0
+    state: StepState
+    progress: float = 0.0  # 0 … 1
+    message: str | None = None  # the phase it is in
+    started: float | None = None
+    ended: float | None = None
+    error: str | None = None
+    conductor: str | None = None
+    phases: tuple[tuple[str, float], ...] = ()  # (phase, seconds after the step's start)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file of an image version."""
+
+    name: str  # file name in the store, e.g. 'debian.qcow2'
+    format: str  # qcow2, raw, tar, tgz, squashfs, vhd, kernel, initrd, manifest
+    size: int  # bytes on disk as stored (compressed)
+    digest: str  # SHA-256 of the file as stored
+    virtual_size: int | None = None  # bytes, for disk formats
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of an image, as it lies in a store."""
+
+    id: int
+    image: str
+    build_id: str
+    key: str
+    digest: str  # of the primary artifact; names the version in the store
+    created: float
+    store: str  # name of the store driver
+    path: str  # where the primary artifact is, as the store says it
+    artifacts: tuple[Artifact, ...] = ()
+    properties: Json = field(default_factory=dict)
+    packages: int | None = None
+    state: str = "stored"  # stored, corrupt, deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A row of the ledger: something a build made, or was about to make."""
+
+    id: int
+    build_id: str
+    kind: ResourceKind
+    name: str
+    host: str
+    opened: float
+    closed: float | None = None
+    error: str | None = None  # why the last removal failed
+
+
+@dataclass(frozen=True, slots=True)
+class Conductor:
+    """A process that claims builds."""
+
+    name: str
+    host: str
+    pid: int
+    started: float
+    until: float  # its heartbeat is good until then
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a request to build one image."""
+
+    build: Build
+    verdict: str  # created, joined, reused
+    reason: str
+    version: Version | None = None  # when reused

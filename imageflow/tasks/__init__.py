@@ -1,0 +1,1 @@
+"""The steps that flows are made of; each finds or creates, and its revert removes what is left."""

@@ -1,0 +1,98 @@
+"""What every task shares: a revert that never raises, results that can be stored, drivers by name.
+
+A task is named by its `step` (a stored contract: never renamed without an alias). These arguments
+can be named in the signature of `execute` and `revert`; the engine injects them and never stores them:
+
+    build     imageflow.model.Build      the build, with its recipe and pins
+    config    imageflow.config.Config
+    log       Callable[[str], None]      writes lines to the build's log
+    progress  Callable[[float, str], None]   0 … 1 and the phase; call it as often as you like
+    control   imageflow.control.Control  check() it in loops, give it to process.run
+    ledger    Ledger                     open() before a thing is made, close() after it is gone
+    store     imageflow.stores.Store     where images live
+    secret    Callable[[str], str]       value of a secret by its name; masked in the log from then on
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from taskflow import task
+
+from imageflow.errors import ImageflowError, NoSpace
+from imageflow.model import ResourceKind
+
+
+class Ledger(Protocol):
+    """The ledger of one build: what it made, or is about to make, and has not removed yet."""
+
+    def open(self, kind: ResourceKind, name: str) -> None:
+        """Write down that this is about to be made; again is fine."""
+
+    def close(self, kind: ResourceKind, name: str) -> None:
+        """Write down that this is gone, or belongs to somebody else now; unknown is fine."""
+
+
+class Task(task.Task):
+    """One step of a build; `execute` finds or creates, because it may run again after a crash.
+
+    `revert` may raise: the failure is logged, what is left stays in the ledger for the janitor, and
+    the steps before are reverted all the same. It gets `result=None` when a worker died in `execute`.
+    """
+
+    step: ClassVar[str]  # its name in every flow
+    title: ClassVar[str] = ""  # what an operator reads, e.g. 'Build the disk'
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(self.step, **kwargs)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "execute" in cls.__dict__:
+            cls.execute = _checked(cls.__dict__["execute"])  # type: ignore[method-assign]
+        if "revert" in cls.__dict__:
+            cls.revert = _never_raising(cls.__dict__["revert"])  # type: ignore[method-assign]
+
+    def survives(self, result: Any) -> bool:
+        """Whether what `execute` made is still there; False runs this step and those after it again.
+
+        Asked when a build goes on after a takeover or a resume, maybe on another machine.
+        """
+        return True
+
+
+def _checked(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """An execute whose result can be stored: TaskFlow would leave the step running for ever otherwise."""
+
+    @functools.wraps(execute)
+    def wrapper(self: Task, *args: Any, **kwargs: Any) -> Any:
+        try:
+            result = execute(self, *args, **kwargs)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"no space left: {error}", hint="free some space, then resume the build") from error
+            raise
+        json.dumps(result)
+        return result
+
+    return wrapper
+
+
+def _never_raising(revert: Callable[..., Any]) -> Callable[..., Any]:
+    """A revert that reports instead of raising; TaskFlow stops reverting upstream when one raises."""
+
+    @functools.wraps(revert)
+    def wrapper(self: Task, *args: Any, **kwargs: Any) -> Any:
+        try:
+            revert(self, *args, **kwargs)
+        except ImageflowError as error:
+            return {"left": str(error)}
+        except Exception as error:  # noqa: BLE001 - whatever it is, the steps before must be reverted too
+            return {"left": f"{type(error).__name__}: {error}"}
+        return None
+
+    return wrapper
