@@ -15,7 +15,8 @@ class Control:
     both and ends its children. Deadlines are `time.monotonic()` seconds.
     """
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(self, deadline: float | None = None, build_id: str = "") -> None:
+        self.build_id = build_id  # every child process carries it in its environment, so that it can be found
         self._build_deadline = deadline
         self._step_deadline: float | None = None
         self._step = ""

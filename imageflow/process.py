@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from imageflow.control import Control
 from imageflow.errors import CommandFailed, Refused
 
@@ -33,6 +35,7 @@ ISOLATE = (
     "--mount-proc",
     "--",
 )
+BUILD_VARIABLE = "IMAGEFLOW_BUILD"  # in the environment of every child of a build: its id
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 _TAIL = 15  # lines of output that an error carries
 
@@ -69,7 +72,8 @@ def run(
             log(line)
 
     out: list[str] = []
-    with _child(command, env, cwd, capture, grace, name) as child:
+    environment = {**(os.environ if env is None else env), BUILD_VARIABLE: control.build_id}
+    with _child(command, environment, cwd, capture, grace, name) as child:
         readers = [threading.Thread(target=_read, args=(child.stdout, out.append if capture else sink), daemon=True)]
         if capture:
             readers.append(threading.Thread(target=_read, args=(child.stderr, sink), daemon=True))
@@ -92,6 +96,24 @@ def output(argv: Sequence[str], timeout: float = 30.0, env: Mapping[str, str] | 
     return run(argv, control=control, capture=True, env=env)
 
 
+def end_leftovers(build_id: str) -> list[int]:
+    """End every process that another worker started for a build, on this machine; -> their pids.
+
+    A worker that was stopped (not killed) past its lease still has its children: they must not work in
+    the same folder as ours. Isolated children take all their descendants with them.
+    """
+    marker = f"{BUILD_VARIABLE}={build_id}".encode()
+    ended: list[psutil.Process] = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, psutil.Error):
+            if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
+                child = psutil.Process(int(entry.name))
+                child.kill()
+                ended.append(child)
+    psutil.wait_procs(ended, timeout=10)
+    return [child.pid for child in ended]
+
+
 def _verdict(name: str, code: int) -> str:
     if code < 0:
         return f"{name} was ended by {signal.Signals(-code).name}"
@@ -100,7 +122,7 @@ def _verdict(name: str, code: int) -> str:
 
 @contextlib.contextmanager
 def _child(
-    command: list[str], env: Mapping[str, str] | None, cwd: Path | None, capture: bool, grace: float, name: str
+    command: list[str], env: Mapping[str, str], cwd: Path | None, capture: bool, grace: float, name: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     try:
         child = subprocess.Popen(
@@ -108,7 +130,7 @@ def _child(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if capture else subprocess.STDOUT,
-            env=dict(env) if env is not None else None,
+            env=dict(env),
             cwd=cwd,
             start_new_session=True,
         )
