@@ -34,17 +34,30 @@ class Store(Protocol):
     ) -> ImageRef:
         """Store a version: its files, the primary one first; again is fine, and finds the first one.
 
-        A reader sees all of it or nothing. `move`: the files may be renamed into the store.
+        A reader sees all of it or nothing. A version that several builds made is kept until each of
+        them has deleted its share. `move`: the files may be taken into the store; after an error they
+        are still where they were. Raises NoSpace, NotFound (a file), Corrupt (not the size it should
+        have), Refused.
         """
 
     def open(self, ref: ImageRef, artifact: str | None = None) -> IO[bytes]:
-        """Read an artifact, the primary one by default."""
+        """Read an artifact, the primary one by default; raises NotFound."""
+
+    def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
+        """Copy an artifact (the primary one by default) to a new file, or into a folder; -> the file.
+
+        The file appears whole or not at all. Raises NotFound, Conflict (it exists), NoSpace, Refused.
+        """
 
     def verify(self, digest: str, control: Control, progress: Callable[[float], None] = ...) -> None:
         """Read every artifact and compare; raises Corrupt, naming the file, or NotFound."""
 
-    def delete(self, digest: str) -> None:
-        """Remove a version; absent is fine."""
+    def delete(self, digest: str, build_id: str | None = None) -> None:
+        """Remove a version; absent is fine, and whoever reads it now can read on.
+
+        With `build_id`, only that build's share of it: what other builds made too, or what this build
+        never added, stays. A revert and the janitor give it, so that they can't remove a good image.
+        """
 
     def list(self, build_id: str | None = None) -> list[ImageRef]:
         """What is there (made by this build); half-made versions are not."""
