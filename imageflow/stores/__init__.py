@@ -59,8 +59,8 @@ class Store(Protocol):
         never added, stays. A revert and the janitor give it, so that they can't remove a good image.
         """
 
-    def list(self, build_id: str | None = None) -> list[ImageRef]:
+    def list(self, build_id: str | None = None) -> Sequence[ImageRef]:
         """What is there (made by this build); half-made versions are not."""
 
-    def tidy(self, alive: Callable[[str], bool]) -> list[str]:
+    def tidy(self, alive: Callable[[str], bool]) -> Sequence[str]:
         """Remove half-made versions of builds that are not `alive(build_id)`; -> what was removed."""

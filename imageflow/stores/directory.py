@@ -1,0 +1,348 @@
+"""The embedded store: one folder per image version, named by its digest, in one directory.
+
+images/DIGEST/image.json        what is in it, readable without the database
+images/DIGEST/debian.qcow2 …    the files, read-only
+images/.adding-BUILD-…          half made, or left by a dead worker
+images/.deleting-DIGEST-…       on its way out
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import Conflict, Corrupt, ImageflowError, NoSpace, NotFound, Refused
+from imageflow.model import Artifact
+from imageflow.stores import ImageRef, contents
+
+_DESCRIPTION = "image.json"
+_CORRUPT = ".corrupt"  # left by a verify that failed: the version is no longer found, and add replaces it
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MODE = 0o444  # an accidental write is refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What image.json says."""
+
+    artifacts: tuple[Artifact, ...]  # the primary one first
+    builds: tuple[str, ...]  # who made it; more than one when the bytes came out the same
+    created: float
+
+
+class DirectoryStore:
+    """Image versions in a directory; safe for any number of processes at once, on one host or on NFS."""
+
+    name = "directory"
+
+    def __init__(self, config: Config) -> None:
+        self._root = config.store_path
+
+    def find(self, digest: str) -> ImageRef | None:
+        """The version with this digest, whole as far as names and sizes tell, or None."""
+        found = self._read(digest)
+        return None if found is None else self._ref(digest, found)
+
+    def add(
+        self, files: Sequence[tuple[Path, Artifact]], *, build_id: str, control: Control, move: bool = False
+    ) -> ImageRef:
+        """See the protocol. With `move` the files get a second name here first, and lose theirs last."""
+        _check_names([artifact for _, artifact in files])
+        digest = files[0][1].digest
+        with _explained("adding an image to", self._root):
+            self._root.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                if (found := self._share(digest, build_id)) is not None:
+                    return self._ref(digest, found)
+            made = _Description(tuple(artifact for _, artifact in files), (build_id,), time.time())
+            half = self._aside("adding", build_id)
+            half.mkdir()
+            try:
+                self._fill(half, files, made, control, move)
+                ref = self._publish(half, digest, made, build_id, control)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
+            if move:
+                for source, _ in files:
+                    with contextlib.suppress(OSError):
+                        source.unlink()
+            return ref
+
+    def open(self, ref: ImageRef, artifact: str | None = None) -> IO[bytes]:
+        """See the protocol."""
+        path = self._root / ref.digest / self._artifact(ref, artifact).name
+        with _explained("reading", path):
+            return path.open("rb")
+
+    def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
+        """See the protocol. The copy shares its bytes with the store where the file system can do that."""
+        name = self._artifact(ref, artifact).name
+        to = to / name if to.is_dir() else to
+        if os.path.lexists(to):
+            raise Conflict(f"{to} exists already", hint="give another path, or remove it first")
+        half = to.with_name(f".{to.name[:200]}.{secrets.token_hex(4)}")
+        with _explained("exporting to", to), self.open(ref, name) as source:
+            try:
+                contents.copy(source.fileno(), half, control)
+                half.rename(to)
+            finally:
+                half.unlink(missing_ok=True)
+            contents.sync_folder(to.parent)
+        return to
+
+    def verify(self, digest: str, control: Control, progress: Callable[[float], None] = lambda done: None) -> None:
+        """See the protocol. A version that fails is no longer found until it passes, or is added again."""
+        folder = self._root / digest
+        try:
+            with _explained("verifying", folder):
+                if not _DIGEST.fullmatch(digest) or not folder.is_dir():
+                    raise NotFound(f"there is no image with digest {digest} in {self._root}")
+                self._compare(folder, control, progress)
+        except Corrupt:
+            with contextlib.suppress(OSError):
+                (folder / _CORRUPT).touch()
+            raise
+        with contextlib.suppress(OSError):
+            (folder / _CORRUPT).unlink(missing_ok=True)
+
+    def delete(self, digest: str, build_id: str | None = None) -> None:
+        """See the protocol."""
+        if not _DIGEST.fullmatch(digest):
+            return
+        gone = self._aside("deleting", digest)
+        with _explained("deleting", self._root / digest):
+            if not (self._root / digest).is_dir():
+                return
+            with self._locked():
+                if build_id is not None and (there := _describe(self._root / digest)) is not None:
+                    left = tuple(build for build in there.builds if build != build_id)
+                    if left:
+                        if left != there.builds:
+                            self._write(digest, there, left)
+                        return
+                with contextlib.suppress(FileNotFoundError):
+                    (self._root / digest).rename(gone)
+                contents.sync_folder(self._root)
+            if gone.exists():
+                shutil.rmtree(gone)
+
+    def list(self, build_id: str | None = None) -> Sequence[ImageRef]:
+        """See the protocol; oldest first."""
+        found = [(name, there) for name in self._names() if (there := self._read(name)) is not None]
+        found.sort(key=lambda item: item[1].created)
+        return [self._ref(name, there) for name, there in found if build_id is None or build_id in there.builds]
+
+    def tidy(self, alive: Callable[[str], bool]) -> Sequence[str]:
+        """See the protocol; what a dead process was deleting goes too."""
+        removed = []
+        for name in self._names():
+            kind, _, rest = name.partition("-")
+            whose = rest.rpartition("-")[0]
+            if kind == ".deleting" or (kind == ".adding" and not alive(whose)):
+                with _explained("tidying", self._root / name), contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(self._root / name)
+                    removed.append(name)
+        return removed
+
+    def _names(self) -> Sequence[str]:
+        with _explained("reading", self._root):
+            try:
+                return sorted(os.listdir(self._root))
+            except FileNotFoundError:
+                return []
+
+    def _aside(self, kind: str, whose: str) -> Path:
+        return self._root / f".{kind}-{whose}-{secrets.token_hex(4)}"
+
+    def _ref(self, digest: str, description: _Description) -> ImageRef:
+        path = self._root / digest / description.artifacts[0].name
+        return ImageRef(self.name, digest, str(path), description.artifacts)
+
+    def _artifact(self, ref: ImageRef, name: str | None) -> Artifact:
+        for artifact in ref.artifacts:
+            if name in (None, artifact.name):
+                return artifact
+        raise NotFound(
+            f"image {ref.digest[:12]} has no file {name!r}",
+            hint="it has " + ", ".join(artifact.name for artifact in ref.artifacts),
+        )
+
+    def _read(self, digest: str) -> _Description | None:
+        """What is known of a whole version; None when it is absent, damaged, or found corrupt."""
+        if not _DIGEST.fullmatch(digest):
+            return None
+        folder = self._root / digest
+        with _explained("reading", folder):
+            there = _describe(folder)
+            if there is None or (folder / _CORRUPT).exists():
+                return None
+            whole = all(_size(folder / artifact.name) == artifact.size for artifact in there.artifacts)
+        return there if whole else None
+
+    def _share(self, digest: str, build_id: str) -> _Description | None:
+        """The whole version that is there, now made by this build too; call it under the lock."""
+        there = self._read(digest)
+        if there is not None and build_id not in there.builds:
+            self._write(digest, there, (*there.builds, build_id))
+        return there
+
+    def _write(self, digest: str, there: _Description, builds: tuple[str, ...]) -> None:
+        """Say who shares a version; a reader sees the old description or the new one."""
+        folder = self._root / digest
+        half = folder / f".{_DESCRIPTION}.{secrets.token_hex(4)}"
+        contents.write_json(half, _as_json(_Description(there.artifacts, builds, there.created)), _MODE)
+        half.rename(folder / _DESCRIPTION)
+        contents.sync_folder(folder)
+
+    def _fill(
+        self,
+        half: Path,
+        sources: Sequence[tuple[Path, Artifact]],
+        made: _Description,
+        control: Control,
+        move: bool,
+    ) -> None:
+        for source, artifact in sources:
+            control.check()
+            try:
+                descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise NotFound(f"the file to store is not there: {source}") from error
+            with os.fdopen(descriptor, "rb") as file:
+                size = os.fstat(descriptor).st_size
+                if size != artifact.size:
+                    raise Corrupt(f"{source} has {size} bytes, and should have {artifact.size}")
+                if not (move and contents.link(source, half / artifact.name, _MODE)):
+                    contents.copy(file.fileno(), half / artifact.name, control, _MODE)
+        contents.write_json(half / _DESCRIPTION, _as_json(made), _MODE)
+        contents.sync_folder(half)
+
+    def _publish(self, half: Path, digest: str, made: _Description, build_id: str, control: Control) -> ImageRef:
+        """Make it visible, unless another process was faster."""
+        damaged = self._aside("deleting", digest)
+        with self._locked():
+            control.check()  # the last moment at which a worker that lost its claim can still be stopped
+            if (first := self._share(digest, build_id)) is not None:
+                return self._ref(digest, first)
+            if os.path.lexists(self._root / digest):
+                (self._root / digest).rename(damaged)
+            half.rename(self._root / digest)
+            contents.sync_folder(self._root)
+        shutil.rmtree(damaged, ignore_errors=True)
+        return self._ref(digest, made)
+
+    def _compare(self, folder: Path, control: Control, progress: Callable[[float], None]) -> None:
+        there = _describe(folder)
+        if there is None:
+            raise Corrupt(f"{folder / _DESCRIPTION} is missing or not readable")
+        with contextlib.ExitStack() as stack:
+            opened = []  # all of them first: a version that is deleted meanwhile can still be read to its end
+            for artifact in there.artifacts:
+                try:
+                    descriptor = os.open(folder / artifact.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                except OSError as error:
+                    if not folder.exists():
+                        raise NotFound(f"{folder} was deleted meanwhile") from error
+                    if error.errno in (errno.ENOENT, errno.ELOOP):
+                        raise Corrupt(f"{folder / artifact.name} is missing") from error
+                    raise
+                stack.callback(os.close, descriptor)
+                opened.append((artifact, descriptor))
+            total = sum(artifact.size for artifact in there.artifacts) or 1
+            done = 0
+
+            def report(count: int) -> None:
+                nonlocal done
+                done += count
+                progress(min(done / total, 1.0))
+
+            for artifact, descriptor in opened:
+                size = os.fstat(descriptor).st_size
+                if size != artifact.size:
+                    raise Corrupt(f"{folder / artifact.name} has {size} bytes, and was stored with {artifact.size}")
+                if contents.digest(descriptor, control, report) != artifact.digest:
+                    raise Corrupt(f"{folder / artifact.name} is not what was stored: its SHA-256 differs")
+        progress(1.0)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone with the names in the store; held for moments only, and gone with its process."""
+        descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a regular file; None when it is not there, or something else."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _as_json(description: _Description) -> dict[str, Any]:
+    return {"format": 1, **asdict(description)}
+
+
+def _describe(folder: Path) -> _Description | None:
+    try:
+        data = json.loads((folder / _DESCRIPTION).read_bytes())
+        artifacts = tuple(Artifact(**artifact) for artifact in data["artifacts"])
+        _check_names(artifacts)
+        return _Description(artifacts, tuple(map(str, data["builds"])), float(data["created"]))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, Refused):
+        return None
+
+
+def _check_names(artifacts: Sequence[Artifact]) -> None:
+    """Every file of a version stays in the version's folder, under its own name."""
+    names = [artifact.name for artifact in artifacts]
+    if not names or not all(_DIGEST.fullmatch(artifact.digest) for artifact in artifacts):
+        raise Refused("an image needs at least one file, and a SHA-256 for each")
+    for name in names:
+        if not name or "/" in name or "\0" in name or name.startswith(".") or name == _DESCRIPTION:
+            raise Refused(f"a file of an image can't be named {name!r}")
+        if names.count(name) > 1:
+            raise Refused(f"an image can't have two files named {name!r}")
+
+
+@contextlib.contextmanager
+def _explained(doing: str, path: Path) -> Iterator[None]:
+    """What the system refuses, in words: which path, and the way out."""
+    try:
+        yield
+    except ImageflowError:
+        raise
+    except OSError as error:
+        where = error.filename or path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"no space left while {doing} {path}",
+                hint="free some space, or delete images that nobody needs: imageflow image list, image delete",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Refused(
+                f"{doing} {path}: no permission ({where})",
+                hint="check who owns the folder, and whether it is mounted read-only",
+            ) from error
+        if error.errno == errno.ENOENT:
+            raise NotFound(f"{doing} {path}: {where} is not there") from error
+        raise Refused(f"{doing} {path}: {error.strerror or error} ({where})") from error
