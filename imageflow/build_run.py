@@ -1,0 +1,329 @@
+"""One conductor's run of one build, from the claim to the end of its job.
+
+Whatever happens ends in one transaction that proves the claim, says what became of the build, and
+consumes the job: succeeded, paused, failed, aborted, cancelled, or handed back to the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from imageflow import process
+from imageflow.buildlog import BuildLog
+from imageflow.control import Control
+from imageflow.engine import End, FlowRun, Outcome, describe
+from imageflow.errors import ClaimLost, ImageflowError
+from imageflow.persistence.ledger import BuildLedger
+from imageflow.model import Artifact, Build, BuildState, ResourceKind, Version, Wish
+from imageflow.persistence import builds, ledger, versions
+from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
+from imageflow.recorder import Recorder
+from imageflow.service import Service
+
+PATIENCE = 60.0  # seconds that a write waits for a database that is away
+
+
+class Claim:
+    """The right to write about a build, as long as the lease on its job is held."""
+
+    def __init__(self, board: SqlJobBoard, job: SqlJob) -> None:
+        self.board = board
+        self.job = job
+        self._lost = threading.Event()
+
+    def drop(self) -> None:
+        """From now on nothing is written, whatever the board says."""
+        self._lost.set()
+
+    @property
+    def dropped(self) -> bool:
+        return self._lost.is_set()
+
+    def prove(self, conn: Connection) -> None:
+        """Raise ClaimLost in the transaction of a write that isn't ours to make."""
+        if self._lost.is_set():
+            raise ClaimLost()
+        self.board.prove(conn, self.job)
+
+
+class BuildRun:
+    """Runs one claimed build in the calling thread; the other methods come from the conductor's threads."""
+
+    def __init__(self, service: Service, claim: Claim, conductor: str, build_id: str) -> None:
+        self._service = service
+        self._config = service.config
+        self._database = service.database
+        self._conductor = conductor
+        self.claim = claim
+        self.build_id = build_id
+        self.control = Control(build_id=build_id)
+        self.over = False  # the job is consumed or given back
+        self._suspend = threading.Event()
+        self._reverting = False
+
+    # -- from other threads ----------------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Stop after the running step and hand the build back."""
+        self._suspend.set()
+
+    def release(self) -> None:
+        """Stop now: the running step is ended, will run again, and nothing more is written about it."""
+        self._suspend.set()
+        self.claim.drop()
+        self.control.stop(ClaimLost("the build is handed back"))
+
+    def lose(self) -> None:
+        """The lease is over: drop everything."""
+        self.claim.drop()
+        self.control.stop(ClaimLost())
+
+    def interrupt(self, why: ImageflowError) -> None:
+        """End the running step, because the build was asked to end; reverts are not interrupted."""
+        if not self._reverting:
+            self._suspend.set()
+            self.control.stop(why)
+
+    # -- the build's thread ----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the build to the end of its job; ClaimLost when it isn't ours any more."""
+        try:
+            self._run()
+        except ClaimLost:
+            if self._suspend.is_set() and self.claim.dropped:
+                self.hand_back()
+                return
+            raise
+
+    def _run(self) -> None:
+        build = self._take()
+        if build is None:
+            return
+        process.end_leftovers(build.id)
+        log = BuildLog(self._service.log_path(build.id))
+        try:
+            if build.wish is not None:
+                self._revert(build, log)
+                return
+            outcome = self._forward(build, log)
+            wish = self._wish()
+            if outcome.end is End.SUCCEEDED:
+                self._succeed(build, outcome, log)
+            elif wish is None and outcome.end is End.FAILED and build.recipe.get("on_failure") == "revert":
+                self._write(lambda conn: builds.change(conn, build.id, wish=Wish.REVERT, error=outcome.error, hint=outcome.hint))
+                self._revert(replace(build, wish=Wish.REVERT, error=outcome.error, hint=outcome.hint), log)
+            elif wish is not None:
+                self._revert(replace(build, wish=wish), log)
+            elif outcome.end is End.FAILED:
+                self._pause(outcome, log)
+            else:
+                self.hand_back()
+        finally:
+            log.close()
+
+    def _take(self) -> Build | None:
+        """Make the build ours in the database, or end a job that nobody needs any more."""
+
+        def take(conn: Connection) -> Build | None:
+            self.claim.prove(conn)
+            build = builds.get(conn, self.build_id)
+            if build.state.ended or build.state is BuildState.PAUSED:
+                self.claim.board.consume_in(conn, self.claim.job)  # a worker died between the end and its job's
+                return None
+            deadline = build.deadline or time.time() + self._timeout(build, "build", self._config.builds.timeout)
+            builds.change(
+                conn,
+                build.id,
+                to=BuildState.REVERTING if build.wish else BuildState.RUNNING,
+                conductor=self._conductor,
+                host=self._config.host,
+                deadline=deadline,
+            )
+            return replace(build, conductor=self._conductor, host=self._config.host, deadline=deadline)
+
+        build = self._database.transact(take, patience=PATIENCE)
+        self.over = build is None
+        return build
+
+    @staticmethod
+    def _timeout(build: Build, which: str, default: float) -> float:
+        limits = build.recipe.get("timeout") or {}
+        return float(limits.get(which) or default)
+
+    def _flow(self, build: Build, log: BuildLog, control: Control, *, revert: bool) -> tuple[FlowRun, Recorder]:
+        recorder = Recorder(
+            self._database,
+            build.id,
+            conductor=self._conductor,
+            prove=self.claim.prove,
+            log=log,
+            control=control,
+            step_timeout=self._timeout(build, "step", self._config.builds.step_timeout),
+            explain=describe,
+        )
+
+        def secret(name: str) -> str:
+            from imageflow import secrets
+
+            value = secrets.resolve(name, self._config)
+            log.mask(value)
+            return value
+
+        inject: Mapping[str, Any] = {
+            "build": build,
+            "config": self._config,
+            "log": log,
+            "progress": recorder.progress,
+            "control": control,
+            "ledger": BuildLedger(self._database, build.id, self._config.host, self.claim.prove),
+            "store": self._service.store,
+            "secret": secret,
+        }
+        flow = FlowRun(
+            self._service.flows.fenced(self.claim.prove, recorder.on_atom), build, inject, revert=revert
+        )
+        recorder.order(flow.positions)
+        return flow, recorder
+
+    def _forward(self, build: Build, log: BuildLog) -> Outcome:
+        assert build.deadline is not None
+        self.control.limit(time.monotonic() + build.deadline - time.time())
+        flow, _recorder = self._flow(build, log, self.control, revert=False)
+        failed = flow.failed()
+        if failed is not None:  # a worker died between the failure and its bookkeeping
+            return failed
+        lost = flow.forget_lost()
+        if lost:
+            log(f"what these steps made is not here any more, they run again: {', '.join(lost)}")
+        return flow.run(self._suspend.is_set)
+
+    def _revert(self, build: Build, log: BuildLog) -> None:
+        """Remove everything the build made, then end it as its wish says."""
+        assert build.wish is not None
+        self._reverting = True
+        self.control = Control(build_id=build.id)
+        if self.claim.dropped:
+            raise ClaimLost()
+        self._write(lambda conn: builds.change(conn, build.id, to=BuildState.REVERTING))
+        flow, _recorder = self._flow(build, log, self.control, revert=True)
+        outcome = flow.revert()
+        left = "; ".join(outcome.left)
+        state = build.wish.outcome
+        log.step = ""
+        log(f"{state}" + (f"; left for the janitor: {left}" if left else "; everything it made is removed"))
+
+        def end(conn: Connection) -> None:
+            error = build.error if build.wish is Wish.REVERT else None
+            if left:
+                error = f"{error}; left for the janitor: {left}" if error else f"left for the janitor: {left}"
+            values: dict[str, Any] = {"error": error} if error else {}
+            builds.change(conn, build.id, to=state, ended=time.time(), paused=None, **values)
+            builds.drop_claim(conn, build.id)
+            self._service.flows.delete(conn, build.flow)
+
+        self._end(end)
+
+    def _succeed(self, build: Build, outcome: Outcome, log: BuildLog) -> None:
+        publication = outcome.results["publication"]
+        now = time.time()
+        log.step = ""
+        log(f"succeeded: {publication['digest']} at {publication['path']}")
+
+        def end(conn: Connection) -> None:
+            builds.change(
+                conn, build.id, to=BuildState.SUCCEEDED, ended=now, digest=publication["digest"], step=None, error=None, hint=None
+            )
+            versions.add(conn, _version(build, publication, now))
+            ledger.close(
+                conn, build.id, ResourceKind.PUBLICATION, f"{publication['store']}:{publication['digest']}", self._config.host, now
+            )
+            builds.take_claim(conn, build)
+            self._service.flows.delete(conn, build.flow)
+
+        self._end(end)
+        self._service.retire(str(publication.get("image") or build.image), build.recipe)
+
+    def _pause(self, outcome: Outcome, log: BuildLog) -> None:
+        log.step = ""
+        log(f"paused: {outcome.step}: {outcome.error}; resume or abort it")
+
+        def end(conn: Connection) -> None:
+            builds.change(
+                conn,
+                self.build_id,
+                to=BuildState.PAUSED,
+                paused=time.time(),
+                deadline=None,
+                step=outcome.step,
+                error=log.clean(outcome.error or ""),
+                hint=log.clean(outcome.hint) if outcome.hint else None,
+            )
+
+        self._end(end)
+
+    def pause_for_bug(self) -> None:
+        """An error that nobody foresaw: keep everything, say so, let a person look at it."""
+        log = BuildLog(self._service.log_path(self.build_id))
+        try:
+            log(traceback.format_exc())
+            error = traceback.format_exc().strip().rpartition("\n")[2]
+            self._pause(Outcome(End.FAILED, {}, None, error, "this is a bug in imageflow: the build log has the traceback"), log)
+        finally:
+            log.close()
+
+    def hand_back(self) -> None:
+        """Put the build back into the queue for whoever comes next."""
+
+        def back(conn: Connection) -> None:
+            self.claim.board.prove(conn, self.claim.job)
+            builds.change(conn, self.build_id, to=BuildState.QUEUED, frm=(BuildState.RUNNING,))
+            self.claim.board.abandon_in(conn, self.claim.job)
+
+        self._database.transact(back, patience=self._config.conductor.lease)
+        self.over = True
+
+    def _wish(self) -> Wish | None:
+        with self._database.read() as conn:
+            return builds.wishes(conn, [self.build_id]).get(self.build_id)
+
+    def _write(self, work: Any) -> None:
+        def fenced(conn: Connection) -> None:
+            self.claim.prove(conn)
+            work(conn)
+
+        self._database.transact(fenced, patience=PATIENCE)
+
+    def _end(self, work: Any) -> None:
+        """Write the end of the build and consume its job, together or not at all."""
+
+        def ending(conn: Connection) -> None:
+            self.claim.prove(conn)
+            work(conn)
+            self.claim.board.consume_in(conn, self.claim.job)
+
+        self._database.transact(ending, patience=PATIENCE)
+        self.over = True
+
+
+def _version(build: Build, publication: Mapping[str, Any], now: float) -> Version:
+    return Version(
+        id=0,
+        image=str(publication.get("image") or build.image),
+        build_id=build.id,
+        key=build.key,
+        digest=publication["digest"],
+        created=now,
+        store=publication["store"],
+        path=publication["path"],
+        artifacts=tuple(Artifact(**artifact) for artifact in publication["artifacts"]),
+        properties=publication.get("properties") or {},
+        packages=publication.get("packages"),
+    )

@@ -1,0 +1,210 @@
+"""The process that claims builds and runs them: leases, wishes, drain, takeover of the dead's.
+
+Three kinds of threads: the caller's looks for work, one heartbeat renews leases and notices wishes,
+and one a build runs its flow. A build whose lease is lost is dropped at once: its children are ended
+and nothing more is written, because every write proves the claim in its own transaction.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection
+from typing import Any
+
+from taskflow import exceptions as taskflow_errors
+
+from imageflow.config import Config
+from imageflow.errors import Cancelled, ClaimLost, ImageflowError, Unavailable
+from imageflow.janitor import Janitor
+from imageflow import model
+from imageflow.build_run import Claim, BuildRun
+from imageflow.persistence import builds, conductors
+from imageflow.service import Service
+
+LOG = logging.getLogger(__name__)
+
+
+class Conductor:
+    """Runs queued builds, up to `config.conductor.max_builds` at once."""
+
+    def __init__(self, service: Service, *, only: Collection[str] | None = None) -> None:
+        """`only`: the ids of the builds to run; all by default."""
+        self._service = service
+        self._config: Config = service.config
+        self._database = service.database
+        self._board = service.board
+        self._only = None if only is None else frozenset(only)
+        self._janitor = Janitor(service.database, service.config, service.store, service.board)
+        # Unique per process: a claim under a dead process's name would be taken for its own.
+        self.name = f"{self._config.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._started = time.time()
+        self._held: dict[str, BuildRun] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._draining = threading.Event()
+        self._drain_end = float("inf")
+        self._finished = threading.Event()
+
+    # -- the caller's thread ---------------------------------------------------------------------
+
+    def run(self, until: Callable[[], bool] | None = None) -> None:
+        """Claim and run builds until `stop()`, or until `until()` says so and none runs here."""
+        self._beat()
+        heartbeat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
+        heartbeat.start()
+        tidy = threading.Thread(target=self._tidy, name="janitor", daemon=True)
+        tidy.start()
+        try:
+            with concurrent.futures.ThreadPoolExecutor(self._config.conductor.max_builds, "build") as pool:
+                while not self._draining.is_set() and not (until is not None and until() and not self._held):
+                    self._claim_some(pool)
+                    self._wake.wait(self._config.conductor.poll)
+                    self._wake.clear()
+                self._drain()
+        finally:
+            self._finished.set()
+            heartbeat.join()
+            tidy.join()
+            with _calmly("say goodbye"):
+                self._database.transact(lambda conn: conductors.remove(conn, self.name))
+
+    def stop(self, *, now: bool = False) -> None:
+        """Claim nothing more; let running steps end within the drain timeout, then hand the builds back.
+
+        `now`: hand back at once. Safe in a signal handler and from any thread.
+        """
+        self._drain_end = time.monotonic() + (0.0 if now else self._config.conductor.drain_timeout)
+        self._draining.set()
+        self._wake.set()
+
+    def _claim_some(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+        free = self._config.conductor.max_builds - len(self._held)
+        if free <= 0:
+            return
+        with _calmly("look for work"):
+            for job in self._board.iterjobs(only_unclaimed=True):
+                if free <= 0 or self._draining.is_set():
+                    return
+                build_id = str(job.details["build_id"])
+                if build_id in self._held or (self._only is not None and build_id not in self._only):
+                    continue
+                try:
+                    self._board.claim(job, self.name, self._config.conductor.lease)
+                except (taskflow_errors.UnclaimableJob, taskflow_errors.NotFound):
+                    continue  # another one was faster
+                run = BuildRun(self._service, Claim(self._board, job), self.name, build_id)
+                with self._lock:
+                    self._held[build_id] = run
+                pool.submit(self._carry_out, run)
+                free -= 1
+
+    def _carry_out(self, run: BuildRun) -> None:
+        try:
+            run.run()
+        except ClaimLost:
+            LOG.warning("build %s: the claim is lost, somebody else goes on with it", run.build_id)
+        except ImageflowError as error:
+            LOG.error("build %s: %s; it is handed back", run.build_id, error)
+            self._draining.wait(min(5.0, self._config.conductor.lease / 4))  # no hot loop
+            with _calmly("hand a build back"):
+                run.hand_back()
+        except Exception:
+            LOG.exception("build %s: a bug in imageflow", run.build_id)
+            with _calmly("pause a build"):
+                run.pause_for_bug()
+        finally:
+            with self._lock:
+                self._held.pop(run.build_id, None)
+            self._wake.set()
+
+    def _drain(self) -> None:
+        """Wait for the running steps, then take the builds from their threads."""
+        for run in self._running():
+            run.suspend()
+        while self._running():
+            if time.monotonic() > self._drain_end:
+                for run in self._running():
+                    run.release()
+            self._wake.wait(0.1)
+            self._wake.clear()
+
+    def _running(self) -> list[BuildRun]:
+        with self._lock:
+            return list(self._held.values())
+
+    # -- the heartbeat ---------------------------------------------------------------------------
+
+    def _heartbeat(self) -> None:
+        lease = self._config.conductor.lease
+        renewed = time.monotonic()
+        while not self._finished.wait(min(self._config.conductor.poll, lease / 5)):
+            running = self._running()
+            try:
+                self._see_wishes(running)
+                if time.monotonic() - renewed > lease / 5:
+                    began = time.monotonic()
+                    self._renew(running)
+                    self._beat()
+                    renewed = began
+            except Unavailable as error:
+                LOG.warning("heartbeat: %s", error)
+                if time.monotonic() - renewed > lease * 0.9:  # others may take our builds over from now on
+                    for run in running:
+                        run.lose()
+            except Exception:
+                LOG.exception("heartbeat")
+
+    def _renew(self, running: list[BuildRun]) -> None:
+        mine = self._board.extend_all([run.claim.job for run in running], self._config.conductor.lease)
+        for run in running:
+            if run.claim.job.uuid not in mine and not run.over:
+                run.lose()
+
+    def _see_wishes(self, running: list[BuildRun]) -> None:
+        if not running:
+            return
+        with self._database.read() as conn:
+            wishes = builds.wishes(conn, [run.build_id for run in running])
+        for run in running:
+            wish = wishes.get(run.build_id)
+            if wish in (model.Wish.ABORT, model.Wish.CANCEL):
+                run.interrupt(Cancelled(f"the build was asked to end ({wish})"))
+
+    def _beat(self) -> None:
+        me = model.Conductor(
+            self.name, self._config.host, os.getpid(), self._started, until=0.0, running=len(self._running())
+        )
+        self._database.transact(lambda conn: conductors.beat(conn, me, self._config.conductor.lease))
+
+    # -- the janitor -----------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        while True:
+            with _calmly("tidy up"):
+                self._janitor.round()
+            if self._finished.wait(self._config.janitor_interval):
+                return
+
+
+class _calmly:  # noqa: N801 - reads as a statement
+    """A conductor goes on when the database is away, or when one thing it does fails."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, ImageflowError):
+            LOG.warning("can't %s now: %s", self._what, error)
+            return True
+        if isinstance(error, Exception):
+            LOG.error("can't %s", self._what, exc_info=error)
+            return True
+        return False

@@ -1,0 +1,231 @@
+"""The only importer of taskflow.engines: lays a build's flow down, runs it, holds it at a failure, reverts it.
+
+What a failure means is decided here, out of TaskFlow's public parts (each measured in tests/flows):
+`never_resolve` keeps everything finished when a step fails; going on is a reset of the failed steps and
+another run; giving up is the intention REVERT on every step and a run without `never_resolve`. The end
+of a revert is judged by the steps, never by the flow's state: TaskFlow says REVERTED too early.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import stevedore
+from sqlalchemy import Connection
+from taskflow import engines, states
+from taskflow.engines.action_engine import compiler
+from taskflow.exceptions import WrappedFailure
+from taskflow.persistence import models
+from taskflow.types.failure import Failure
+
+from imageflow.errors import ClaimLost, ConfigError, ImageflowError
+from imageflow.model import Build
+from imageflow.persistence.flowstore import FlowStore
+from imageflow.tasks.base import Task
+
+FLOWS = "imageflow.methods"  # entry points: method -> factory of its flow
+_NOT_BEGUN = frozenset({states.PENDING, states.IGNORE})
+_UNDONE = frozenset({states.REVERTED, *_NOT_BEGUN})
+
+
+class End(Enum):
+    """How a run of a flow ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # a step failed; what was finished is kept
+    SUSPENDED = "suspended"  # stopped between two steps, because it was asked to
+    REVERTED = "reverted"  # everything that could be removed is removed
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    end: End
+    results: Mapping[str, Any]  # what the flow provides, by name; only after success
+    step: str | None = None  # the step that failed
+    error: str | None = None
+    hint: str | None = None
+    left: tuple[str, ...] = ()  # what a revert could not remove, in words
+
+
+@functools.cache
+def factory_of(method: str) -> str:
+    """The dotted name of the flow factory of a build method."""
+    for point in stevedore.ExtensionManager(FLOWS).list_entry_points():
+        if point.name == method:
+            return str(point.value).replace(":", ".")
+    raise ConfigError(f"no flow for the method {method!r}", hint="is the package that brings it installed?")
+
+
+def enlist(conn: Connection, store: FlowStore, build: Build, factory: str = "", args: Sequence[Any] = ()) -> None:
+    """Lay the flow of a build down, in the caller's transaction; `args` of the factory are JSON."""
+    book = models.LogBook(f"build {build.id}", uuid=build.flow)
+    flow = models.FlowDetail(build.method, uuid=build.flow)
+    engines.save_factory_details(flow, factory or factory_of(build.method), list(args), {})
+    book.add(flow)
+    store.insert(conn, book)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The steps of a flow in the order they run, and what waits for what."""
+
+    steps: tuple[tuple[str, str], ...]  # (name, title)
+    edges: tuple[tuple[str, str], ...]
+
+
+def outline(method: str) -> Outline:
+    """The steps of a method's flow, without a build."""
+    from oslo_utils import importutils
+
+    return _outline_of(engines.load(importutils.import_class(factory_of(method))()))
+
+
+def _outline_of(engine: Any) -> Outline:
+    engine.compile()
+    graph = engine.compilation.execution_graph
+    order = [node for node in graph.topological_sort() if graph.nodes[node]["kind"] in compiler.ATOMS]
+    edges = [(before.name, after.name) for before in order for after in _next_steps(graph, before)]
+    return Outline(tuple((node.name, getattr(node, "title", "") or node.name) for node in order), tuple(edges))
+
+
+def _next_steps(graph: Any, node: Any) -> list[Any]:
+    """The steps that follow a node, seen through the flow nodes in between."""
+    found: list[Any] = []
+    for after in graph.successors(node):
+        found += [after] if graph.nodes[after]["kind"] in compiler.ATOMS else _next_steps(graph, after)
+    return found
+
+
+class FlowRun:
+    """One worker's hold on the flow of one build, from loading to its end."""
+
+    def __init__(self, store: FlowStore, build: Build, inject: Mapping[str, Any], *, revert: bool = False) -> None:
+        """`store` is fenced: its writes fail with ClaimLost when the build isn't ours any more."""
+        connection = store.get_connection()
+        detail = connection.get_flow_details(build.flow)
+        self._engine = engines.load_from_detail(detail, backend=store, engine="serial", never_resolve=not revert)
+        self._engine.compile()
+        self._engine.storage.inject(dict(inject), transient=True)
+        self._engine.storage.ensure_atoms(self._tasks())
+        self._results: dict[str, Any] = {}
+
+    def _tasks(self) -> list[Task]:
+        graph = self._engine.compilation.execution_graph
+        return [node for node in graph.topological_sort() if graph.nodes[node]["kind"] in compiler.ATOMS]
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Step name -> its place in the flow, from 0."""
+        return {task.name: position for position, task in enumerate(self._tasks())}
+
+    def _state(self, task: Task) -> str:
+        return str(self._engine.storage.get_atom_state(task.name))
+
+    def failed(self) -> Outcome | None:
+        """The failure that this flow is held at, if a worker died between it and the build's pause."""
+        for task in self._tasks():
+            if self._state(task) == states.FAILURE:
+                return self._failure_of(task)
+        return None
+
+    def forget_lost(self) -> list[str]:
+        """Reset every finished step whose result is not there any more, and all after it; -> their names."""
+        lost: list[str] = []
+        for task in self._tasks():
+            if self._state(task) != states.SUCCESS:
+                continue
+            if lost or not task.survives(self._engine.storage.get(task.name)):
+                self._engine.storage.reset(task.name)
+                lost.append(task.name)
+        return lost
+
+    def run(self, suspend: Callable[[], bool]) -> Outcome:
+        """Run what is not finished; `suspend()` is asked between steps."""
+        error = self._drive(suspend)
+        for task in self._tasks():
+            if self._state(task) == states.FAILURE:
+                return self._failure_of(task)
+        if error is not None:
+            raise error
+        if self._engine.storage.get_flow_state() == states.SUSPENDED:
+            return Outcome(End.SUSPENDED, {})
+        return Outcome(End.SUCCEEDED, self._engine.storage.fetch_all())
+
+    def revert(self) -> Outcome:
+        """Revert every step that began; again after a crash is fine."""
+        storage = self._engine.storage
+        if any(self._state(task) not in _UNDONE for task in self._tasks()):
+            if storage.get_flow_state() == states.REVERTED:
+                storage.set_flow_state(states.FAILURE)  # else TaskFlow would reset every step and build again
+            for task in self._tasks():
+                if self._state(task) == states.REVERT_FAILURE:
+                    storage.set_atom_state(task.name, states.REVERTING)
+                if storage.get_atom_intention(task.name) != states.REVERT:
+                    storage.set_atom_intention(task.name, states.REVERT)
+            error = self._drive(lambda: False)
+            if error is not None and all(self._state(task) in _UNDONE for task in self._tasks()):
+                error = None  # the failures that brought us here are raised again by TaskFlow
+            if error is not None and not self._broken_reverts():
+                raise error
+        return Outcome(End.REVERTED, {}, left=tuple(self._left()))
+
+    def _broken_reverts(self) -> list[Task]:
+        return [task for task in self._tasks() if self._state(task) == states.REVERT_FAILURE]
+
+    def _left(self) -> list[str]:
+        words = []
+        for task in self._tasks():
+            state = self._state(task)
+            if state == states.REVERTED:
+                result = self._engine.storage.get_revert_result(task.name)
+                if isinstance(result, dict) and result.get("left"):
+                    words.append(f"{task.name}: {result['left']}")
+            elif state not in _NOT_BEGUN:
+                words.append(f"{task.name}: its revert did not finish ({state.lower()})")
+        return words
+
+    def _drive(self, suspend: Callable[[], bool]) -> BaseException | None:
+        """Run the engine to its end; -> what it raised, ClaimLost is raised on."""
+        try:
+            steps = self._engine.run_iter()
+            next(steps, None)
+            asked = False
+            while True:
+                ask = not asked and suspend()
+                asked = asked or ask
+                steps.send(ask)
+        except StopIteration:
+            return None
+        except ClaimLost:
+            raise
+        except WrappedFailure as error:
+            for failure in error:
+                if failure.check(ClaimLost):
+                    raise ClaimLost() from error
+            return error
+        except Exception as error:  # noqa: BLE001 - a step's own error, or trouble of the engine: the caller tells them apart
+            return error
+
+    def _failure_of(self, task: Task) -> Outcome:
+        failure = self._engine.storage.get_execute_failures().get(task.name)
+        message, hint = describe(failure)
+        return Outcome(End.FAILED, {}, step=task.name, error=message, hint=hint)
+
+
+def describe(failure: Failure | None) -> tuple[str, str | None]:
+    """A failure in one line for the operator, and the way out if it knows one."""
+    if failure is None:
+        return "the step failed", None
+    if isinstance(failure.exception, ImageflowError):
+        return failure.exception.message, failure.exception.hint or None
+    kind = (failure.exception_type_names or ["Exception"])[0].rpartition(".")[2]
+    text = " ".join(str(failure.exception_str).split())
+    if failure.check(ImageflowError):
+        return text, None
+    return f"{kind}: {text}", "this is a bug in imageflow, or of the machine: see the build log"

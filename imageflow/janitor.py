@@ -1,0 +1,92 @@
+"""Compares the resource ledger with the world: removes what ended builds left, aborts what was paused too long."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+
+from sqlalchemy import Connection
+
+from imageflow import process, resources
+from imageflow.config import Config
+from imageflow.errors import ImageflowError, NotFound
+from imageflow.model import BuildState, Resource, ResourceKind, Wish
+from imageflow.persistence import builds, conductors, ledger, versions
+from imageflow.persistence.database import Database
+from imageflow.persistence.jobboard import SqlJobBoard
+from imageflow.stores import Store
+
+LOG = logging.getLogger(__name__)
+
+
+class Janitor:
+    """Does rounds; two janitors at once are fine, each removes only what is on its own machine."""
+
+    def __init__(self, database: Database, config: Config, store: Store, board: SqlJobBoard) -> None:
+        self._database = database
+        self._config = config
+        self._store = store
+        self._board = board
+
+    def round(self) -> list[tuple[Resource, str | None]]:
+        """One round; -> what was to be removed, with None or the reason why it is still there."""
+        self._expire_paused()
+        self._database.transact(conductors.forget_dead)
+        found = self._reap()
+        for path in self._store.tidy(self._is_active):
+            LOG.info("removed %s: its build has ended", path)
+        return found
+
+    def _expire_paused(self) -> None:
+        limit = time.time() - self._config.builds.pause_ttl
+        with self._database.read() as conn:
+            stale = builds.paused_before(conn, limit)
+        for build_id in stale:
+            self._database.transact(functools.partial(self._give_up, build_id=build_id))
+
+    def _give_up(self, conn: Connection, build_id: str) -> None:
+        if builds.change(conn, build_id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=Wish.ABORT):
+            self._board.post_in(conn, build_id)
+            LOG.info("build %s was paused for longer than pause_ttl: it is aborted", build_id)
+
+    def _reap(self) -> list[tuple[Resource, str | None]]:
+        with self._database.read() as conn:
+            dead = ledger.dead(conn, self._config.host)
+        for build_id in sorted({resource.build_id for resource in dead}):
+            process.end_leftovers(build_id)
+        return [(resource, self._remove(resource)) for resource in dead]
+
+    def _remove(self, resource: Resource) -> str | None:
+        try:
+            if resource.kind is ResourceKind.PUBLICATION:
+                self._unpublish(resource)
+            else:
+                resources.remove(resource.kind, resource.name)
+        except ImageflowError as error:
+            why = str(error)
+            if why != resource.error:
+                LOG.warning("can't remove %s %s of build %s: %s", resource.kind, resource.name, resource.build_id, why)
+                self._database.transact(lambda conn: ledger.failed(conn, resource.id, why))
+            return why
+        self._database.transact(lambda conn: ledger.close_id(conn, resource.id, time.time()))
+        LOG.info("removed %s %s of build %s", resource.kind, resource.name, resource.build_id)
+        return None
+
+    def _unpublish(self, resource: Resource) -> None:
+        """Remove an image that no version owns, unless another build is about to own it."""
+        store, _, digest = resource.name.rpartition(":")
+        with self._database.read() as conn:
+            wanted = versions.holding(conn, store, digest) or ledger.is_open(
+                conn, resource.kind, resource.name, but=resource.build_id
+            )
+        if not wanted:
+            self._store.delete(digest)
+
+    def _is_active(self, build_id: str) -> bool:
+        try:
+            with self._database.read() as conn:
+                return not builds.get(conn, build_id).state.ended
+        except NotFound:
+            return False
+

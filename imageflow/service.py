@@ -1,0 +1,462 @@
+"""The façade: the command line and the API call this, and nothing below it.
+
+Cheap to import and cheap to use for reading and for builds that are already there: TaskFlow, which
+takes most of a second, is imported only when a flow is laid down or run.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets as random
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import stevedore
+from sqlalchemy import Connection
+
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import ConfigError, Conflict, Corrupt, NotFound
+from imageflow.estimate import Estimate, estimate, typical_seconds
+from imageflow.model import (
+    Build,
+    BuildState,
+    Conductor,
+    Json,
+    Resource,
+    ResourceKind,
+    Step,
+    StepState,
+    Submission,
+    Version,
+    Wish,
+)
+from imageflow.persistence import builds, conductors, ledger, steps, versions
+from imageflow.persistence.database import Database
+from imageflow.stores import ImageRef, Store
+
+if TYPE_CHECKING:
+    from imageflow.persistence.flowstore import FlowStore
+    from imageflow.persistence.jobboard import SqlJobBoard
+    from imageflow.recipe import ImageRecipe
+
+PATIENCE = 10.0  # seconds that a request waits for a database that is away
+BOARD = "builds"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What submitting a recipe would do with one image."""
+
+    image: str
+    method: str
+    key: str
+    verdict: str  # reuse, join, build
+    reason: str
+    build: Build | None  # the one that would be reused or joined
+    pins: Json
+    steps: tuple[tuple[str, str], ...]  # (name, title)
+    seconds: float | None  # how long it will take, from earlier builds of this image
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The steps of a build with their present states, and what waits for what."""
+
+    build: Build
+    nodes: tuple[tuple[str, str, StepState], ...]  # (name, title, state)
+    edges: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One image as it would be built now."""
+
+    image: str
+    method: str
+    canonical: Json
+    pins: Json
+    key: str
+    folder: Path
+
+
+class Service:
+    """Everything that can be asked of imageflow, over one database and one store."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self.config = config
+        self.database = database
+
+    @classmethod
+    def open(cls, config: Config) -> Self:
+        """Connect; an embedded database is made or upgraded on the way."""
+        database = Database(config.database)
+        database.ready()
+        return cls(config, database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.database.close()
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Where images live."""
+        for point in stevedore.ExtensionManager("imageflow.stores").list_entry_points():
+            if point.name == self.config.store:
+                driver: Store = point.load()(self.config)
+                return driver
+        raise ConfigError(f"there is no store driver {self.config.store!r}", hint="see [store] driver")
+
+    @functools.cached_property
+    def flows(self) -> FlowStore:
+        """TaskFlow's own tables."""
+        from imageflow.persistence.flowstore import FlowStore
+
+        return FlowStore(self.database)
+
+    @functools.cached_property
+    def board(self) -> SqlJobBoard:
+        """Where conductors find their work."""
+        from imageflow.persistence.jobboard import SqlJobBoard
+
+        board = SqlJobBoard(BOARD, {"ttl": self.config.conductor.lease}, database=self.database)
+        board.connect()
+        return board
+
+    # -- asking for builds -----------------------------------------------------------------------
+
+    def plan(self, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[Plan]:
+        """What `submit` would do, without doing it."""
+        from imageflow.engine import outline
+
+        return [self._plan(wanted, outline(wanted.method).steps) for wanted in self._wanted(file, images, settings)]
+
+    def _plan(self, wanted: _Wanted, flow: tuple[tuple[str, str], ...]) -> Plan:
+        with self.database.read() as conn:
+            holder = self._usable(builds.holder(conn, wanted.key), conn)
+            before = builds.latest(conn, wanted.image)
+            seconds = typical_seconds(steps.history(conn, wanted.image), [name for name, _title in flow])
+        if holder is None:
+            verdict, reason = "build", self._why(before, wanted)
+        elif holder.state is BuildState.SUCCEEDED:
+            verdict, reason = "reuse", _same(holder)
+        else:
+            verdict, reason = "join", _joined(holder)
+        return Plan(wanted.image, wanted.method, wanted.key, verdict, reason, holder, wanted.pins, flow, seconds)
+
+    def submit(
+        self,
+        file: Path,
+        images: Sequence[str] = (),
+        *,
+        force: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> list[Submission]:
+        """Ask for image versions: what is built is reused, what is being built is joined, the rest is queued.
+
+        Raises RecipeError, and Unavailable when something to pin does not answer; then nothing was changed.
+        """
+        return [self._submit(wanted, force) for wanted in self._wanted(file, images, settings)]
+
+    def _wanted(self, file: Path, images: Sequence[str], settings: Mapping[str, str] | None) -> list[_Wanted]:
+        from imageflow import recipe
+
+        loaded = recipe.load(file, settings or {})
+        return [self._pinned(image, loaded.folder) for image in loaded.pick(images)]
+
+    def _pinned(self, image: ImageRecipe, folder: Path) -> _Wanted:
+        from imageflow import fingerprint, pins
+
+        canonical = image.canonical()
+        pinned = pins.pin(image, folder, self.config)
+        return _Wanted(
+            image.name, image.method, canonical, pinned, fingerprint.build_key(canonical, pinned), folder
+        )
+
+    def _submit(self, wanted: _Wanted, force: bool) -> Submission:
+        if not force:  # most requests end here, without TaskFlow
+            with self.database.read() as conn:
+                found = self._found(conn, wanted)
+            if found is not None:
+                return found
+        return self.database.transact(lambda conn: self._enlist(conn, wanted, force), patience=PATIENCE)
+
+    def _found(self, conn: Connection, wanted: _Wanted) -> Submission | None:
+        holder = self._usable(builds.holder(conn, wanted.key), conn)
+        if holder is None:
+            return None
+        if holder.state is BuildState.SUCCEEDED:
+            return Submission(holder, "reused", _same(holder), versions.of(conn, holder.id))
+        return Submission(holder, "joined", _joined(holder))
+
+    def _usable(self, holder: Build | None, conn: Connection) -> Build | None:
+        """A finished build stands for its key only while its image is really in the store."""
+        if holder is None or holder.state is not BuildState.SUCCEEDED:
+            return holder
+        version = versions.of(conn, holder.id)
+        if version is None or version.state != "stored" or self.store.find(version.digest) is None:
+            return None
+        return holder
+
+    def _enlist(self, conn: Connection, wanted: _Wanted, force: bool) -> Submission:
+        """Build, flow and job in one transaction, unless somebody was faster."""
+        from imageflow import engine
+
+        held = builds.holder(conn, wanted.key)
+        if held is not None and self._usable(held, conn) is None:
+            builds.drop_claim(conn, held.id)
+        reason = self._why(builds.latest(conn, wanted.image), wanted)
+        if force:
+            reason = f"forced; {reason}"
+        build = Build(
+            id=random.token_hex(6),
+            image=wanted.image,
+            method=wanted.method,
+            state=BuildState.QUEUED,
+            reason=reason,
+            key=wanted.key,
+            flow=str(uuid.uuid4()),
+            created=time.time(),
+            forced=force,
+            recipe=wanted.canonical,
+            folder=str(wanted.folder),
+            pins=wanted.pins,
+        )
+        holder = builds.claim_or_holder(conn, build)
+        if holder is not None:
+            if not force:
+                found = self._found(conn, wanted)
+                assert found is not None
+                return found
+            builds.insert(conn, build, claim=False)
+        engine.enlist(conn, self.flows, build)
+        self.board.post_in(conn, build.id)
+        return Submission(build, "created", reason)
+
+    @staticmethod
+    def _why(before: Build | None, wanted: _Wanted) -> str:
+        from imageflow import fingerprint
+
+        return fingerprint.why(before, wanted.canonical, wanted.pins)
+
+    # -- builds ----------------------------------------------------------------------------------
+
+    def builds(self, *, image: str | None = None, states: Collection[BuildState] = (), limit: int = 50) -> list[Build]:
+        """Newest first, without their recipes and pins."""
+        with self.database.read() as conn:
+            return builds.select(conn, image=image, states=states, limit=limit)
+
+    def build(self, build_id: str) -> Build:
+        """By id or a unique beginning of it."""
+        with self.database.read() as conn:
+            return builds.get(conn, build_id)
+
+    def steps(self, build_id: str) -> list[Step]:
+        """Every attempt of every step, in the order they ran."""
+        with self.database.read() as conn:
+            return steps.of(conn, builds.get(conn, build_id).id)
+
+    def estimate(self, build_id: str) -> Estimate:
+        """How far a build is, and how long it will take, from this image's earlier builds."""
+        with self.database.read() as conn:
+            build = builds.get(conn, build_id)
+            return estimate(build, steps.of(conn, build.id), steps.history(conn, build.image), time.time())
+
+    def log_path(self, build_id: str) -> Path:
+        """The log of a build, on the machine that runs it; it may not be there yet."""
+        return self.config.logs_dir / f"{build_id}.log"
+
+    def graph(self, build_id: str) -> Graph:
+        """The flow of a build with the present state of each step."""
+        from imageflow.engine import outline
+
+        with self.database.read() as conn:
+            build = builds.get(conn, build_id)
+            now = {step.name: step.state for step in steps.of(conn, build.id)}  # the last attempt of each wins
+        flow = outline(build.method)
+        nodes = tuple((name, title, now.get(name, StepState.PENDING)) for name, title in flow.steps)
+        return Graph(build, nodes, flow.edges)
+
+    def resume(self, build_id: str) -> Build:
+        """Let a paused build go on from its failed step."""
+
+        def resume(conn: Connection) -> Build:
+            build = builds.get(conn, build_id)
+            if not builds.change(
+                conn, build.id, to=BuildState.QUEUED, frm=(BuildState.PAUSED,), paused=None, error=None, hint=None, deadline=None
+            ):
+                raise Conflict(f"build {build.id} is {build.state}, not paused", hint=_way_on(build))
+            self.flows.reset_failed(conn, build.flow)
+            self.board.post_in(conn, build.id)
+            return builds.get(conn, build.id)
+
+        return self.database.transact(resume, patience=PATIENCE)
+
+    def abort(self, build_id: str) -> Build:
+        """Give a build up: everything it made is removed."""
+        return self._end(build_id, Wish.ABORT)
+
+    def cancel(self, build_id: str) -> Build:
+        """Stop a build, its running step too: everything it made is removed."""
+        return self._end(build_id, Wish.CANCEL)
+
+    def _end(self, build_id: str, wish: Wish) -> Build:
+        def end(conn: Connection) -> Build:
+            build = builds.get(conn, build_id)
+            if build.state.ended:
+                raise Conflict(f"build {build.id} has ended already: {build.state}", hint=_way_on(build))
+            if build.wish is not None:
+                return build
+            if build.state is BuildState.QUEUED and build.started is None and self.board.withdraw_in(conn, build.id):
+                builds.change(conn, build.id, to=wish.outcome, wish=wish, ended=time.time())  # it has made nothing yet
+                builds.drop_claim(conn, build.id)
+                self.flows.delete(conn, build.flow)
+            elif builds.change(conn, build.id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=wish, paused=None):
+                self.board.post_in(conn, build.id)
+            else:
+                builds.change(conn, build.id, wish=wish)  # its conductor sees it within a second, or the next one
+            return builds.get(conn, build.id)
+
+        return self.database.transact(end, patience=PATIENCE)
+
+    # -- images ----------------------------------------------------------------------------------
+
+    def versions(self, image: str | None = None) -> list[Version]:
+        """Newest first; deleted ones are not shown."""
+        with self.database.read() as conn:
+            return versions.select(conn, image=image)
+
+    def version(self, ref: str) -> Version:
+        """IMAGE (the newest), IMAGE@DIGEST or DIGEST; a digest by any unique beginning."""
+        with self.database.read() as conn:
+            return versions.get(conn, ref)
+
+    def ref(self, version: Version) -> ImageRef:
+        """A version as its store knows it."""
+        found = self.store.find(version.digest)
+        if found is None:
+            raise NotFound(
+                f"{version.image}@{version.digest[:12]} is not in the store {version.store}",
+                hint=f"build it again, or 'imageflow image delete {version.digest[:12]}'",
+            )
+        return found
+
+    def verify(self, ref: str, control: Control, progress: Callable[[float], None] = lambda _: None) -> Version:
+        """Read every byte of a version again; a corrupt one is never reused from then on."""
+        version = self.version(ref)
+        try:
+            self.store.verify(version.digest, control, progress)
+        except (Corrupt, NotFound):
+
+            def mark(conn: Connection) -> None:
+                versions.mark(conn, version.id, "corrupt")
+                builds.drop_claim(conn, version.build_id)
+
+            self.database.transact(mark, patience=PATIENCE)
+            raise
+        if version.state == "corrupt":
+            self.database.transact(lambda conn: versions.mark(conn, version.id, "stored"), patience=PATIENCE)
+        return self.version(version.digest)
+
+    def export(self, ref: str, to: Path, artifact: str | None, control: Control) -> Path:
+        """Copy an artifact (the primary one by default) out of the store."""
+        return self.store.export(self.ref(self.version(ref)), artifact, to, control)
+
+    def delete(self, ref: str) -> Version:
+        """Delete a version; Conflict while a build uses it."""
+        version = self.version(ref)
+        self._delete(version)
+        return version
+
+    def _delete(self, version: Version) -> None:
+        name = f"{version.store}:{version.digest}"
+
+        def forget(conn: Connection) -> bool:
+            users = builds.using(conn, version.digest)
+            if users:
+                raise Conflict(
+                    f"{version.image}@{version.digest[:12]} is used by build {users[0]}",
+                    hint="wait for it to end, or abort it",
+                )
+            versions.mark(conn, version.id, "deleted")
+            builds.drop_claim(conn, version.build_id)
+            if versions.holding(conn, version.store, version.digest) or ledger.is_open(conn, ResourceKind.PUBLICATION, name):
+                return False  # the same bytes are another version too
+            ledger.open(conn, version.build_id, ResourceKind.PUBLICATION, name, self.config.host, time.time())
+            return True
+
+        if self.database.transact(forget, patience=PATIENCE):
+            self.store.delete(version.digest)
+            self.database.transact(
+                lambda conn: ledger.close(
+                    conn, version.build_id, ResourceKind.PUBLICATION, name, self.config.host, time.time()
+                ),
+                patience=PATIENCE,
+            )
+
+    def retire(self, image: str, recipe: Json) -> list[Version]:
+        """Delete the versions of an image past the recipe's `publish.keep`, except what builds use."""
+        keep = (recipe.get("publish") or {}).get("keep")
+        if not keep:
+            return []
+        retired = []
+        for version in self.versions(image)[int(keep) :]:
+            try:
+                self._delete(version)
+            except Conflict:
+                continue  # the next build of the image tries again
+            retired.append(version)
+        return retired
+
+    # -- operating -------------------------------------------------------------------------------
+
+    def resources(self, *, everything: bool = False) -> list[Resource]:
+        """What builds made and have not removed yet; with `everything`, also what is gone."""
+        with self.database.read() as conn:
+            return ledger.select(conn, open_only=not everything)
+
+    def reap(self) -> list[tuple[Resource, str | None]]:
+        """Remove what ended builds left on this machine; -> each with None or why it is still there."""
+        from imageflow.janitor import Janitor
+
+        return Janitor(self.database, self.config, self.store, self.board).round()
+
+    def conductors(self) -> list[Conductor]:
+        """Those whose heartbeat is good."""
+        with self.database.read() as conn:
+            return conductors.living(conn)
+
+    def check(self) -> list[str]:
+        """How the database differs from what this version of imageflow needs; [] when it doesn't."""
+        return self.database.check()
+
+
+def _same(build: Build) -> str:
+    return f"already built: nothing that goes into it changed since build {build.id}"
+
+
+def _joined(build: Build) -> str:
+    return f"the same image is being built: build {build.id} is {build.state}"
+
+
+def _way_on(build: Build) -> str:
+    if build.state is BuildState.PAUSED:
+        return f"'imageflow build resume {build.id}' or 'imageflow build abort {build.id}'"
+    if build.state.ended:
+        return "create the build again"
+    return f"see 'imageflow build show {build.id}'"
+
+
+def open_for_upgrade(config: Config) -> Database:
+    """The database as it is, for `db upgrade` and `db check`."""
+    return Database(config.database)
+

@@ -1,0 +1,269 @@
+"""Failure, pause, resume, abort, cancel, takeover, drain: on a small flow with real children and real workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imageflow.errors import Conflict
+from imageflow.model import BuildState, StepState
+from tests.small.flow import STEPS
+from tests.small.site import Site
+
+ALL = [*STEPS, "publish"]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with Site(tmp_path) as site:
+        yield site
+
+
+def test_a_build_runs_to_its_image(site: Site) -> None:
+    build = site.build()
+    site.run_worker()
+    done = site.service.build(build.id)
+    assert done.state is BuildState.SUCCEEDED
+    assert done.digest is not None and done.digest.startswith(build.id)
+    assert site.states(build) == [(step, 1, "succeeded") for step in ALL]
+    assert site.trace.executed(build.id) == ALL
+    assert "working on boot" in site.service.log_path(build.id).read_text()
+    site.nothing_left()
+
+
+def test_a_failing_step_pauses_and_resume_goes_on_from_it(site: Site) -> None:
+    site.trace.set("fail-configure")
+    build = site.build()
+    site.run_worker()
+    paused = site.service.build(build.id)
+    assert (paused.state, paused.step) == (BuildState.PAUSED, "configure")
+    assert paused.error == "configure was told to fail"
+    assert paused.hint == "take the file away"
+    assert site.trace.reverted(build.id) == []
+    assert site.service.board.job_count == 0  # a paused build holds no worker and no job
+    assert len(site.service.resources()) == 3
+
+    site.service.resume(build.id)  # nothing was mended: it pauses again
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.PAUSED
+
+    site.trace.unset("fail-configure")
+    site.service.resume(build.id)
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.SUCCEEDED
+    assert site.states(build) == [
+        ("fetch", 1, "succeeded"),
+        ("boot", 1, "succeeded"),
+        ("configure", 1, "failed"),
+        ("configure", 2, "failed"),
+        ("configure", 3, "succeeded"),
+        ("snapshot", 1, "succeeded"),
+        ("publish", 1, "succeeded"),
+    ]
+    site.nothing_left()
+
+
+def test_abort_of_a_paused_build_leaves_nothing(site: Site) -> None:
+    site.trace.set("fail-snapshot")
+    build = site.build()
+    site.run_worker()
+    assert site.service.abort(build.id).state is BuildState.REVERTING
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.ABORTED
+    assert site.trace.reverted(build.id) == ["snapshot", "configure", "boot", "fetch"]
+    site.nothing_left()
+    with pytest.raises(Conflict):
+        site.service.resume(build.id)
+    with pytest.raises(Conflict):
+        site.service.abort(build.id)
+
+
+def test_a_failing_revert_is_reported_and_the_janitor_finishes(site: Site) -> None:
+    site.trace.set("fail-snapshot")
+    site.trace.set("left-boot")
+    build = site.build()
+    site.run_worker()
+    site.service.abort(build.id)
+    site.run_worker()
+    aborted = site.service.build(build.id)
+    assert aborted.state is BuildState.ABORTED
+    assert aborted.error is not None and "boot can't be removed" in aborted.error
+    assert site.trace.reverted(build.id)[-2:] == ["boot", "fetch"]  # upstream is reverted all the same
+    site.service.reap()  # or a janitor was faster
+    site.nothing_left()
+
+
+def test_on_failure_revert(site: Site) -> None:
+    site.trace.set("fail-configure")
+    build = site.build(on_failure="revert")
+    site.run_worker()
+    failed = site.service.build(build.id)
+    assert (failed.state, failed.error) == (BuildState.FAILED, "configure was told to fail")
+    site.nothing_left()
+
+
+def test_abort_before_it_ran(site: Site) -> None:
+    build = site.build()
+    assert site.service.abort(build.id).state is BuildState.ABORTED
+    assert site.service.board.job_count == 0
+    site.run_worker()
+    assert site.trace.executed(build.id) == []
+
+
+def test_cancel_ends_the_children_of_the_running_step(site: Site) -> None:
+    site.trace.set("slow-configure", "60")
+    build = site.build()
+    site.worker()
+    made = site.config.builds_dir / f"{build.id}-configure" / "pids"
+    site.await_that(made.exists)
+    child = int(made.read_text())
+    began = time.monotonic()
+    site.service.cancel(build.id)
+    site.await_state(build, BuildState.CANCELLED, seconds=20)
+    assert time.monotonic() - began < 15
+    assert not Path(f"/proc/{child}").exists()
+    site.await_that(lambda: site.service.board.job_count == 0)
+    site.nothing_left()
+
+
+def test_step_timeout_pauses(site: Site) -> None:
+    site.trace.set("slow-boot", "60")
+    build = site.build(timeout={"step": 1, "build": None})
+    site.run_worker()
+    paused = site.service.build(build.id)
+    assert (paused.state, paused.step) == (BuildState.PAUSED, "boot")
+    assert "longer than its limit" in (paused.error or "")
+
+
+def test_build_timeout_pauses_and_resume_gives_a_new_one(site: Site) -> None:
+    site.trace.set("slow-boot", "60")
+    build = site.build(timeout={"build": 2})
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.PAUSED
+    site.trace.set("slow-boot", "0.1")
+    site.service.resume(build.id)
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.SUCCEEDED
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_kill_9_in_a_step_then_takeover(site: Site, step: str) -> None:
+    site.trace.set(f"die-{step}")
+    build = site.build()
+    site.run_worker(expect=-signal.SIGKILL)
+    site.trace.unset(f"die-{step}")
+    before = site.trace.executed(build.id)
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.SUCCEEDED
+    again = site.trace.executed(build.id)[len(before) :]
+    assert again[0] == step  # nothing finished ran again, nothing was left out
+    assert again == ALL[ALL.index(step) :]
+    site.nothing_left()
+
+
+@pytest.mark.parametrize("step", ["snapshot", "configure", "fetch"])
+def test_kill_9_in_a_revert_then_takeover(site: Site, step: str) -> None:
+    site.trace.set("fail-snapshot")
+    build = site.build()
+    site.run_worker()
+    site.service.abort(build.id)
+    site.trace.set(f"die-revert-{step}")
+    site.run_worker(expect=-signal.SIGKILL)
+    site.trace.unset(f"die-revert-{step}")
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.ABORTED
+    site.nothing_left()
+
+
+def test_drain_hands_back_and_the_next_worker_goes_on(site: Site) -> None:
+    site.trace.set("slow-boot", "1.5")
+    build = site.build()
+    worker = site.worker()
+    site.await_that(lambda: "boot" in site.trace.executed(build.id))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(15) == 0
+    handed = site.service.build(build.id)
+    assert handed.state is BuildState.QUEUED
+    assert site.states(build)[-1] == ("boot", 1, "succeeded")  # the running step was let finish
+    assert site.service.conductors() == []
+    site.run_worker()
+    assert site.trace.executed(build.id) == ALL
+    assert site.service.build(build.id).state is BuildState.SUCCEEDED
+    site.nothing_left()
+
+
+def test_drain_is_bounded(tmp_path: Path) -> None:
+    with Site(tmp_path, drain_timeout="0.5") as site:
+        site.trace.set("slow-boot", "60")
+        build = site.build()
+        worker = site.worker()
+        made = site.config.builds_dir / f"{build.id}-boot" / "pids"
+        site.await_that(made.exists)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        assert not Path(f"/proc/{made.read_text().strip()}").exists()
+        assert site.service.build(build.id).state is BuildState.QUEUED
+        site.trace.set("slow-boot", "0.1")
+        site.run_worker()
+        assert site.service.build(build.id).state is BuildState.SUCCEEDED
+        assert site.states(build)[1:3] == [("boot", 1, "running"), ("boot", 2, "succeeded")]
+        site.nothing_left()
+
+
+def test_a_stopped_worker_writes_nothing_after_its_lease(site: Site) -> None:
+    site.trace.set("slow-configure", "6")
+    build = site.build()
+    zombie = site.worker()
+    made = site.config.builds_dir / f"{build.id}-configure" / "pids"
+    site.await_that(made.exists)
+    child = int(made.read_text())
+    zombie.send_signal(signal.SIGSTOP)
+    site.trace.set("slow-configure", "4")
+    site.worker()  # takes over when the lease is gone
+    site.await_that(lambda: site.trace.executed(build.id).count("configure") == 2)
+    assert not Path(f"/proc/{child}").exists()  # the zombie's child does not work beside ours
+    owner = site.service.build(build.id).conductor
+    zombie.send_signal(signal.SIGCONT)
+    done = site.await_state(build, BuildState.SUCCEEDED, BuildState.PAUSED)
+    assert done.state is BuildState.SUCCEEDED
+    assert done.conductor == owner
+    assert f":{zombie.pid}:" not in str(owner)
+    attempts = [step for step in site.service.steps(build.id) if step.name == "configure"]
+    assert [str(step.state) for step in attempts] == ["running", "succeeded"]
+    assert f":{zombie.pid}:" in str(attempts[0].conductor)
+    assert os.path.exists(f"/proc/{zombie.pid}")  # noqa: PTH110 - it lives on, and may claim other builds
+    assert site.trace.executed(build.id) == [*ALL[:3], *ALL[2:]]
+    site.nothing_left()
+
+
+def test_a_paused_build_expires(tmp_path: Path) -> None:
+    with Site(tmp_path, builds__pause_ttl="1", janitor="0.2") as site:
+        site.trace.set("fail-boot")
+        build = site.build()
+        site.worker()
+        site.await_state(build, BuildState.PAUSED)
+        site.await_state(build, BuildState.ABORTED)
+        site.await_that(lambda: site.service.board.job_count == 0)
+        site.nothing_left()
+
+
+def test_steps_run_again_when_what_they_made_is_gone(site: Site) -> None:
+    """After a takeover on another machine, or a cleaned disk."""
+    site.trace.set("fail-snapshot")
+    build = site.build()
+    site.run_worker()
+    (site.config.builds_dir / f"{build.id}-boot" / "pids").unlink()
+    (site.config.builds_dir / f"{build.id}-boot").rmdir()
+    site.trace.unset("fail-snapshot")
+    site.service.resume(build.id)
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.SUCCEEDED
+    assert [name for name, _attempt, state in site.states(build) if state == StepState.SUCCEEDED] == [
+        "fetch", "boot", "boot", "configure", "configure", "snapshot", "publish",
+    ]  # fmt: skip
+    site.nothing_left()

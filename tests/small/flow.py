@@ -1,0 +1,137 @@
+"""Steps that leave traces: each runs a real child and makes a ledgered folder, its revert removes it.
+
+Files in the trace folder steer a step by its name: `fail-STEP` makes it fail, `left-STEP` makes its
+revert fail, `die-STEP` and `die-revert-STEP` kill the worker in it, `slow-STEP` holds seconds to take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from taskflow.patterns import linear_flow
+
+from imageflow import process
+from imageflow.errors import Refused
+from imageflow.model import ResourceKind
+from imageflow.tasks.base import Task
+
+
+class Trace:
+    """The folder where the steps of a test write down what they do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, **record: Any) -> None:
+        line = json.dumps({**record, "pid": os.getpid(), "time": time.time()}) + "\n"
+        with (self.folder / "trace").open("a") as file:
+            file.write(line)
+
+    def read(self, **match: Any) -> list[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError):
+            records = [json.loads(line) for line in (self.folder / "trace").read_text().splitlines()]
+            return [record for record in records if match.items() <= record.items()]
+        return []
+
+    def executed(self, build_id: str) -> list[str]:
+        return [record["execute"] for record in self.read(build=build_id) if "execute" in record]
+
+    def reverted(self, build_id: str) -> list[str]:
+        return [record["revert"] for record in self.read(build=build_id) if "revert" in record]
+
+    def set(self, name: str, content: str = "") -> None:
+        (self.folder / name).write_text(content)
+
+    def unset(self, name: str) -> None:
+        (self.folder / name).unlink()
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    @contextlib.contextmanager
+    def alone(self, build_id: str, step: str) -> Iterator[None]:
+        """Notes an overlap when the same step of the same build runs twice at once."""
+        with (self.folder / f"lock-{build_id}-{step}").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.add(overlap=step, build=build_id)
+            yield
+
+
+class Trail(Task):
+    """Makes a folder, runs a child in it, leaves traces."""
+
+    def __init__(self, step: str, folder: str) -> None:
+        self.step = step  # type: ignore[misc]
+        super().__init__()
+        self._trace = Trace(Path(folder))
+
+    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any) -> dict[str, str]:
+        made = config.builds_dir / f"{build.id}-{self.step}"
+        with self._trace.alone(build.id, self.step):
+            self._trace.add(execute=self.step, build=build.id)
+            ledger.open(ResourceKind.DIRECTORY, str(made))
+            made.mkdir(parents=True, exist_ok=True)
+            if self._trace.has(f"die-{self.step}"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            seconds = 0.02
+            if self._trace.has(f"slow-{self.step}"):
+                seconds = float((self._trace.folder / f"slow-{self.step}").read_text() or 0.02)
+            process.run(
+                ["sh", "-c", f"echo $$ >> pids; echo working on {self.step}; sleep {seconds}"],
+                control=control,
+                log=log,
+                cwd=made,
+            )
+            progress(0.5, "half")
+            if self._trace.has(f"fail-{self.step}"):
+                raise Refused(f"{self.step} was told to fail", hint="take the file away")
+        return {"made": str(made)}
+
+    def revert(self, build: Any, config: Any, ledger: Any, **_: Any) -> None:
+        made = config.builds_dir / f"{build.id}-{self.step}"
+        self._trace.add(revert=self.step, build=build.id)
+        if self._trace.has(f"die-revert-{self.step}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._trace.has(f"left-{self.step}"):
+            raise Refused(f"{self.step} can't be removed")
+        shutil.rmtree(made, ignore_errors=True)
+        ledger.close(ResourceKind.DIRECTORY, str(made))
+
+    def survives(self, result: Any) -> bool:
+        return Path(result["made"]).is_dir()
+
+
+class Publish(Trail):
+    """The last step: says that there is an image, removes the folders."""
+
+    default_provides = "publication"
+
+    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any) -> dict[str, Any]:
+        super().execute(build, config, ledger, log, control, progress)
+        for made in config.builds_dir.glob(f"{build.id}-*"):
+            shutil.rmtree(made, ignore_errors=True)
+            ledger.close(ResourceKind.DIRECTORY, str(made))
+        return {"store": "none", "digest": f"{build.id}{'0' * 52}", "path": "nowhere", "artifacts": []}
+
+    def survives(self, result: Any) -> bool:
+        return True
+
+
+STEPS = ("fetch", "boot", "configure", "snapshot")
+
+
+def small(folder: str) -> linear_flow.Flow:
+    """Four steps and a publication."""
+    return linear_flow.Flow("small").add(*(Trail(step, folder) for step in STEPS), Publish("publish", folder))

@@ -1,0 +1,131 @@
+"""One imageflow site in a temporary folder: configuration, service, builds of the small flow, workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from imageflow import config, engine
+from imageflow.model import Build, BuildState
+from imageflow.persistence import builds
+from imageflow.service import Service
+from tests.small.flow import Trace, small
+
+ROOT = Path(__file__).parents[2]
+
+
+class Site:
+    """Use it in a `with`: every worker it started is gone afterwards."""
+
+    def __init__(self, folder: Path, database: str = "", lease: float = 2.0, **options: str) -> None:
+        self.folder = folder
+        self.trace = Trace(folder / "trace")
+        self.file = folder / "imageflow.conf"
+        lines = ["[DEFAULT]", f"state_dir = {folder / 'state'}", "[database]"]
+        lines += [f"connection = {database}"] if database else []
+        lines += ["[conductor]", f"lease = {lease}", "poll = 0.1", f"max_builds = {options.pop('max_builds', '2')}"]
+        lines += [f"drain_timeout = {options.pop('drain_timeout', '10')}"]
+        lines += ["[janitor]", f"interval = {options.pop('janitor', '1')}"]
+        for name, value in options.items():
+            group, _, option = name.partition("__")
+            lines += [f"[{group}]", f"{option} = {value}"]
+        self.file.write_text("\n".join(lines) + "\n")
+        self.config = config.load([str(self.file)])
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Site:
+        self.service = Service.open(self.config)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.send_signal(signal.SIGCONT)
+                worker.kill()
+            worker.wait()
+        self.service.close()
+
+    def build(self, on_failure: str = "pause", **recipe: Any) -> Build:
+        """Queue a build of the small flow."""
+        build = Build(
+            id=secrets.token_hex(6),
+            image="small",
+            method="small",
+            state=BuildState.QUEUED,
+            reason="a test",
+            key=secrets.token_hex(32),
+            flow=str(uuid.uuid4()),
+            created=time.time(),
+            recipe={"name": "small", "on_failure": on_failure, **recipe},
+            folder=str(self.folder),
+        )
+
+        def enlist(conn: Any) -> None:
+            assert builds.claim_or_holder(conn, build) is None
+            engine.enlist(conn, self.service.flows, build, f"{small.__module__}.small", [str(self.trace.folder)])
+            self.service.board.post_in(conn, build.id)
+
+        self.service.database.transact(enlist, patience=30)
+        return build
+
+    def worker(self, *arguments: str, module: str = "tests.small.worker") -> subprocess.Popen[bytes]:
+        """Start a worker process."""
+        with (self.folder / "workers.log").open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", module, str(self.file), *arguments],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        self.workers.append(worker)
+        return worker
+
+    def run_worker(self, *arguments: str, expect: int = 0, seconds: float = 60) -> None:
+        """Run a worker until nothing is queued, or until it dies as expected."""
+        code = self.worker("idle", *arguments).wait(seconds)
+        assert code == expect, (self.folder / "workers.log").read_text()[-3000:]
+
+    def await_state(self, build: Build, *states: BuildState, seconds: float = 60) -> Build:
+        """Wait until the build is in one of the states."""
+        return self.await_that(lambda: (b := self.service.build(build.id)).state in states and b, seconds)
+
+    def await_that(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+        """Wait until the condition gives something true, and return it."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(0.05)
+        log = self.folder / "workers.log"
+        raise AssertionError(f"did not happen in {seconds} s; workers: {log.read_text()[-3000:] if log.exists() else ''}")
+
+    def states(self, build: Build) -> list[tuple[str, int, str]]:
+        """(step, attempt, state) of every step record, in order."""
+        return [(step.name, step.attempt, str(step.state)) for step in self.service.steps(build.id)]
+
+    def nothing_left(self) -> None:
+        """No folder, no open resource, no job, no process of any build."""
+        assert [entry.name for entry in self.config.builds_dir.glob("*")] == []
+        assert self.service.resources() == []
+        assert self.service.board.job_count == 0
+        assert list(_children_of_builds(self.trace)) == []
+
+
+def _children_of_builds(trace: Trace) -> Iterator[str]:
+    ids = {record["build"] for record in trace.read() if "build" in record}
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            for variable in environ.read_bytes().split(b"\0"):
+                name, _, value = variable.partition(b"=")
+                if name == b"IMAGEFLOW_BUILD" and value.decode() in ids:
+                    yield environ.parent.name
