@@ -74,14 +74,11 @@ class Janitor:
         return None
 
     def _unpublish(self, resource: Resource) -> None:
-        """Remove an image that no version owns, unless another build is about to own it."""
-        store, _, digest = resource.name.rpartition(":")
+        """Remove an image that no version owns; what other builds made of the same bytes stays."""
         with self._database.read() as conn:
-            wanted = versions.holding(conn, store, digest) or ledger.is_open(
-                conn, resource.kind, resource.name, but=resource.build_id
-            )
-        if not wanted:
-            self._store.delete(digest)
+            version = versions.of(conn, resource.build_id)
+        if version is None or version.state == versions.DELETED:
+            self._store.delete(resource.name.rpartition(":")[2], resource.build_id)
 
     def _is_active(self, build_id: str) -> bool:
         try:

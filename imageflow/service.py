@@ -369,7 +369,7 @@ class Service:
 
     def export(self, ref: str, to: Path, artifact: str | None, control: Control) -> Path:
         """Copy an artifact (the primary one by default) out of the store."""
-        return self.store.export(self.ref(self.version(ref)), artifact, to, control)
+        return self.store.copy_out(self.ref(self.version(ref)), artifact, to, control)
 
     def delete(self, ref: str) -> Version:
         """Delete a version; Conflict while a build uses it."""
@@ -380,28 +380,23 @@ class Service:
     def _delete(self, version: Version) -> None:
         name = f"{version.store}:{version.digest}"
 
-        def forget(conn: Connection) -> bool:
+        def forget(conn: Connection) -> None:
             users = builds.using(conn, version.digest)
             if users:
                 raise Conflict(
                     f"{version.image}@{version.digest[:12]} is used by build {users[0]}",
                     hint="wait for it to end, or abort it",
                 )
-            versions.mark(conn, version.id, "deleted")
+            versions.mark(conn, version.id, versions.DELETED)
             builds.drop_claim(conn, version.build_id)
-            if versions.holding(conn, version.store, version.digest) or ledger.is_open(conn, ResourceKind.PUBLICATION, name):
-                return False  # the same bytes are another version too
             ledger.open(conn, version.build_id, ResourceKind.PUBLICATION, name, self.config.host, time.time())
-            return True
 
-        if self.database.transact(forget, patience=PATIENCE):
-            self.store.delete(version.digest)
-            self.database.transact(
-                lambda conn: ledger.close(
-                    conn, version.build_id, ResourceKind.PUBLICATION, name, self.config.host, time.time()
-                ),
-                patience=PATIENCE,
-            )
+        def forgotten(conn: Connection) -> None:
+            ledger.close(conn, version.build_id, ResourceKind.PUBLICATION, name, self.config.host, time.time())
+
+        self.database.transact(forget, patience=PATIENCE)
+        self.store.delete(version.digest, version.build_id)  # killed before this, the janitor does it
+        self.database.transact(forgotten, patience=PATIENCE)
 
     def retire(self, image: str, recipe: Json) -> list[Version]:
         """Delete the versions of an image past the recipe's `publish.keep`, except what builds use."""
