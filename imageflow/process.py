@@ -2,16 +2,20 @@
 
 A child has its own session, a deadline, a cancel switch and a log, and it dies with its worker:
 `setpriv --pdeathsig KILL` ends the child when the thread that waits for it is gone, and an isolated
-child is the first process of its own pid namespace, so that all its descendants go with it
-(`unshare --kill-child`, measured: after SIGKILL of the worker no process and no mount is left).
+child is alone with its descendants in a pid namespace, so that they all go with it (`unshare
+--kill-child`, measured: after SIGKILL of the worker no process and no mount is left).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -34,10 +38,20 @@ ISOLATE = (
     "--kill-child=KILL",
     "--mount-proc",
     "--",
+    sys.executable,
+    "-IS",
+    str(Path(__file__).with_name("first_process.py")),
 )
 BUILD_VARIABLE = "IMAGEFLOW_BUILD"  # in the environment of every child of a build: its id
-DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
-_TAIL = 15  # lines of output that an error carries
+# A worker that is killed before setpriv has run would be missed: the shell compares its parent afterwards.
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", '[ "$PPID" = "$0" ] || exit 125; exec "$@"')
+LINE_LIMIT = 64 * 1024  # bytes after which a line is cut into two
+_TAIL = 15  # lines of output that are kept for an error
+_CHECK = 0.25  # seconds between two looks at `control`
+_LINGER = 1.0  # seconds that what the child left behind may go on writing
+_LINE_END = re.compile(rb"\r\n|[\r\n]")
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), *range(10, 32), 127)}  # all but the tab
 
 
 def run(
@@ -52,42 +66,49 @@ def run(
     name: str = "",
     grace: float = 5.0,
 ) -> str:
-    """Run a command to its end; -> its standard output if `capture`, else ''.
+    """Run a command to its end; -> its standard output (no newline at its end) if `capture`, else ''.
 
-    `log` gets every line of output as it comes (standard error only, if `capture`). `isolate` gives it
-    private mount and pid namespaces (root only). When `control` says stop, the whole session gets
-    SIGTERM, after `grace` seconds SIGKILL, and the reason is raised. `env` replaces the environment.
+    `log` gets every line of output as it comes (standard error only, if `capture`), without colours and
+    control characters, very long ones in pieces; if it has a method `clean`, as a BuildLog does, that
+    masks what an error quotes. `isolate` gives the command private mount and pid namespaces (root only).
+    When `control` says stop, the whole session gets SIGTERM, after `grace` seconds SIGKILL, and the
+    reason is raised. `env` replaces the environment. What the command leaves running is ended with it.
 
     Raises CommandFailed with the last lines of output when the command's exit code is not 0, Refused
-    when it can't be started.
+    when it can't be started, and what `log` raised.
     """
     name = name or Path(argv[0]).name
     control.check()
-    command = [*DIE_WITH_PARENT, *(ISOLATE if isolate else ()), *map(os.fspath, argv)]
+    environment = {**(os.environ if env is None else env), BUILD_VARIABLE: control.build_id}
+    words = [os.fspath(word) for word in argv]
+    _look_for(words[0], environment, cwd, name)
+    command = [*DIE_WITH_PARENT, str(os.getpid()), *(ISOLATE if isolate else ()), *words]
+    clean: Callable[[str], str] = getattr(log, "clean", str)
     tail: deque[str] = deque(maxlen=_TAIL)
 
     def sink(line: str) -> None:
-        tail.append(line)
+        tail.append(clean(line))
         if log is not None:
             log(line)
 
-    out: list[str] = []
-    environment = {**(os.environ if env is None else env), BUILD_VARIABLE: control.build_id}
-    with _child(command, environment, cwd, capture, grace, name) as child:
-        readers = [threading.Thread(target=_read, args=(child.stdout, out.append if capture else sink), daemon=True)]
-        if capture:
-            readers.append(threading.Thread(target=_read, args=(child.stderr, sink), daemon=True))
-        for reader in readers:
-            reader.start()
-        wait = 0.005  # a short command costs no half second, a long one no busy loop
-        while child.poll() is None:
-            control.wait(wait)
-            wait = min(wait * 2, 0.25)
-        for reader in readers:
-            reader.join(timeout=grace)
+    with _child(command, environment, cwd, capture, name) as child:
+        errors = None if child.stderr is None else _Lines(child.stderr, sink)
+        out: _Lines | _Bytes = _Bytes(child.stdout) if capture else _Lines(child.stdout, sink)
+        readers = [reader for reader in (out, errors) if reader is not None]
+        try:
+            _await_end(child, control)
+            for reader in readers:
+                reader.join(_LINGER)
+        finally:
+            _end(child, grace)
+            for reader in readers:
+                reader.finish()
+    for reader in readers:
+        if reader.error is not None:
+            raise reader.error
     if child.returncode:
         raise CommandFailed(_verdict(name, child.returncode), hint=" | ".join(list(tail)[-3:]) or "it printed nothing")
-    return "\n".join(out)
+    return out.text() if isinstance(out, _Bytes) else ""
 
 
 def output(argv: Sequence[str], timeout: float = 30.0, env: Mapping[str, str] | None = None) -> str:
@@ -114,7 +135,20 @@ def end_leftovers(build_id: str) -> list[int]:
     return [child.pid for child in ended]
 
 
+def _look_for(program: str, env: Mapping[str, str], cwd: Path | None, name: str) -> None:
+    """Raise Refused now: setpriv would only end with an exit code."""
+    if cwd is not None and not cwd.is_dir():
+        raise Refused(f"{name} can't be started: its folder {cwd} does not exist")
+    # Where PATH is a relative folder, which() and exec disagree about cwd; nobody needs that.
+    if "/" not in program and shutil.which(program, path=env.get("PATH", os.defpath)) is None:
+        raise Refused(f"{name} can't be started: there is no {program!r} in PATH", hint=f"is {program} installed?")
+    if "/" in program and not os.access(os.path.join(cwd or ".", program), os.X_OK):
+        raise Refused(f"{name} can't be started: {program} is missing or not executable", hint=f"is {name} installed?")
+
+
 def _verdict(name: str, code: int) -> str:
+    if code > 128 and code - 128 in set(signal.Signals):
+        code = 128 - code  # as a shell and first_process.py say it
     if code < 0:
         return f"{name} was ended by {signal.Signals(-code).name}"
     return f"{name} ended with exit code {code}"
@@ -122,7 +156,7 @@ def _verdict(name: str, code: int) -> str:
 
 @contextlib.contextmanager
 def _child(
-    command: list[str], env: Mapping[str, str], cwd: Path | None, capture: bool, grace: float, name: str
+    command: list[str], env: Mapping[str, str], cwd: Path | None, capture: bool, name: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     try:
         child = subprocess.Popen(
@@ -135,24 +169,49 @@ def _child(
             start_new_session=True,
         )
     except OSError as error:
-        raise Refused(f"{name} can't be started: {error.strerror}", hint=f"is {error.filename or name} installed?") from error
+        raise Refused(
+            f"{name} can't be started: {error.strerror}", hint=f"is {error.filename or name} installed?"
+        ) from error
     try:
         yield child
     finally:
-        _end(child, grace)
         for stream in (child.stdout, child.stderr):
             if stream is not None:
                 stream.close()
 
 
+def _await_end(child: subprocess.Popen[bytes], control: Control) -> None:
+    """Return when the child has ended, but is not reaped: its group's number stays its own until then."""
+    poll = select.poll()
+    end = os.pidfd_open(child.pid)
+    try:
+        poll.register(end, select.POLLIN)
+        while not poll.poll(_CHECK * 1000):
+            control.check()
+    finally:
+        os.close(end)
+
+
 def _end(child: subprocess.Popen[bytes], grace: float) -> None:
-    """The child and everything left in its session are gone when this returns."""
-    if child.poll() is None:
+    """The child and everything left in its session or its namespace is gone when this returns."""
+    inner: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        inner = psutil.Process(child.pid).children()
+    if not _has_ended(child):
         _signal(child.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(grace)
+        deadline = time.monotonic() + grace
+        while not _has_ended(child) and time.monotonic() < deadline:
+            time.sleep(0.01)
     _signal(child.pid, signal.SIGKILL)
     child.wait()
+    psutil.wait_procs(inner, timeout=grace)  # the first of a namespace is gone after all others in it
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended, without reaping it."""
+    if child.returncode is not None:
+        return True
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _signal(group: int, number: signal.Signals) -> None:
@@ -160,7 +219,85 @@ def _signal(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _read(stream: IO[bytes], sink: Callable[[str], None]) -> None:
-    with contextlib.suppress(ValueError, OSError):  # closed under us when the child is ended
-        for line in stream:
-            sink(line.decode("utf-8", "replace").rstrip("\r\n"))
+class _Reader(threading.Thread):
+    """Reads a child's stream to its end; never lets the child wait because a reader failed."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        super().__init__(name="child output", daemon=True)
+        assert stream is not None
+        self._file = stream.fileno()
+        self._finishing = threading.Event()
+        self._deadline = float("inf")
+        self.error: BaseException | None = None
+        self.start()
+
+    def finish(self) -> None:
+        """Take what is there now, then stop, even if somebody still holds the other end open."""
+        self._deadline = time.monotonic() + _LINGER
+        self._finishing.set()
+        self.join()
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        while time.monotonic() < self._deadline:
+            if not poll.poll(100):
+                if self._finishing.is_set():
+                    break
+                continue
+            data = os.read(self._file, 65536)
+            if not data:
+                break
+            self._guarded(self._take, data)
+        self._guarded(self._take, b"")
+
+    def _guarded(self, take: Callable[[bytes], None], data: bytes) -> None:
+        if self.error is None:
+            try:
+                take(data)
+            except BaseException as error:  # noqa: BLE001 - raised again where the child is waited for
+                self.error = error
+
+    def _take(self, data: bytes) -> None:
+        """More of the output; b'' at its end."""
+        raise NotImplementedError
+
+
+class _Lines(_Reader):
+    """Hands out text lines as they come."""
+
+    def __init__(self, stream: IO[bytes] | None, sink: Callable[[str], None]) -> None:
+        self._sink = sink
+        self._rest = b""
+        super().__init__(stream)
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._rest = _LINE_END.split(self._rest + data)
+        if data.endswith(b"\r") and lines:
+            self._rest = lines.pop() + b"\r"  # maybe one half of a line end
+        if not data:
+            lines, self._rest = ([self._rest] if self._rest else []), b""
+        for line in lines:
+            self._emit(line)
+        while len(self._rest) > LINE_LIMIT:
+            self._emit(self._rest[:LINE_LIMIT])
+            self._rest = self._rest[LINE_LIMIT:]
+
+    def _emit(self, line: bytes) -> None:
+        for start in range(0, max(len(line), 1), LINE_LIMIT):
+            text = line[start : start + LINE_LIMIT].decode("utf-8", "replace").rstrip("\r")
+            self._sink(_COLOURS.sub("", text).translate(_CONTROLS))
+
+
+class _Bytes(_Reader):
+    """Keeps everything."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        self._parts: list[bytes] = []
+        super().__init__(stream)
+
+    def _take(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def text(self) -> str:
+        return b"".join(self._parts).decode("utf-8", "replace").removesuffix("\n")
