@@ -200,6 +200,7 @@ class BuildRun:
         failed = flow.failed()
         if failed is not None:  # a worker died between the failure and its bookkeeping
             return failed
+        flow.rewind()
         lost = flow.forget_lost()
         if lost:
             log(f"what these steps made is not here any more, they run again: {', '.join(lost)}")

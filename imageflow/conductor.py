@@ -90,7 +90,7 @@ class Conductor:
             for job in self._board.iterjobs(only_unclaimed=True):
                 if free <= 0 or self._draining.is_set():
                     return
-                build_id = str(job.details["build_id"])
+                build_id = str(job.name)
                 if build_id in self._held or (self._only is not None and build_id not in self._only):
                     continue
                 try:
@@ -160,9 +160,9 @@ class Conductor:
                 LOG.exception("heartbeat")
 
     def _renew(self, running: list[BuildRun]) -> None:
-        mine = self._board.extend_all([run.claim.job for run in running], self._config.conductor.lease)
+        lost = self._board.extend_all([run.claim.job for run in running], self._config.conductor.lease)
         for run in running:
-            if run.claim.job.uuid not in mine and not run.over:
+            if run.claim.job in lost and not run.over:
                 run.lose()
 
     def _see_wishes(self, running: list[BuildRun]) -> None:

@@ -24,6 +24,10 @@ class Control:
         self._why: ImageflowError | None = None
         self._lock = threading.Lock()
 
+    def limit(self, deadline: float) -> None:
+        """The whole build has to end by then."""
+        self._build_deadline = deadline
+
     def begin_step(self, name: str, timeout: float | None) -> None:
         """A new step starts: its own time limit in seconds, from now."""
         self._step = name

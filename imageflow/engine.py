@@ -134,6 +134,12 @@ class FlowRun:
                 return self._failure_of(task)
         return None
 
+    def rewind(self) -> None:
+        """Let the steps that a dead worker was in be seen to start again: TaskFlow tells only of changes."""
+        for task in self._tasks():
+            if self._state(task) == states.RUNNING:
+                self._engine.storage.reset(task.name)
+
     def forget_lost(self) -> list[str]:
         """Reset every finished step whose result is not there any more, and all after it; -> their names."""
         lost: list[str] = []

@@ -47,7 +47,7 @@ class Janitor:
 
     def _give_up(self, conn: Connection, build_id: str) -> None:
         if builds.change(conn, build_id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=Wish.ABORT):
-            self._board.post_in(conn, build_id)
+            self._board.post_in(conn, build_id, {})
             LOG.info("build %s was paused for longer than pause_ttl: it is aborted", build_id)
 
     def _reap(self) -> list[tuple[Resource, str | None]]:

@@ -128,7 +128,7 @@ class Service:
         """Where conductors find their work."""
         from imageflow.persistence.jobboard import SqlJobBoard
 
-        board = SqlJobBoard(BOARD, {"ttl": self.config.conductor.lease}, database=self.database)
+        board = SqlJobBoard(BOARD, {"lease": self.config.conductor.lease}, database=self.database)
         board.connect()
         return board
 
@@ -239,7 +239,7 @@ class Service:
                 return found
             builds.insert(conn, build, claim=False)
         engine.enlist(conn, self.flows, build)
-        self.board.post_in(conn, build.id)
+        self.board.post_in(conn, build.id, {})
         return Submission(build, "created", reason)
 
     @staticmethod
@@ -296,7 +296,7 @@ class Service:
             ):
                 raise Conflict(f"build {build.id} is {build.state}, not paused", hint=_way_on(build))
             self.flows.reset_failed(conn, build.flow)
-            self.board.post_in(conn, build.id)
+            self.board.post_in(conn, build.id, {})
             return builds.get(conn, build.id)
 
         return self.database.transact(resume, patience=PATIENCE)
@@ -321,7 +321,7 @@ class Service:
                 builds.drop_claim(conn, build.id)
                 self.flows.delete(conn, build.flow)
             elif builds.change(conn, build.id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=wish, paused=None):
-                self.board.post_in(conn, build.id)
+                self.board.post_in(conn, build.id, {})
             else:
                 builds.change(conn, build.id, wish=wish)  # its conductor sees it within a second, or the next one
             return builds.get(conn, build.id)

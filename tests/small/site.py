@@ -72,7 +72,7 @@ class Site:
         def enlist(conn: Any) -> None:
             assert builds.claim_or_holder(conn, build) is None
             engine.enlist(conn, self.service.flows, build, f"{small.__module__}.small", [str(self.trace.folder)])
-            self.service.board.post_in(conn, build.id)
+            self.service.board.post_in(conn, build.id, {})
 
         self.service.database.transact(enlist, patience=30)
         return build
