@@ -30,7 +30,12 @@ class Store(Protocol):
         """The version with this digest, whole, or None."""
 
     def add(
-        self, files: Sequence[tuple[Path, Artifact]], *, build_id: str, control: Control, move: bool = False
+        self,
+        files: Sequence[tuple[Path, Artifact]],
+        *,
+        build_id: str,
+        control: Control,
+        move: bool = False,
     ) -> ImageRef:
         """Store a version: its files, the primary one first; again is fine, and finds the first one.
 
@@ -43,13 +48,17 @@ class Store(Protocol):
     def open(self, ref: ImageRef, artifact: str | None = None) -> IO[bytes]:
         """Read an artifact, the primary one by default; raises NotFound."""
 
-    def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
+    def copy_out(
+        self, ref: ImageRef, artifact: str | None, to: Path, control: Control
+    ) -> Path:
         """Copy an artifact (the primary one by default) to a new file, or into a folder; -> the file.
 
         The file appears whole or not at all. Raises NotFound, Conflict (it exists), NoSpace, Refused.
         """
 
-    def verify(self, digest: str, control: Control, progress: Callable[[float], None] = ...) -> None:
+    def verify(
+        self, digest: str, control: Control, progress: Callable[[float], None] = ...
+    ) -> None:
         """Read every artifact and compare; raises Corrupt, naming the file, or NotFound."""
 
     def delete(self, digest: str, build_id: str | None = None) -> None:

@@ -13,7 +13,14 @@ from typing import Any
 from imageflow.control import Control
 
 _CHUNK = 16 << 20  # between two looks at the control
-_NO_RANGES = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+_NO_RANGES = {
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EBADF,
+    errno.EPERM,
+}
 
 
 def sync_folder(folder: Path) -> None:
@@ -32,7 +39,13 @@ def link(source: Path, to: Path, mode: int) -> bool:
     try:
         os.link(source, to)
     except OSError as error:
-        if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno in (
+            errno.EXDEV,
+            errno.EPERM,
+            errno.EMLINK,
+            errno.EOPNOTSUPP,
+            errno.ENOSYS,
+        ):
             return False
         raise
     descriptor = os.open(to, os.O_RDONLY)
@@ -67,7 +80,11 @@ def copy(source: int, to: Path, control: Control, mode: int = 0o666) -> None:
                     move = _by_sendfile
                     continue
                 if moved == 0:
-                    raise OSError(errno.EIO, "the file became shorter while it was copied", os.fspath(to))
+                    raise OSError(
+                        errno.EIO,
+                        "the file became shorter while it was copied",
+                        os.fspath(to),
+                    )
                 start += moved
             offset = end
         os.fsync(descriptor)
@@ -95,7 +112,9 @@ def _by_sendfile(source: int, to: int, offset: int, count: int) -> int:
     return os.sendfile(to, source, offset, count)
 
 
-def digest(source: int, control: Control, progress: Callable[[int], None] = lambda count: None) -> str:
+def digest(
+    source: int, control: Control, progress: Callable[[int], None] = lambda count: None
+) -> str:
     """SHA-256 of an open file, read from the disk where the system lets us; `progress` gets bytes read."""
     os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
     os.posix_fadvise(source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -111,7 +130,9 @@ def digest(source: int, control: Control, progress: Callable[[int], None] = lamb
 
 def write_json(path: Path, value: Any, mode: int) -> None:
     """Write a small new JSON file, on the disk when this returns; raises FileExistsError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
+    )
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, sort_keys=True)
         file.write("\n")

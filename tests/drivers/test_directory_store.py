@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,31 +29,52 @@ from imageflow.stores.directory import DirectoryStore
 
 
 def open_store(images: Path) -> DirectoryStore:
-    return DirectoryStore(dataclasses.replace(config.load(state_dir=str(images.parent)), store_path=images))
+    return DirectoryStore(
+        dataclasses.replace(
+            config.load(state_dir=str(images.parent)), store_path=images
+        )
+    )
 
 
-def write(folder: Path, seed: bytes = b"a", size: int = 64 << 10) -> list[tuple[Path, Artifact]]:
+def write(
+    folder: Path, seed: bytes = b"a", size: int = 64 << 10
+) -> list[tuple[Path, Artifact]]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for name, content in (("disk.raw", hashlib.sha256(seed).digest() * (size // 32)), ("list", b"bash\n")):
+    for name, content in (
+        ("disk.raw", hashlib.sha256(seed).digest() * (size // 32)),
+        ("list", b"bash\n"),
+    ):
         (folder / name).write_bytes(content)
-        made.append((folder / name, Artifact(name, "raw", len(content), hashlib.sha256(content).hexdigest())))
+        made.append(
+            (
+                folder / name,
+                Artifact(
+                    name, "raw", len(content), hashlib.sha256(content).hexdigest()
+                ),
+            )
+        )
     return made
 
 
-def in_child(work: Callable[[], Any], *, kill_at: int | None = None) -> int:
-    """Run `work` in a forked process; -> its exit code, -9 if it was killed at its `kill_at`th line."""
+def fork(work: Callable[[], Any], *, kill_at: int | None = None) -> int:
+    """Run `work` in a process of its own; -> its pid."""
     pid = os.fork()
     if pid == 0:
         try:
             if kill_at is not None:
                 sys.settrace(_killer(kill_at))
             work()
-        except BaseException:
+            os._exit(0)
+        finally:  # whatever it raised: this process must not go on as a second pytest
             traceback.print_exc()
             os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
+
+
+def in_child(work: Callable[[], Any], *, kill_at: int | None = None) -> int:
+    """Run `work` in a process of its own; -> its exit code, -9 if it was killed at its `kill_at`th line."""
+    return os.waitstatus_to_exitcode(os.waitpid(fork(work, kill_at=kill_at), 0)[1])
 
 
 def _killer(lines: int) -> Callable[[FrameType, str, Any], Any]:
@@ -96,7 +118,9 @@ def work(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("move", "before"), [(False, "absent"), (True, "damaged")])
-def test_add_killed_at_every_line(images: Path, work: Path, move: bool, before: str) -> None:
+def test_add_killed_at_every_line(
+    images: Path, work: Path, move: bool, before: str
+) -> None:
     """Whatever the moment: nothing or all is seen, the next worker gets it done, tidy removes the rest."""
     point = 0
     while True:
@@ -106,7 +130,10 @@ def test_add_killed_at_every_line(images: Path, work: Path, move: bool, before: 
         if before == "damaged":
             store.add(files, build_id="old", control=Control())
             (images / digest / "list").unlink()
-        code = in_child(lambda: store.add(files, build_id="b1", control=Control(), move=move), kill_at=point)
+        code = in_child(
+            partial(store.add, files, build_id="b1", control=Control(), move=move),
+            kill_at=point,
+        )
         assert code in (0, -signal.SIGKILL)
         seen = store.find(digest)
         if seen is not None:
@@ -135,13 +162,18 @@ def test_delete_and_shares_killed_at_every_line(images: Path, tmp_path: Path) ->
         digest = files[0][1].digest
         store.add(files, build_id="good", control=Control())
         codes = [
-            in_child(lambda: store.add(files, build_id="forced", control=Control()), kill_at=point),
-            in_child(lambda: store.delete(digest, build_id="forced"), kill_at=point),
+            in_child(
+                partial(store.add, files, build_id="forced", control=Control()),
+                kill_at=point,
+            ),
+            in_child(partial(store.delete, digest, build_id="forced"), kill_at=point),
         ]
         store.verify(digest, Control())
         assert len(store.list("good")) == 1
         store.delete(digest, build_id="forced")
-        codes.append(in_child(lambda: store.delete(digest, build_id="good"), kill_at=point))
+        codes.append(
+            in_child(partial(store.delete, digest, build_id="good"), kill_at=point)
+        )
         if store.find(digest) is not None:
             store.verify(digest, Control())
         store.delete(digest, build_id="good")
@@ -153,15 +185,22 @@ def test_delete_and_shares_killed_at_every_line(images: Path, tmp_path: Path) ->
     assert point > 20
 
 
-def test_tidy_leaves_what_living_builds_are_making(images: Path, tmp_path: Path) -> None:
+def test_tidy_leaves_what_living_builds_are_making(
+    images: Path, tmp_path: Path
+) -> None:
     store = open_store(images)
     images.mkdir()
     files = write(tmp_path / "work")
     left: set[str] = set()
     for build_id in ("dead", "living"):
         for point in range(0, 200, 5):
-            in_child(lambda who=build_id: store.add(files, build_id=who, control=Control()), kill_at=point)  # type: ignore[misc]
-            if any(name.startswith(f".adding-{build_id}-") for name in os.listdir(images)):
+            in_child(
+                partial(store.add, files, build_id=build_id, control=Control()),
+                kill_at=point,
+            )
+            if any(
+                name.startswith(f".adding-{build_id}-") for name in os.listdir(images)
+            ):
                 break
         store.delete(files[0][1].digest)
         left = {name for name in os.listdir(images) if name.startswith(".adding-")}
@@ -170,7 +209,9 @@ def test_tidy_leaves_what_living_builds_are_making(images: Path, tmp_path: Path)
     (images / "notes").mkdir()
     gone = store.tidy(lambda build_id: build_id == "living")
     assert gone == [name for name in sorted(left) if "-dead-" in name]
-    assert sorted(os.listdir(images)) == sorted([".lock", ".lost+found", "notes", *(left - set(gone))])
+    assert sorted(os.listdir(images)) == sorted(
+        [".lock", ".lost+found", "notes", *(left - set(gone))]
+    )
 
 
 def test_many_at_once(images: Path, tmp_path: Path) -> None:
@@ -188,17 +229,7 @@ def test_many_at_once(images: Path, tmp_path: Path) -> None:
                     assert hashlib.sha256(file.read()).hexdigest() == digest
             store.delete(digest, build_id=build_id)
 
-    children = []
-    for number in range(4):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                live(f"b{number}")
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        children.append(pid)
+    children = [fork(partial(live, f"b{number}")) for number in range(4)]
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0, 0]
     assert open_store(images).list() == []
     assert os.listdir(images) == [".lock"]
@@ -224,25 +255,43 @@ def test_sparse_stays_sparse(images: Path, work: Path) -> None:
 
 def test_stored_files_refuse_a_write(images: Path, tmp_path: Path) -> None:
     for move in (False, True):
-        ref = open_store(images).add(write(tmp_path / "w", b"%d" % move), build_id="b", control=Control(), move=move)
+        ref = open_store(images).add(
+            write(tmp_path / "w", b"%d" % move),
+            build_id="b",
+            control=Control(),
+            move=move,
+        )
         for path in Path(ref.path).parent.iterdir():
             assert path.stat().st_mode & 0o777 == 0o444
 
 
-def test_the_store_explains_itself_without_the_database(images: Path, tmp_path: Path) -> None:
+def test_the_store_explains_itself_without_the_database(
+    images: Path, tmp_path: Path
+) -> None:
     files = write(tmp_path / "work")
     ref = open_store(images).add(files, build_id="b1", control=Control())
     told = json.loads((images / ref.digest / "image.json").read_text())
     assert told["builds"] == ["b1"]
     assert told["created"] > 1.7e9
-    assert [Artifact(**artifact) for artifact in told["artifacts"]] == [artifact for _, artifact in files]
+    assert [Artifact(**artifact) for artifact in told["artifacts"]] == [
+        artifact for _, artifact in files
+    ]
 
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "{", "[]", '{"artifacts": []}', '{"artifacts": [{"name": "../../x"}], "builds": [], "created": 1}'],
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        '{"artifacts": []}',
+        '{"artifacts": [{"name": "../../x"}], "builds": [], "created": 1}',
+    ],
 )
-def test_a_description_that_is_missing_or_nonsense(images: Path, tmp_path: Path, text: str | None) -> None:
+def test_a_description_that_is_missing_or_nonsense(
+    images: Path, tmp_path: Path, text: str | None
+) -> None:
     store = open_store(images)
     files = write(tmp_path / "work")
     digest = store.add(files, build_id="b1", control=Control()).digest
@@ -274,7 +323,11 @@ def test_a_file_replaced_by_a_link_is_not_read(images: Path, tmp_path: Path) -> 
 def tmpfs(at: Path, options: str) -> Iterator[Path]:
     """A small file system of its own; needs root, which CI has."""
     at.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", at], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", at],
+        check=False,
+        capture_output=True,
+    )
     if mounted.returncode:
         if os.environ.get("CI") == "true":
             pytest.fail(f"can't mount a tmpfs: {mounted.stderr!r}")
@@ -302,11 +355,16 @@ def test_a_full_disk(tmp_path: Path) -> None:
             big.copy_out(whole, None, small / "out", Control())
         assert sorted(os.listdir(small)) == ["images"]
         (small / "fill").write_bytes(b"")
-        with contextlib.suppress(OSError), (small / "fill").open("wb", buffering=0) as file:
+        with (
+            contextlib.suppress(OSError),
+            (small / "fill").open("wb", buffering=0) as file,
+        ):
             while True:
                 file.write(b"\0" * 4096)
         store.verify(ref.digest, Control())
-        with pytest.raises(NoSpace):  # not even the words "forced made it too" have room
+        with pytest.raises(
+            NoSpace
+        ):  # not even the words "forced made it too" have room
             store.add(write(tmp_path / "little"), build_id="forced", control=Control())
         assert store.find(ref.digest) == ref
         store.delete(ref.digest)
@@ -324,7 +382,9 @@ def test_a_read_only_file_system(tmp_path: Path) -> None:
         store.verify(ref.digest, Control())
         store.copy_out(ref, None, tmp_path / "out", Control())
         for work in (
-            lambda: store.add(write(tmp_path / "other", b"b"), build_id="b2", control=Control()),
+            lambda: store.add(
+                write(tmp_path / "other", b"b"), build_id="b2", control=Control()
+            ),
             lambda: store.delete(ref.digest),
         ):
             with pytest.raises(Refused, match="no permission") as caught:
@@ -352,7 +412,7 @@ def test_somebody_who_may_only_read(tmp_path: Path, images: Path) -> None:
             with pytest.raises(Refused):
                 work()
         with pytest.raises(PermissionError):
-            Path(ref.path).open("r+b")
+            os.open(ref.path, os.O_RDWR)
 
     assert in_child(reader) == 0
     assert store.find(ref.digest) == ref
@@ -361,14 +421,20 @@ def test_somebody_who_may_only_read(tmp_path: Path, images: Path) -> None:
     def shut_out() -> None:
         os.setgid(65534)
         os.setuid(65534)
-        for work in (lambda: store.find(ref.digest), store.list, lambda: store.verify(ref.digest, Control())):
+        for work in (
+            lambda: store.find(ref.digest),
+            store.list,
+            lambda: store.verify(ref.digest, Control()),
+        ):
             with pytest.raises(Refused, match="no permission"):
                 work()
 
     assert in_child(shut_out) == 0
 
 
-def test_a_worker_that_lost_its_claim_does_not_publish(images: Path, tmp_path: Path) -> None:
+def test_a_worker_that_lost_its_claim_does_not_publish(
+    images: Path, tmp_path: Path
+) -> None:
     class LostAtTheEnd(Control):
         """Says stop once the description is written: the copy is done, only the last step is left."""
 
@@ -386,7 +452,9 @@ def test_a_worker_that_lost_its_claim_does_not_publish(images: Path, tmp_path: P
 
 def test_list_passes_over_what_is_not_ours(images: Path, tmp_path: Path) -> None:
     store = open_store(images)
-    ref: ImageRef = store.add(write(tmp_path / "work"), build_id="b1", control=Control())
+    ref: ImageRef = store.add(
+        write(tmp_path / "work"), build_id="b1", control=Control()
+    )
     (images / "lost+found").mkdir()
     (images / ("c" * 64)).write_text("a file where a folder should be")
     (images / ("d" * 64)).mkdir()
