@@ -20,6 +20,13 @@ NAMING = {
 }
 metadata = sa.MetaData(naming_convention=NAMING)
 
+# MariaDB compares names without regard to case unless told otherwise.
+SERVER: dict[str, Any] = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+
 LongText = sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 
 
@@ -69,7 +76,7 @@ builds = sa.Table(
     sa.Index(None, "image", "seq"),
     sa.Index(None, "state", "seq"),
     sa.Index(None, "key"),
-    mysql_engine="InnoDB",
+    **SERVER,
 )
 
 steps = sa.Table(
@@ -87,7 +94,7 @@ steps = sa.Table(
     sa.Column("error", LongText),
     sa.Column("conductor", sa.String(191)),
     sa.Column("phases", JsonText),
-    mysql_engine="InnoDB",
+    **SERVER,
 )
 
 versions = sa.Table(
@@ -107,7 +114,7 @@ versions = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Index(None, "image", "id"),
     sa.Index(None, "digest"),
-    mysql_engine="InnoDB",
+    **SERVER,
 )
 
 resources = sa.Table(
@@ -123,7 +130,7 @@ resources = sa.Table(
     sa.Column("error", LongText),
     sa.UniqueConstraint("build_id", "kind", "name", "host"),
     sa.Index(None, "closed", "host"),
-    mysql_engine="InnoDB",
+    **SERVER,
 )
 
 conductors = sa.Table(
@@ -135,7 +142,7 @@ conductors = sa.Table(
     sa.Column("started", sa.Double, nullable=False),
     sa.Column("until", sa.Double, nullable=False),
     sa.Column("running", sa.Integer, nullable=False, default=0),
-    mysql_engine="InnoDB",
+    **SERVER,
 )
 
 jobs = sa.Table(
@@ -154,5 +161,5 @@ jobs = sa.Table(
     sa.Column("fence", sa.Integer, nullable=False, default=0),
     sa.Column("trashed", sa.Boolean, nullable=False, default=False),
     sa.Index(None, "board", "trashed", "priority", "seq"),
-    mysql_engine="InnoDB",
+    **SERVER,
 )

@@ -1,0 +1,232 @@
+"""The door to the database: engine, transactions, the clock, and errors that an operator understands.
+
+SQLite, PostgreSQL and MariaDB; no taskflow and no alembic here, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from imageflow.errors import ConfigError, DatabaseUnavailable
+from imageflow.persistence.trouble import Contention, file_trouble, translated
+
+T = TypeVar("T")
+
+BUSY = 30.0  # seconds that a transaction waits for another one's lock
+_CONTENTION = 15.0  # seconds for which lost races (deadlocks) are run again whatever the patience
+_EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+_WRITE = "imageflow_write"
+
+
+class Database:
+    """One database, by its SQLAlchemy URL; nothing is opened before the first transaction.
+
+    Threads may share it; processes may not (create it after a fork).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _parsed(url)
+        self.dialect = self.url.get_backend_name()
+        self.engine = _engine(self.url, self.path)
+        self._writer = self.engine.execution_options(**{_WRITE: True})
+
+    @property
+    def path(self) -> Path | None:
+        """The file of a SQLite database."""
+        return Path(self.url.database).absolute() if self.dialect == "sqlite" and self.url.database else None
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages: a path, or a URL without its password."""
+        return str(self.path or self.url.render_as_string(hide_password=True))
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A write transaction: commits at the end of the block, rolls back when it raises.
+
+        On SQLite it is the only one; it waits up to 30 s for that. Raises DatabaseUnavailable, NoSpace,
+        ConfigError; sqlalchemy's IntegrityError comes through.
+        """
+        with translated(self.place, self.path), self._writer.begin() as conn:
+            yield conn
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads; never waits for writers on SQLite."""
+        with translated(self.place, self.path), self.engine.connect() as conn:
+            yield conn
+
+    def transact(self, work: Callable[[sa.Connection], T], patience: float = 0.0) -> T:
+        """Run `work` in a write transaction; the whole of it again while the database is away.
+
+        `work` may run several times, also when an earlier commit came through but its answer got lost: it
+        must look before it leaps. After `patience` seconds without success raises DatabaseUnavailable.
+        """
+
+        def once() -> T:
+            with self.begin() as conn:
+                return work(conn)
+
+        return self.repeat(once, patience)
+
+    def repeat(self, operation: Callable[[], T], patience: float = 0.0) -> T:
+        """Call `operation` again while it raises DatabaseUnavailable, for `patience` seconds.
+
+        A lost race with another transaction (deadlock, serialization failure) is always tried again.
+        """
+        started = time.monotonic()
+        try:
+            return operation()
+        except DatabaseUnavailable as error:
+            if not isinstance(error, Contention) and patience <= 0:
+                raise
+        import tenacity  # only here: it costs the command line's start-up 40 ms
+
+        def again(state: tenacity.RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            limit = max(patience, _CONTENTION) if isinstance(error, Contention) else patience
+            return isinstance(error, DatabaseUnavailable) and time.monotonic() - started < limit
+
+        return tenacity.Retrying(
+            retry=again, wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0), reraise=True
+        )(operation)
+
+    def now(self) -> sa.ColumnElement[float]:
+        """The clock as an SQL expression, seconds since the epoch: the server's, or this host's for SQLite."""
+        return clock(self.dialect)
+
+    def upgrade(self) -> None:
+        """Bring the schema to this version of imageflow; safe when several processes do it at once."""
+        from imageflow.persistence import schema
+
+        schema.upgrade(self)
+
+    def check(self) -> list[str]:
+        """How the real tables differ from what this version of imageflow expects, one line each."""
+        from imageflow.persistence import schema
+
+        return schema.check(self)
+
+    def ready(self) -> None:
+        """Make sure the schema is this version's. SQLite upgrades by itself, a server raises SchemaOutdated."""
+        from imageflow.persistence import schema
+
+        schema.ready(self)
+
+    def close(self) -> None:
+        """Give back all connections; the object can be used again."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def clock(dialect: str) -> sa.ColumnElement[float]:
+    """`Database.now` for a dialect's name (`conn.dialect.name`)."""
+    if dialect == "postgresql":
+        return sa.literal_column("cast(extract(epoch from clock_timestamp()) as double precision)", sa.Double)
+    if dialect in ("mysql", "mariadb"):  # sessions run in UTC, so that a change of summer time moves no lease
+        return sa.literal_column("cast(unix_timestamp(sysdate(6)) as double)", sa.Double)
+    return sa.literal(time.time(), sa.Double)
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+        name = parsed.get_backend_name()
+    except (sa.exc.ArgumentError, ValueError):
+        raise ConfigError(
+            "[database] connection is no database URL", hint="for example sqlite:////var/lib/imageflow/imageflow.db"
+        ) from None  # the cause would show the password
+    if name == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise ConfigError(
+                "[database] connection: a SQLite database must be a file", hint="for example sqlite:////path/imageflow.db"
+            )
+    elif name not in _EXTRAS:
+        raise ConfigError(
+            f"[database] connection: {name!r} is not supported", hint="sqlite, postgresql+psycopg or mysql+pymysql"
+        )
+    elif "+" not in parsed.drivername:
+        parsed = parsed.set(drivername=f"{name}+{'psycopg' if name == 'postgresql' else 'pymysql'}")
+    return parsed
+
+
+def _engine(url: sa.URL, path: Path | None) -> sa.Engine:
+    options: dict[str, Any] = {
+        "pool_size": 8,
+        "max_overflow": 24,
+        "pool_timeout": BUSY,
+        "hide_parameters": True,  # rows hold what users wrote; errors and logs must not
+    }
+    if path is None:
+        options |= {"pool_pre_ping": True, "pool_recycle": 1800, "isolation_level": "READ COMMITTED"}
+        options["connect_args"] = {"connect_timeout": 10}
+    if url.get_backend_name() in ("mysql", "mariadb"):
+        url = url.update_query_dict({"charset": "utf8mb4"})
+        options["connect_args"] |= {"read_timeout": 120, "write_timeout": 120}
+    try:
+        engine = sa.create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(url.get_backend_name(), "")
+        raise ConfigError(
+            f"the driver of {url.drivername} is not installed ({error.name})",
+            hint=f"pip install 'imageflow[{extra}]'",
+        ) from error
+    except sa.exc.SQLAlchemyError:
+        raise ConfigError(f"[database] connection: {url.drivername!r} is not usable") from None
+    if path is not None:
+        _prepare_sqlite(engine, path)
+    else:
+        event.listen(engine, "connect", _postgresql if url.get_backend_name() == "postgresql" else _mariadb)
+    return engine
+
+
+def _prepare_sqlite(engine: sa.Engine, path: Path) -> None:
+    @event.listens_for(engine, "do_connect")
+    def make_file(*_: Any) -> None:
+        if not path.exists():
+            try:
+                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o640))
+            except OSError as error:
+                raise file_trouble(error, path) from error
+
+    @event.listens_for(engine, "connect")
+    def configure(dbapi: Any, _: Any) -> None:
+        dbapi.isolation_level = None  # sqlite3 opens no transaction on its own: `start` below does
+        for pragma in (f"busy_timeout={int(BUSY * 1000)}", "synchronous=FULL", "foreign_keys=ON"):
+            dbapi.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def start(conn: sa.Connection) -> None:
+        # A reader that turns writer fails at once when another one wrote meanwhile, so writers say it first.
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get(_WRITE) else "BEGIN")
+
+
+def _postgresql(dbapi: Any, _: Any) -> None:
+    # A worker that is stopped in the middle of a transaction must not hold its job's row for ever.
+    with dbapi.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{BUSY:g}s'; SET idle_in_transaction_session_timeout = '{BUSY:g}s'")
+    dbapi.commit()
+
+
+def _mariadb(dbapi: Any, _: Any) -> None:
+    cursor = dbapi.cursor()
+    cursor.execute(f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {BUSY:.0f}")
+    with contextlib.suppress(dbapi.Error):  # MySQL has no such variable
+        cursor.execute(f"SET SESSION idle_transaction_timeout = {BUSY:.0f}")
+    cursor.close()
+
+

@@ -1,0 +1,1 @@
+"""Alembic's migrations; `persistence.schema` runs them, and lists them in REVISIONS."""

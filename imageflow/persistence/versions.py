@@ -1,0 +1,99 @@
+"""The versions of images: what is in which store, found by name or digest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from imageflow.errors import NotFound
+from imageflow.model import Artifact, Version
+from imageflow.persistence.tables import versions
+
+_COLUMNS = [versions.c[f.name] for f in fields(Version)]
+_HINT = "see 'imageflow image list'"
+DELETED = "deleted"
+
+
+def _version(row: sa.Row[Any]) -> Version:
+    values = dict(row._mapping)
+    values["artifacts"] = tuple(Artifact(**a) for a in values["artifacts"])
+    return Version(**values)
+
+
+def add(conn: sa.Connection, version: Version) -> Version:
+    """Store a version (its `id` is ignored); -> it, with its id. Again for the same build is fine."""
+    known = of(conn, version.build_id)
+    if known is not None:
+        return known
+    values = {f.name: getattr(version, f.name) for f in fields(Version) if f.name != "id"}
+    values["artifacts"] = [asdict(a) for a in version.artifacts]
+    values["properties"] = dict(version.properties)
+    result = conn.execute(sa.insert(versions).values(**values))
+    assert result.inserted_primary_key is not None
+    return replace(version, id=result.inserted_primary_key[0])
+
+
+def of(conn: sa.Connection, build_id: str) -> Version | None:
+    """The version that a build made."""
+    row = conn.execute(sa.select(*_COLUMNS).where(versions.c.build_id == build_id)).first()
+    return _version(row) if row else None
+
+
+def select(
+    conn: sa.Connection, image: str | None = None, *, everything: bool = False, limit: int | None = None
+) -> list[Version]:
+    """Versions, newest first; deleted ones only with `everything`."""
+    query = sa.select(*_COLUMNS).order_by(versions.c.id.desc())
+    if image is not None:
+        query = query.where(versions.c.image == image)
+    if not everything:
+        query = query.where(versions.c.state != DELETED)
+    if limit is not None:
+        query = query.limit(limit)
+    return [_version(row) for row in conn.execute(query)]
+
+
+def get(conn: sa.Connection, ref: str) -> Version:
+    """The version that is meant by IMAGE (its newest), IMAGE@DIGEST or DIGEST (or the beginning of one).
+
+    A deleted version is not found; of several with the same digest it is the newest. Raises NotFound.
+    """
+    image, at, digest = ref.rpartition("@")
+    if not at:
+        if newest := select(conn, ref, limit=1):
+            return newest[0]
+        digest = ref
+    if not re.fullmatch(r"[0-9a-f]{4,64}", digest):
+        raise NotFound(f"there is no image {ref!r}", hint=_HINT)
+    query = sa.select(*_COLUMNS).where(
+        versions.c.digest >= digest, versions.c.digest < digest + "g", versions.c.state != DELETED
+    )
+    if at:
+        query = query.where(versions.c.image == image)
+    found = [_version(row) for row in conn.execute(query.order_by(versions.c.id.desc()))]
+    if not found:
+        raise NotFound(f"there is no image {ref!r}", hint=_HINT)
+    if len({v.digest for v in found}) > 1:
+        raise NotFound(f"several image versions are meant by {ref!r}", hint="give more digits of the digest")
+    return found[0]
+
+
+def mark(conn: sa.Connection, id: int, state: str) -> bool:
+    """Set a version's state (stored, corrupt, deleted); -> whether it is there."""
+    return conn.execute(sa.update(versions).where(versions.c.id == id).values(state=state)).rowcount == 1
+
+
+def holding(conn: sa.Connection, store: str, digest: str) -> list[Version]:
+    """The versions, not deleted, that lie in this store under this digest, newest first."""
+    query = sa.select(*_COLUMNS).where(
+        versions.c.digest == digest, versions.c.store == store, versions.c.state != DELETED
+    )
+    return [_version(row) for row in conn.execute(query.order_by(versions.c.id.desc()))]
+
+
+def beyond(conn: sa.Connection, image: str, keep: int) -> list[Version]:
+    """The versions of an image, not deleted, that are older than its newest `keep`."""
+    return select(conn, image)[max(keep, 0) :]
