@@ -100,7 +100,7 @@ def run(
             for reader in readers:
                 reader.join(_LINGER)
         finally:
-            _end(child, grace)
+            _end(child, grace, isolate)
             for reader in readers:
                 reader.finish()
     for reader in readers:
@@ -124,15 +124,20 @@ def end_leftovers(build_id: str) -> list[int]:
     the same folder as ours. Isolated children take all their descendants with them.
     """
     marker = f"{BUILD_VARIABLE}={build_id}".encode()
-    ended: list[psutil.Process] = []
+    ended: dict[int, int] = {}  # pidfd -> pid
     for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, psutil.Error):
+        with contextlib.suppress(OSError):
             if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
-                child = psutil.Process(int(entry.name))
-                child.kill()
-                ended.append(child)
-    psutil.wait_procs(ended, timeout=10)
-    return [child.pid for child in ended]
+                handle = os.pidfd_open(int(entry.name))
+                ended[handle] = int(entry.name)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    for handle in ended:
+        poll = select.poll()  # a handle can be read when its process has ended, reaped or not
+        poll.register(handle, select.POLLIN)
+        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        os.close(handle)
+    return list(ended.values())
 
 
 def _look_for(program: str, env: Mapping[str, str], cwd: Path | None, name: str) -> None:
@@ -192,11 +197,11 @@ def _await_end(child: subprocess.Popen[bytes], control: Control) -> None:
         os.close(end)
 
 
-def _end(child: subprocess.Popen[bytes], grace: float) -> None:
+def _end(child: subprocess.Popen[bytes], grace: float, isolate: bool) -> None:
     """The child and everything left in its session or its namespace is gone when this returns."""
     inner: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        inner = psutil.Process(child.pid).children()
+        inner = psutil.Process(child.pid).children() if isolate else []
     if not _has_ended(child):
         _signal(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + grace
@@ -205,6 +210,18 @@ def _end(child: subprocess.Popen[bytes], grace: float) -> None:
     _signal(child.pid, signal.SIGKILL)
     child.wait()
     psutil.wait_procs(inner, timeout=grace)  # the first of a namespace is gone after all others in it
+    deadline = time.monotonic() + _LINGER
+    while _signal(child.pid, 0) and _lives(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def _lives(group: int) -> bool:
+    """Whether a process of the group is more than a zombie, which is init's to reap."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
@@ -214,9 +231,12 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _signal(group: int, number: signal.Signals) -> None:
+def _signal(group: int, number: int) -> bool:
+    """Whether there was a process to get it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+        return True
+    return False
 
 
 class _Reader(threading.Thread):

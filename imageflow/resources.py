@@ -1,0 +1,225 @@
+"""Removes what builds leave behind on this machine: folders, mounts, loop devices; absent is fine.
+
+Used by the tasks' reverts and by the janitor. Nothing here crosses a mount: while diskimage-builder
+works, `mnt/dev` in a work folder is the host's own /dev.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imageflow import process
+from imageflow.errors import ImageflowError, Refused
+from imageflow.model import ResourceKind
+
+_PATIENCE = (
+    10.0  # seconds for what the kernel finishes later: the last user of a dead namespace's mount, a busy loop device
+)
+_LOOP_GET_STATUS64 = 0x4C05
+_LOOP_INFO = struct.Struct("=QQ216s")  # lo_device, lo_inode, the rest of struct loop_info64
+_DELETED = " (deleted)"
+
+
+def remove(kind: ResourceKind, name: str) -> None:
+    """Remove a resource of the ledger; `name` is as model.ResourceKind says.
+
+    Raises ImageflowError when it can't be removed, or isn't of this machine (a publication).
+    """
+    if kind is ResourceKind.PUBLICATION:
+        raise ImageflowError(f"{name} is in a store, not on this machine")
+    path = Path(name)
+    if not path.is_absolute() or len(path.parts) < 3 or ".." in path.parts:
+        raise ImageflowError(f"{name!r} is no path that a build could have made")
+    if kind is ResourceKind.LOOP:
+        detach_loops(path)
+    elif kind is ResourceKind.MOUNT:
+        detach_loops(path)
+        unmount(path)
+    else:
+        remove_tree(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or a folder with all that is attached to or mounted below it."""
+    detach_loops(path)
+    unmount(path)
+    if os.path.lexists(path):
+        process.output(["rm", "-rf", "--one-file-system", "--", str(path)], timeout=600.0)
+
+
+# -- mounts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of /proc/self/mountinfo."""
+
+    path: Path
+    device: int  # as in os.stat().st_dev
+    root: str  # what of the file system is mounted: '/' but for bind mounts
+
+
+def mounts() -> list[Mount]:
+    """What is mounted, in the order in which it was."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        _, _, device, root, path, *_ = line.split(b" ")
+        major, _, minor = device.partition(b":")
+        found.append(Mount(Path(_unescaped(path)), os.makedev(int(major), int(minor)), _unescaped(root)))
+    return found
+
+
+def mounts_under(path: Path) -> list[Mount]:
+    """What is mounted at `path` or below it, the last mounted first."""
+    return [mount for mount in reversed(mounts()) if mount.path.is_relative_to(path)]
+
+
+def mount_tmpfs(path: Path, size: int) -> None:
+    """Mount memory of at most `size` bytes at an empty folder; a tmpfs that is there already is taken."""
+    if not mounts_under(path):
+        path.mkdir(parents=True, exist_ok=True)
+        options = f"size={size},mode=0755"
+        process.output(["mount", "-t", "tmpfs", "-o", options, "imageflow", str(path)])
+
+
+def unmount(path: Path) -> None:
+    """Unmount whatever is mounted at `path` or below it."""
+    _unmount(mounts_under(path))
+
+
+def _unmount(these: list[Mount]) -> None:
+    for mount in these:
+        try:
+            process.output(["umount", "--", str(mount.path)])
+        except Refused:
+            # Lazily: it is gone from here at once, and from the kernel with its last user.
+            if mount in mounts():
+                process.output(["umount", "--lazy", "--", str(mount.path)])
+
+
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(field.decode("unicode_escape").encode("latin-1")) if b"\\" in field else os.fsdecode(field)
+
+
+# -- loop devices ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop device that has a file."""
+
+    name: str  # 'loop0'
+    file: str  # as the kernel says it now, without '(deleted)'
+    device: int  # of the file system that the file is on; 0 when the device can't be asked
+    inode: int  # of the file
+
+    @property
+    def node(self) -> str:
+        return f"/dev/{self.name}"
+
+
+def loops() -> Iterator[Loop]:
+    """Every loop device of this machine that has a file."""
+    for entry in sorted(Path("/sys/block").glob("loop*")):
+        with contextlib.suppress(OSError):
+            file = os.fsdecode((entry / "loop" / "backing_file").read_bytes()).removesuffix("\n")
+            yield Loop(entry.name, file.removesuffix(_DELETED), *_file_of(entry.name))
+
+
+def loops_under(path: Path) -> list[Loop]:
+    """The loop devices whose file is (or was) below `path`.
+
+    A file that was opened in a mount namespace which is gone is named from the root of its file system,
+    not from /: then the file system has to be the right one, too.
+    """
+    here = {mount.device for mount in mounts_under(path)}
+    outer, shortened = _on_its_file_system(path)
+
+    def belongs(loop: Loop) -> bool:
+        if loop.device in here:
+            return True
+        names = [str(path)] if loop.device != outer else [str(path), shortened]
+        return any(loop.file == name or loop.file.startswith(name.rstrip("/") + "/") for name in names)
+
+    return [loop for loop in loops() if belongs(loop)]
+
+
+def detach_loops(path: Path) -> list[str]:
+    """Detach every loop device whose file is below `path`, with its partitions; -> their names."""
+    found = loops_under(path)
+    for loop in found:
+        block = Path("/sys/block") / loop.name
+        numbers = _numbers(block)
+        _unmount([mount for mount in reversed(mounts()) if mount.device in numbers])
+        _drop_holders(block)
+        if list(block.glob(f"{loop.name}p*")):
+            _attempt(["partx", "-d", loop.node])
+        _attempt(["losetup", "-d", loop.node])
+        # A device that is still in use is detached by the kernel when its last user is gone.
+        if not _gone_soon(loop):
+            raise Refused(f"{loop.node} ({loop.file}) can't be detached", hint=f"see what uses it: lsblk {loop.node}")
+    return [loop.name for loop in found]
+
+
+def _on_its_file_system(path: Path) -> tuple[int, str]:
+    """-> (device, name from that file system's root) of the file system that `path` is, or was, on."""
+    over = [mount for mount in mounts() if path.is_relative_to(mount.path)]
+    mount = max(over, key=lambda m: len(m.path.parts))
+    return mount.device, str(Path(mount.root) / path.relative_to(mount.path))
+
+
+def _file_of(name: str) -> tuple[int, int]:
+    with contextlib.suppress(OSError), open(f"/dev/{name}", "rb", buffering=0) as node:
+        device, inode, _ = _LOOP_INFO.unpack(fcntl.ioctl(node, _LOOP_GET_STATUS64, bytes(_LOOP_INFO.size)))
+        return int(device), int(inode)
+    return 0, 0
+
+
+def _attached(loop: Loop) -> bool:
+    key = (loop.name, loop.device, loop.inode)
+    return any((other.name, other.device, other.inode) == key for other in loops())
+
+
+def _holders(block: Path) -> list[Path]:
+    found = [*block.glob("holders/*"), *block.glob(f"{block.name}p*/holders/*")]
+    return [Path("/sys/block") / holder.name for holder in found]
+
+
+def _numbers(block: Path) -> set[int]:
+    """The device numbers of a block device, its partitions, and all that device-mapper made of them."""
+    numbers = set()
+    for file in (block / "dev", *block.glob(f"{block.name}p*/dev")):
+        with contextlib.suppress(OSError):
+            major, _, minor = file.read_text().strip().partition(":")
+            numbers.add(os.makedev(int(major), int(minor)))
+    return numbers.union(*map(_numbers, _holders(block)))
+
+
+def _drop_holders(block: Path) -> None:
+    """Remove device-mapper's devices (kpartx, LVM) on top of a block device, the topmost first."""
+    for device in _holders(block):
+        _drop_holders(device)
+        with contextlib.suppress(OSError):
+            _attempt(["dmsetup", "remove", "--retry", (device / "dm" / "name").read_text().strip()])
+
+
+def _attempt(argv: list[str]) -> None:
+    """Whether it worked is looked up in /sys, not asked of the command."""
+    with contextlib.suppress(Refused):
+        process.output(argv)
+
+
+def _gone_soon(loop: Loop) -> bool:
+    deadline = time.monotonic() + _PATIENCE
+    while _attached(loop):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
