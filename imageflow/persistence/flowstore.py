@@ -218,14 +218,14 @@ class Connection(stock.Connection):  # type: ignore[misc]
             known = self._store.written or {}
             if any(atom.uuid not in known for atom in flow):
                 known = {atom.uuid: atom for atom in _CONVERTER.atom_query_iter(conn, flow.uuid)}
-            changed = [atom for atom in flow if atom.uuid not in known or not _same(known[atom.uuid], atom)]
-            for atom in changed:
+            changed = [(known.get(a.uuid), a) for a in flow if a.uuid not in known or not _same(known[a.uuid], a)]
+            for before, atom in changed:
                 self._forget(atom.uuid)
-                if atom.uuid in known:
-                    self._put(conn, known[atom.uuid], atom)
-                else:
+                if before is None:
                     self._insert_atom_details(conn, atom, flow.uuid)
-            return changed
+                else:
+                    self._put(conn, before, atom)
+            return [atom for _, atom in changed]
 
     def get_flow_details(self, fd_uuid: str, lazy: bool = False) -> Any:
         """A flow by its uuid, with its atoms unless `lazy`; raises taskflow's NotFound."""
