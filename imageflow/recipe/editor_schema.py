@@ -1,0 +1,51 @@
+"""The JSON Schema of recipes, put together from the models and from diskimage-builder's own schema."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+_TITLE = "imageflow recipe"
+
+
+def schema() -> dict[str, Any]:
+    """Draft 2020-12: `images:` and a list, or a bare list of diskimage-builder's entries."""
+    from diskimage_builder import diskimage_builder
+
+    from imageflow.recipe import models
+
+    image = models.Image.model_json_schema(ref_template="#/$defs/{model}")
+    parts = image.pop("$defs", {})
+    entry = copy.deepcopy(diskimage_builder.DIB_SCHEMA["items"])
+    for key, described in _help().items():
+        entry["properties"][key]["description"] = described
+    own = copy.deepcopy(entry)
+    own["properties"]["environment"]["additionalProperties"] = {"anyOf": [{"type": "string"}, models.REFERENCE]}
+    parts |= {"Image": image, "DibDefinition": own}
+    image["properties"]["dib"] = {
+        "description": "diskimage-builder's own image definition, verbatim; a list is merged as diskimage-builder does.",
+        "anyOf": [
+            {"$ref": "#/$defs/DibDefinition", "required": ["elements"]},
+            {"type": "array", "items": {"$ref": "#/$defs/DibDefinition"}, "minItems": 1},
+        ],
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": _TITLE,
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {"images": {"type": "array", "items": {"$ref": "#/$defs/Image"}, "minItems": 1}},
+                "required": ["images"],
+                "additionalProperties": False,
+            },
+            {"type": "array", "items": entry, "minItems": 1, "title": "diskimage-builder's definition file"},
+        ],
+        "$defs": parts,
+    }
+
+
+def _help() -> dict[str, str]:
+    from diskimage_builder import diskimage_builder
+
+    return {prop.key: prop.description for prop in diskimage_builder.PROPERTIES}

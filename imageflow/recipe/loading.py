@@ -1,0 +1,207 @@
+"""From a recipe file to images that can be built, or to every problem it has."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imageflow.recipe import definition, problems, setting, wording
+from imageflow.recipe.document import Document, entries
+from imageflow.recipe.problems import Problem, short
+from imageflow.recipe.records import ImageRecipe, Recipe
+from imageflow.recipe.source import Node
+
+if TYPE_CHECKING:
+    from imageflow.recipe import models
+
+_LATER = ("boot", "install")
+_OF_OTHERS = ("base", "iso", "answers", "machine", "verify")  # keys of the methods above
+
+
+def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file, or a bare definition file of diskimage-builder.
+
+    `settings` are those of `--set`, KEY.PATH -> VALUE, for the images named (for all, if none is).
+    Raises RecipeError: a line for each problem, `FILE:LINE: KEY.PATH: what is wrong (the way out)`.
+    """
+    path = Path(path)
+    document = Document.read(path)
+    for key, value in (settings or {}).items():
+        for index, image in enumerate(document.images):
+            if not images or _name(image) in images:
+                document.images[index] = setting.apply(image, key, value)
+    absolute = Path(os.path.abspath(path))
+    found: list[Problem] = []
+    checked: list[models.Image] = []
+    for index, image in enumerate(document.images):
+        wrong, model = _check(document, index, image, absolute.parent)
+        found += wrong
+        if model is not None:
+            checked.append(model)
+    found += _doubles(document)
+    found += _cycles(document)
+    if found:
+        raise problems.error(found)
+    return Recipe(absolute, tuple(_accept(model, document, i, absolute) for i, model in enumerate(checked)))
+
+
+def plain_secret(path: Path, image: str, variable: str) -> str | None:
+    """The value of a variable in the recipe file as it is now; None when it is not there. Raises RecipeError."""
+    for node in Document.read(path).images:
+        if _name(node) == image:
+            value = None
+            for entry in entries(node):
+                value = (entry.get("environment") or {}).get(variable, value)
+            return value if isinstance(value, str) else None
+    return None
+
+
+def _name(image: Node) -> str | None:
+    node = (image.keys or {}).get("name")
+    return node.value if node is not None and isinstance(node.value, str) else None
+
+
+def _check(document: Document, index: int, image: Node, folder: Path) -> tuple[list[Problem], models.Image | None]:
+    from pydantic import ValidationError
+
+    from imageflow.recipe import models
+
+    here: problems.Path = ("images", index)
+    if image.keys is None:
+        return [wording.wrong_type(document, here, "a mapping")], None
+    method = image.keys.get("method")
+    if method is not None and method.value in _LATER:
+        return [document.problem((*here, "method"), f"{method.value} is not in this version", "method: dib is")], None
+    found = list(_not_yet(document, here, image))
+    data = image.data
+    for key in ("on", *_OF_OTHERS):
+        data.pop(key, None)
+    model = None
+    try:
+        model = models.Image.model_validate(data)
+    except ValidationError as error:
+        found += [wording.problem_of(document, here, one) for one in error.errors(include_url=False)]
+    if "dib" in image.keys:
+        faults = definition.faults(entries(image) if image.keys["dib"].keys is not None else image.keys["dib"].data)
+        found += wording.faults_of(document, (*here, "dib"), image.keys["dib"].keys is not None, faults)
+    found += _files(document, here, image, folder)
+    return found, model
+
+
+def _not_yet(document: Document, here: problems.Path, image: Node) -> Iterator[Problem]:
+    for key in image.keys or {}:
+        if key == "on":
+            yield document.problem(
+                (*here, key), "triggers are not in this version", "remove 'on:' and create builds yourself"
+            )
+        elif key in _OF_OTHERS:
+            yield document.problem((*here, key), "belongs to methods that are not in this version", f"remove '{key}:'")
+
+
+def _files(document: Document, here: problems.Path, image: Node, folder: Path) -> Iterator[Problem]:
+    """The files that `configure` names."""
+    configure = (image.keys or {}).get("configure")
+    for step_index, step in enumerate((configure.items if configure is not None else None) or []):
+        files = (step.keys or {}).get("files")
+        for file_index, file in enumerate((files.items if files is not None else None) or []):
+            given = (file.keys or {}).get("source")
+            if given is not None and isinstance(given.value, str):
+                path = (*here, "configure", step_index, "files", file_index, "source")
+                if wrong := _unusable(folder, given.value):
+                    yield document.problem(path, *wrong)
+
+
+def _unusable(folder: Path, name: str) -> tuple[str, str] | None:
+    """Why a file can't be an input; None when it can."""
+    try:
+        real = os.path.realpath(folder / name)
+        root = os.path.realpath(folder)
+        if os.path.commonpath([real, root]) != root:
+            return f"{short(name)} is outside of the recipe's folder", "copy it beside the recipe"
+        mode = os.stat(real).st_mode
+        if not os.access(real, os.R_OK):
+            return f"{short(name)} can't be read", "check its permissions"
+    except FileNotFoundError:
+        return f"there is no file {short(name)}", f"paths are relative to {short(folder)}"
+    except (OSError, ValueError):
+        return f"{short(name)} is not a usable path", "name a file beside the recipe"
+    if stat.S_ISDIR(mode):
+        return f"{short(name)} is a directory", "name each file"
+    if not stat.S_ISREG(mode):
+        return f"{short(name)} is not a regular file", "name a file beside the recipe"
+    return None
+
+
+def _doubles(document: Document) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, image in enumerate(document.images):
+        name = _name(image)
+        if name is None:
+            continue
+        if name in first:
+            line = document.images[first[name]].line
+            yield document.problem(
+                ("images", index, "name"),
+                f"a second image {short(name)!r}, the first is in line {line}",
+                "give it another name",
+            )
+        first.setdefault(name, index)
+
+
+def _cycles(document: Document) -> Iterator[Problem]:
+    """Images that are built from each other, whatever their method."""
+    bases: dict[str, str] = {}
+    places: dict[str, int] = {}
+    for index, image in enumerate(document.images):
+        base = (image.keys or {}).get("base")
+        of = (base.keys or {}).get("image") if base is not None else None
+        if (name := _name(image)) is not None and of is not None and isinstance(of.value, str):
+            bases.setdefault(name, of.value)
+            places.setdefault(name, index)
+    seen: set[str] = set()
+    for start in bases:
+        chain: list[str] = []
+        name = start
+        while name in bases and name not in seen:
+            seen.add(name)
+            chain.append(name)
+            name = bases[name]
+        if name in chain:
+            circle = [*chain[chain.index(name) :], name]
+            path = ("images", places[name], "base")
+            yield document.problem(
+                path, f"cyclic base: {' → '.join(map(short, circle))}", "an image can't be built from itself"
+            )
+
+
+def _accept(model: models.Image, document: Document, index: int, path: Path) -> ImageRecipe:
+    """The canonical form of an image without problems."""
+    entry = definition.merge(entries(document.images[index]))
+    environment: dict[str, Any] = entry.get("environment", {})
+    for variable, value in environment.items():
+        if isinstance(value, str) and definition.is_secret(variable, value):
+            environment[variable] = {"secret": f"recipe:{path}#{model.name}/{variable}"}
+    data: dict[str, Any] = {
+        "name": model.name,
+        "method": model.method,
+        "dib": entry,
+        "configure": [_whole(step) for step in model.configure],
+        "outputs": model.outputs or definition.outputs(entry),
+        "publish": model.publish.model_dump() | {"name": model.publish.name or model.name},
+        "on_failure": model.on_failure,
+        "timeout": model.timeout.model_dump(),
+    }
+
+    def where(inner: Sequence[str | int]) -> str:
+        return document.where(("images", index, *inner))
+
+    return ImageRecipe(data, model.name, where)
+
+
+def _whole(step: models.ConfigureStep) -> dict[str, Any]:
+    """The one key of a step, with the defaults of what is below it."""
+    whole: dict[str, Any] = step.model_dump(exclude_none=True)
+    return whole

@@ -1,0 +1,67 @@
+"""What is wrong with a recipe, in words: one line for each problem, with its place and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from imageflow.errors import RecipeError
+
+Path = tuple[str | int, ...]  # keys and list indexes from the root of the recipe
+_SHOWN = 60  # characters of a value that a message repeats
+_MANY = 30  # problems that one error lists
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong; `place` says where: FILE:LINE: KEY.PATH."""
+
+    place: str
+    message: str
+    hint: str = ""
+    line: int = 0  # only to sort by
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+def error(problems: Iterable[Problem]) -> RecipeError:
+    """One error for all problems, a line for each, in the order of the file."""
+    found = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
+    if len(found) == 1:
+        return RecipeError(f"{found[0].place}: {found[0].message}", hint=found[0].hint)
+    lines = [str(problem) for problem in found[:_MANY]]
+    if len(found) > _MANY:
+        lines.append(f"… and {len(found) - _MANY} more problems")
+    return RecipeError("\n".join(lines))
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """`images[0].dib.elements` of ("images", 0, "dib", "elements")."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{short(part)}" if text else short(part)
+    return text
+
+
+def short(value: object) -> str:
+    """The value as text, on one line, without control characters and not long."""
+    text = str(value)
+    text = "".join(c if c.isprintable() else "�" for c in text[: _SHOWN + 1])
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint with the nearest known word, else `otherwise`."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else otherwise
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *rest, last = list(words)
+    return f"{', '.join(rest)} or {last}" if rest else last

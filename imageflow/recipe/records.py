@@ -1,0 +1,95 @@
+"""A recipe that was found good: plain, frozen, and JSON wherever it goes from here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imageflow.errors import NotFound, RecipeError
+from imageflow.model import Json
+from imageflow.recipe.problems import did_you_mean, dotted
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecipe:
+    """One image of a recipe; `data` is its canonical JSON, in which secrets are references only."""
+
+    data: Json = field(repr=False)
+    name: str
+    where: Callable[[Sequence[str | int]], str] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def from_json(cls, data: Json) -> ImageRecipe:
+        """What `canonical` gave, as a build has stored it."""
+        return cls(data, data["name"])
+
+    def canonical(self) -> dict[str, Any]:
+        """Everything the recipe says about this image, defaults included.
+
+        {"name", "method", "dib": {…}, "configure": [{"packages": […]}, …], "outputs": […],
+        "publish": {"name", "keep", "properties"}, "on_failure", "timeout": {"build", "step"}}
+        """
+        return copy.deepcopy(dict(self.data))
+
+    @property
+    def method(self) -> str:
+        return str(self.data["method"])
+
+    @property
+    def dib(self) -> Json:
+        """diskimage-builder's entry; values of its environment are text or {"secret": NAME}."""
+        value: Json = self.data["dib"]
+        return value
+
+    @property
+    def configure(self) -> Sequence[Json]:
+        """The steps in their order, each with one key: packages, pip, files, users or services."""
+        steps: Sequence[Json] = self.data["configure"]
+        return steps
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """qcow2, raw, tar, tgz, squashfs, vhd, aci, and kernel (which stands for the initrd too)."""
+        kinds: Sequence[str] = self.data["outputs"]
+        return kinds
+
+    def definition(self, secret: Callable[[str], str]) -> dict[str, Any]:
+        """diskimage-builder's entry with the secrets in it: for a child's environment only, never stored."""
+        entry = copy.deepcopy(dict(self.dib))
+        environment = entry.get("environment", {})
+        entry["environment"] = {
+            name: value if isinstance(value, str) else secret(value["secret"]) for name, value in environment.items()
+        }
+        return entry
+
+    def error(self, path: Sequence[str | int], message: str, hint: str = "") -> RecipeError:
+        """A RecipeError that names the place in the file, or the image where the file is not at hand."""
+        place = self.where(path) if self.where else f"image {self.name}: {dotted(path)}"
+        return RecipeError(f"{place}: {message}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe file."""
+
+    path: Path  # absolute
+    images: tuple[ImageRecipe, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the files that the recipe names are."""
+        return self.path.parent
+
+    def pick(self, names: Sequence[str] = ()) -> tuple[ImageRecipe, ...]:
+        """The images with these names, in their order and once each; all of them for no name. Raises NotFound."""
+        if not names:
+            return self.images
+        known = {image.name: image for image in self.images}
+        for name in names:
+            if name not in known:
+                listing = f"it has: {', '.join(known)}"
+                raise NotFound(f"{self.path.name} has no image {name!r}", hint=did_you_mean(name, known, listing))
+        return tuple(known[name] for name in dict.fromkeys(names))
