@@ -1,0 +1,200 @@
+"""The `imageflow` program: global options, finding the command, errors and exit codes.
+
+Start-up is part of the interface: nothing heavy is imported here, and command modules import what
+they need inside their functions (the service alone costs more than everything in this module).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import inspect
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from cliff.app import App as CliffApp
+from cliff.commandmanager import CommandManager
+from cliff.help import HelpExit
+
+from imageflow.errors import BadInput, ImageflowError
+
+if TYPE_CHECKING:
+    from imageflow.config import Config
+    from imageflow.service import Service
+
+COMMANDS = "imageflow.commands"  # the entry points that are our commands
+DESCRIPTION = """Build machine images from declared inputs: once, resumable at any point.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 paused (resume or abort the build)."""
+BUG = "this is a bug in imageflow; please report it with the lines above"
+INTERRUPTED = 130  # as shells do: 128 + SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class App(CliffApp):
+    """Reads the global options and runs one command."""
+
+    NAME = "imageflow"
+
+    def __init__(self) -> None:
+        super().__init__(
+            description=DESCRIPTION,
+            version=importlib.metadata.version("imageflow"),
+            command_manager=CommandManager(COMMANDS),
+            deferred_help=True,  # 'imageflow build create --help' is about 'build create'
+        )
+
+    def build_option_parser(
+        self, description: str | None, version: str | None, argparse_kwargs: dict[str, object] | None = None
+    ) -> argparse.ArgumentParser:
+        parser = super().build_option_parser(
+            description,
+            version,
+            {
+                "prog": self.NAME,
+                "allow_abbrev": False,  # else 'build list --state X' is taken for --state-dir
+                "formatter_class": argparse.RawDescriptionHelpFormatter,
+                "usage": "%(prog)s [options] COMMAND …",
+            },
+        )
+        parser.add_argument(
+            "--state-dir",
+            metavar="DIR",
+            help="where imageflow keeps its state (default: IMAGEFLOW_STATE_DIR, /var/lib/imageflow for root, "
+            "else the XDG state directory)",
+        )
+        parser.add_argument(
+            "--config-file",
+            metavar="FILE",
+            action="append",
+            default=[],
+            help="read this configuration file instead of the default ones; can be repeated",
+        )
+        return parser
+
+    def configure_logging(self) -> None:
+        """Warnings to stderr; -v shows what imageflow does, -vv and --debug everything."""
+        root = logging.getLogger()
+        root.setLevel(logging.DEBUG)
+        console = logging.StreamHandler(self.stderr)
+        console.setFormatter(logging.Formatter("imageflow: %(message)s"))
+        level = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO}.get(self.options.verbose_level, logging.DEBUG)
+        console.setLevel(logging.DEBUG if self.options.debug else level)
+        root.addHandler(console)
+        if self.options.log_file:
+            to_file = logging.FileHandler(self.options.log_file)
+            to_file.setFormatter(logging.Formatter(self.LOG_FILE_MESSAGE_FORMAT))
+            root.addHandler(to_file)
+
+    def run(self, argv: Sequence[str]) -> int:
+        """Run the program; -> its exit code."""
+        try:
+            try:
+                return self._run(list(argv))
+            finally:
+                self.stdout.flush()
+        except HelpExit:
+            return 0
+        except BrokenPipeError:  # the reader of our output has gone, as in '| head'
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+            return BROKEN_PIPE
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except ImageflowError as error:
+            self._show_traceback_if_asked()
+            self.complain(error.message, error.hint)
+            return error.exit_code
+        except OSError as error:
+            self._show_traceback_if_asked()
+            self.complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            return 1
+        except Exception as error:
+            traceback.print_exc(file=self.stderr)
+            self.complain(f"{type(error).__name__}: {error}", BUG)
+            return 1
+
+    def _run(self, argv: list[str]) -> int:
+        self.options, words = self.parser.parse_known_args(argv)
+        self.configure_logging()
+        if self.options.deferred_help:
+            if not words:
+                self.print_overview()
+                return 0
+            words.insert(0, "help")
+        if not words:
+            self.parser.print_usage(self.stderr)
+            self.complain("which command?", "'imageflow --help' lists them")
+            return 2
+        return self.run_subcommand(words)
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        """Find the command, parse its arguments and run it; errors are the caller's business."""
+        try:
+            factory, name, rest = self.command_manager.find_command(argv)
+        except ValueError:
+            self._unknown(argv)
+        named = {"cmd_name": name} if "cmd_name" in inspect.signature(factory).parameters else {}
+        command = factory(self, self.options, **named)
+        parser = command.get_parser(f"{self.NAME} {name}")
+        return command.run(parser.parse_args(rest))
+
+    def _unknown(self, argv: list[str]) -> NoReturn:
+        words = [word for word in argv[:3] if not word.startswith("-")]
+        if not words:
+            raise BadInput(f"there is no option {argv[0]}", hint="'imageflow --help' lists what there is")
+        known = sorted(name for name, _ in self.command_manager)
+        near = [name for name in known if name.split()[0] == words[0]] or self.get_fuzzy_matches(words[0])
+        hint = f"did you mean {', '.join(near)}?" if near else "'imageflow --help' lists the commands"
+        raise BadInput(f"there is no command '{' '.join(words[:2])}'", hint=hint)
+
+    def print_overview(self) -> None:
+        """The global help: options, and each command with its one line."""
+        self.parser.print_help(self.stdout)
+        self.stdout.write("\nCommands ('imageflow help COMMAND' says more):\n")
+        rows = []
+        for name, point in sorted(self.command_manager):
+            words = (inspect.getdoc(point.load()) or "").split("\n")[0].rstrip(".")
+            rows.append((name, words[:1].upper() + words[1:]))
+        width = max(len(name) for name, _ in rows)
+        self.stdout.writelines(f"  {name:<{width}}  {words}\n" for name, words in rows)
+
+    def complain(self, message: str, hint: str = "") -> None:
+        """Tell what went wrong, and on the next line the way out."""
+        self.stdout.flush()
+        self.stderr.write(f"{self.NAME}: {message}\n")
+        if hint:
+            self.stderr.write(f"({hint})\n")
+        self.stderr.flush()
+
+    def note(self, text: str) -> None:
+        """Say something that is not the command's result."""
+        self.stderr.write(f"{text}\n")
+        self.stderr.flush()
+
+    def config(self) -> Config:
+        """The configuration that the global options ask for."""
+        from imageflow import config
+
+        return config.load(self.options.config_file, self.options.state_dir)
+
+    @contextmanager
+    def service(self) -> Iterator[Service]:
+        """The service, open."""
+        from imageflow.service import Service
+
+        with Service.open(self.config()) as service:
+            yield service
+
+    def _show_traceback_if_asked(self) -> None:
+        if getattr(self, "options", None) is not None and self.options.debug:
+            traceback.print_exc(file=self.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script."""
+    return App().run(sys.argv[1:] if argv is None else argv)

@@ -1,0 +1,82 @@
+"""`imageflow build create`: ask for image versions, and with --wait see them made."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from imageflow.cli.command import TextLister
+from imageflow.cli.present import Clipped, Digest, Optional
+from imageflow.cli.recipes import add_recipe_arguments
+from imageflow.cli.summary import outcome_lines
+from imageflow.model import BuildState
+
+if TYPE_CHECKING:
+    from imageflow.model import Build, Submission, Version
+    from imageflow.service import Service
+
+
+class Create(TextLister):
+    """Build the images of a recipe: what is built already is reused, what is being built is joined
+
+    Prints one row for each image, always as a list, with -f json too. With --wait the rows are the
+    final ones, and the exit code is 0 when all images are there, 1 when a build failed, 3 when one is paused.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_recipe_arguments(parser)
+        parser.add_argument("--wait", action="store_true", help="wait until all is done; builds here if nothing is serving")
+        parser.add_argument("--force", action="store_true", help="build even what is built already")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            submissions = service.submit(
+                parsed_args.file, parsed_args.images, force=parsed_args.force, settings=dict(parsed_args.settings)
+            )
+            builds = [submission.build for submission in submissions]
+            if parsed_args.wait:
+                builds = self._see_through(service, builds)
+            elif any(build.state is BuildState.QUEUED for build in builds):
+                from imageflow.cli.wait import tell_if_nothing_serves
+
+                tell_if_nothing_serves(self.app, service)
+            self._results = [
+                (submission, build, _version(service, submission, build))
+                for submission, build in zip(submissions, builds, strict=True)
+            ]
+        columns = ("id", "image", "state", "reason", "digest", "path", "verdict")
+        return columns, [_row(*result) for result in self._results]
+
+    def _see_through(self, service: Service, builds: list[Build]) -> list[Build]:
+        if all(build.state is BuildState.SUCCEEDED for build in builds):
+            return builds
+        from imageflow.cli.wait import exit_code, see_through
+
+        builds = see_through(self.app, service, builds)
+        self.exit_code = exit_code(builds)
+        return builds
+
+    def text(self) -> Iterable[str]:
+        for submission, build, version in self._results:
+            yield from outcome_lines(build, version, submission.verdict, submission.reason)
+
+
+def _version(service: Service, submission: Submission, build: Build) -> Version | None:
+    if submission.version is not None or build.state is not BuildState.SUCCEEDED:
+        return submission.version
+    return next((version for version in service.versions(build.image) if version.build_id == build.id), None)
+
+
+def _row(submission: Submission, build: Build, version: Version | None) -> tuple[Any, ...]:
+    return (
+        build.id,
+        build.image,
+        str(build.state),
+        Clipped(submission.reason),
+        Digest(version.digest if version else build.digest),
+        Optional(version.path if version else None),
+        submission.verdict,
+    )

@@ -1,0 +1,158 @@
+"""`imageflow image …`: the versions that are in the store."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imageflow.cli.command import Lister, ShowOne
+from imageflow.cli.present import Age, Digest, Lines, Optional, Pairs, Size, size
+
+if TYPE_CHECKING:
+    from imageflow.cli.app import App
+    from imageflow.model import Version
+
+REF = "IMAGE (its newest version), IMAGE@DIGEST or DIGEST; the beginning of a digest is enough"
+
+
+class List(Lister):
+    """List the image versions in the store, the newest first"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("image", metavar="IMAGE", nargs="?", help="only versions of this image")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            versions = service.versions(parsed_args.image)
+        columns = ("image", "digest", "created", "size", "packages", "state", "build")
+        return columns, [
+            (
+                version.image,
+                Digest(version.digest),
+                Age(version.created),
+                Size(version.artifacts[0].size if version.artifacts else None),
+                Optional(version.packages),
+                version.state,
+                version.build_id,
+            )
+            for version in versions
+        ]
+
+
+class _OneVersion(ShowOne):
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("ref", metavar="IMAGE", help=REF)
+        return parser
+
+    def describe(self, version: Version, **more: Any) -> tuple[Sequence[str], Iterable[Any]]:
+        """All that is known of a version."""
+        rows = {
+            "image": version.image,
+            "digest": version.digest,
+            "state": version.state,
+            "created": Age(version.created),
+            "store": version.store,
+            "path": version.path,
+            "packages": Optional(version.packages),
+            "artifacts": Lines(
+                [
+                    {name: getattr(artifact, name) for name in ("name", "format", "size", "digest", "virtual_size")}
+                    for artifact in version.artifacts
+                ],
+                [f"{artifact.name}  {artifact.format}  {size(artifact.size)}" for artifact in version.artifacts],
+            ),
+            "properties": Pairs(dict(version.properties)),
+            "build": version.build_id,
+            "key": version.key,
+        }
+        return self.dict2columns(rows | more)
+
+
+class Show(_OneVersion):
+    """Show an image version: its files, where they are, and the build that made it"""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            version = service.version(parsed_args.ref)
+            build = service.build(version.build_id)
+        from imageflow.cli.summary import boot_command
+
+        return self.describe(version, boot=Optional(boot_command(build, version)))
+
+
+class Verify(_OneVersion):
+    """Read every byte of an image version and compare it with what was stored
+
+    Exit code 1 when it is corrupt; it is never reused from then on.
+    """
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        from imageflow.control import Control
+
+        with self.app.service() as service, _Percent(self.app, "verifying") as percent:
+            version = service.verify(parsed_args.ref, Control(), percent)
+        return self.describe(version)
+
+
+class Export(ShowOne):
+    """Copy an image out of the store"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("ref", metavar="IMAGE", help=REF)
+        parser.add_argument("to", metavar="PATH", type=Path, help="the file to write, or the folder to write it into")
+        parser.add_argument("--artifact", metavar="NAME", help="this file of the version (default: the image itself)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        from imageflow.control import Control
+
+        with self.app.service() as service:
+            version = service.version(parsed_args.ref)
+            path = service.export(version.digest, parsed_args.to, parsed_args.artifact, Control())
+        return self.dict2columns(
+            {"image": version.image, "digest": version.digest, "path": str(path), "size": Size(path.stat().st_size)}
+        )
+
+
+class Delete(ShowOne):
+    """Delete an image version from the store, unless a build uses it"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("ref", metavar="IMAGE", help=REF)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            version = service.delete(parsed_args.ref)
+        return self.dict2columns({"image": version.image, "digest": version.digest, "state": "deleted"})
+
+
+class _Percent:
+    """A counter on stderr, on a terminal only."""
+
+    def __init__(self, app: App, word: str) -> None:
+        self._out = app.stderr if app.stderr.isatty() else None
+        self._word = word
+        self._shown = -1
+
+    def __call__(self, fraction: float) -> None:
+        percent = int(fraction * 100)
+        if self._out is not None and percent != self._shown:
+            self._out.write(f"\r{self._word} {percent} %")
+            self._out.flush()
+            self._shown = percent
+
+    def __enter__(self) -> _Percent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._out is not None and self._shown >= 0:
+            self._out.write("\r\033[K")
+            self._out.flush()

@@ -1,0 +1,161 @@
+"""How values look: short and relative for people, raw for scripts. Pure, and cheap to import.
+
+A `Column` subclass holds the raw value; cliff's table prints `human_readable`, json, yaml, csv and
+value print `machine_readable`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cliff.columns import FormattableColumn
+
+MARKS = {
+    "pending": "·",
+    "queued": "·",
+    "running": "▶",
+    "succeeded": "✔",
+    "failed": "✘",
+    "paused": "‖",
+    "reverting": "◀",
+    "reverted": "↺",
+    "revert-failed": "!",
+    "aborted": "✘",
+    "cancelled": "✘",
+}
+
+
+def duration(seconds: float | None) -> str:
+    """'0.4 s', '12 s', '3:07', '1:02:11', '2 d 3 h'; '' for None."""
+    if seconds is None:
+        return ""
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours == 0:
+        return f"{minutes}:{rest:02}"
+    if hours < 48:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def ago(then: float | None, now: float | None = None) -> str:
+    """'just now', '40 s ago', '5 min ago', '3 h ago', '12 d ago', else the date; '' for None."""
+    if then is None:
+        return ""
+    seconds = (time.time() if now is None else now) - then
+    if seconds < 5:
+        return "just now"
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (129600, 3600, "h"), (5184000, 86400, "d")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name} ago"
+    return time.strftime("%Y-%m-%d", time.localtime(then))
+
+
+def size(count: int | None) -> str:
+    """'312 B', '4.7 KiB', '233 MiB'; '' for None."""
+    if count is None:
+        return ""
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1000 or unit == "TiB":
+            break
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+
+
+def iso(seconds: float | None) -> str | None:
+    """UTC, to the second, as scripts sort and parse it."""
+    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def short(digest: str | None) -> str:
+    """The beginning of a digest or key that is enough to name it."""
+    return (digest or "")[:12]
+
+
+def clip(text: str | None, length: int) -> str:
+    """The first line of a text, cut to a length."""
+    line = (text or "").split("\n")[0]
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def mark(state: str) -> str:
+    """One character for a state of a step or build."""
+    return MARKS.get(state, "?")
+
+
+class Age(FormattableColumn[Any]):
+    """A time: how long ago; ISO 8601 in UTC for scripts."""
+
+    def human_readable(self) -> str:
+        return ago(self._value)
+
+    def machine_readable(self) -> str | None:
+        return iso(self._value)
+
+
+class Took(FormattableColumn[Any]):
+    """Seconds."""
+
+    def human_readable(self) -> str:
+        return duration(self._value)
+
+    def machine_readable(self) -> float | None:
+        return None if self._value is None else round(self._value, 3)
+
+
+class Size(FormattableColumn[Any]):
+    """Bytes."""
+
+    def human_readable(self) -> str:
+        return size(self._value)
+
+
+class Digest(FormattableColumn[Any]):
+    """A digest or build key."""
+
+    def human_readable(self) -> str:
+        return short(self._value)
+
+
+class Optional(FormattableColumn[Any]):
+    """Anything that may be missing: an empty field for people."""
+
+    def human_readable(self) -> str:
+        return "" if self._value is None else str(self._value)
+
+
+class Clipped(FormattableColumn[Any]):
+    """A sentence, cut where a list would get unreadable."""
+
+    def human_readable(self) -> str:
+        return clip(self._value, 60)
+
+
+class Lines(FormattableColumn[Any]):
+    """A structure for scripts that people read as lines of text."""
+
+    def __init__(self, value: Any, lines: Sequence[str]) -> None:
+        super().__init__(value)
+        self._lines = lines
+
+    def human_readable(self) -> str:
+        return "\n".join(self._lines)
+
+
+class Pairs(FormattableColumn[Any]):
+    """A mapping: one 'name: value' a line."""
+
+    def human_readable(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in (self._value or {}).items())

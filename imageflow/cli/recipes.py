@@ -1,0 +1,157 @@
+"""`imageflow recipe …`: is a recipe right, what does it mean, what would building it do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imageflow.cli.command import Command, TextLister
+from imageflow.cli.present import Lines, Optional, Took, duration, short
+
+if TYPE_CHECKING:
+    from imageflow.recipe import ImageRecipe
+    from imageflow.service import Plan
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE [IMAGE…] and --set, as every command that reads a recipe takes them."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="the recipe")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="images of the recipe (default: all)")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="settings",
+        action="append",
+        default=[],
+        type=setting,
+        help="replace a value of the recipe, e.g. publish.keep=3; can be repeated",
+    )
+
+
+def setting(text: str) -> tuple[str, str]:
+    """KEY=VALUE, as --set takes it."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key.strip(), value
+
+
+def pinned_lines(pins: Mapping[str, str]) -> Iterator[str]:
+    """The inputs, one line for each kind of them and each long value shortened."""
+    for kind, group in groupby(sorted(pins), key=lambda name: name.partition(":")[0]):
+        names = list(group)
+        yield f"{kind} ({len(names)})" if len(names) > 1 else kind
+        for name in names:
+            value = str(pins[name])
+            yield f"  {name.partition(':')[2] or name}  {value if len(value) <= 40 else short(value)}"
+
+
+class _RecipeCommand(TextLister):
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_recipe_arguments(parser)
+        return parser
+
+    def images(self, parsed_args: argparse.Namespace) -> tuple[ImageRecipe, ...]:
+        """The images of the recipe that are asked for."""
+        from imageflow import recipe
+
+        return recipe.load(parsed_args.file, dict(parsed_args.settings)).pick(parsed_args.images)
+
+
+class Validate(_RecipeCommand):
+    """Check a recipe: nothing is built, nothing is changed
+
+    Everything is checked that can be checked without running anything: YAML, keys and types, names of
+    elements, local files, diskimage-builder's own definition. Exit code 2 when the recipe is not right.
+    """
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        self._file = parsed_args.file
+        self._rows = [(image.name, image.method) for image in self.images(parsed_args)]
+        return ("image", "method"), self._rows
+
+    def text(self) -> Iterable[str]:
+        names = ", ".join(name for name, _ in self._rows)
+        return [f"{self._file}: right ({len(self._rows)} image{'s' if len(self._rows) != 1 else ''}: {names})"]
+
+
+class Show(_RecipeCommand):
+    """Show what a recipe means: every default filled in, secrets as references"""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        self._images = [dict(image.canonical()) for image in self.images(parsed_args)]
+        columns = list(dict.fromkeys(key for image in self._images for key in image))
+        return columns, [[image.get(key) for key in columns] for image in self._images]
+
+    def text(self) -> Iterable[str]:
+        import yaml
+
+        return yaml.safe_dump({"images": self._images}, sort_keys=False, allow_unicode=True).splitlines()
+
+
+class PlanBuilds(_RecipeCommand):
+    """Say what building a recipe would do, and why: reuse, join or build"""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            self._plans = service.plan(parsed_args.file, parsed_args.images, dict(parsed_args.settings))
+        columns = ("image", "method", "verdict", "reason", "build", "key", "seconds", "steps", "pins")
+        return columns, [_row(plan) for plan in self._plans]
+
+    def text(self) -> Iterable[str]:
+        for number, plan in enumerate(self._plans):
+            if number:
+                yield ""
+            yield from _describe(plan)
+
+
+def _row(plan: Plan) -> tuple[Any, ...]:
+    return (
+        plan.image,
+        plan.method,
+        plan.verdict,
+        plan.reason,
+        Optional(plan.build.id if plan.build else None),
+        plan.key,
+        Took(plan.seconds),
+        Lines([name for name, _ in plan.steps], [name for name, _ in plan.steps]),
+        Lines(dict(plan.pins), list(pinned_lines(plan.pins))),
+    )
+
+
+def _describe(plan: Plan) -> Iterator[str]:
+    yield f"{plan.image} ({plan.method}): {plan.verdict}"
+    yield f"  why     {plan.reason}"
+    if plan.build is not None:
+        yield f"  build   {plan.build.id} ({plan.build.state})"
+    yield f"  key     {plan.key}"
+    if plan.verdict == "build":
+        yield f"  takes   {'about ' + duration(plan.seconds) if plan.seconds is not None else 'not known yet: no earlier build'}"
+    yield f"  steps   {', '.join(title or name for name, title in plan.steps)}"
+    yield f"  inputs  {len(plan.pins)} pinned"
+    yield from (f"    {line}" for line in pinned_lines(plan.pins))
+
+
+class Schema(Command):
+    """Print the JSON Schema of recipes, for editors"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("recipe", metavar="FILE", nargs="*", help="ignored: all recipes have the same schema")
+        parser.add_argument("-f", "--format", choices=["json", "yaml"], default="json", help="default: json")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        from imageflow import recipe
+
+        if parsed_args.format == "json":
+            self.app.stdout.write(json.dumps(recipe.schema(), indent=2) + "\n")
+        else:
+            import yaml
+
+            yaml.safe_dump(recipe.schema(), self.app.stdout, sort_keys=False)

@@ -1,0 +1,109 @@
+"""`imageflow serve`: a conductor in the foreground, as a service manager wants it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+
+from imageflow.cli.command import Command
+
+LOG = logging.getLogger(__name__)
+
+
+class Serve(Command):
+    """Run queued builds until SIGTERM
+
+    SIGTERM and SIGINT drain: nothing new is begun, running steps may end within [conductor]
+    drain_timeout, then their builds are handed back, and go on where they were. A second one stops at once.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        _configure_logging(parsed_args.log_json, self.app.options.verbose_level)
+        with self.app.service() as service:
+            from imageflow.conductor import Conductor
+
+            conductor = Conductor(service)
+            stops = 0
+
+            def stop(number: int, _frame: FrameType | None) -> None:
+                nonlocal stops
+                stops += 1
+                notify("STOPPING=1")
+                conductor.stop(now=stops > 1)
+
+            before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+            ready = threading.Event()
+
+            def begun() -> bool:
+                if not ready.is_set():
+                    ready.set()
+                    notify("READY=1")
+                    LOG.info("%s serves, up to %d builds at once", conductor.name, service.config.conductor.max_builds)
+                return False
+
+            try:
+                conductor.run(until=begun)
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+            LOG.info("%s has stopped", conductor.name)
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, as sd_notify(3) does; without one, nothing."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]  # the abstract namespace
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.sendto(state.encode(), address)
+    except OSError as error:
+        LOG.warning("the service manager can't be told %s: %s", state, error)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; what was given as `extra` is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "thread": record.threadName,
+        }
+        for name in ("build", "step", "request"):
+            if hasattr(record, name):
+                entry[name] = getattr(record, name)
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _configure_logging(as_json: bool, verbosity: int) -> None:
+    """What the service does is worth reading without -v; TaskFlow's own words are not."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setFormatter(
+                JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+            )
+            if handler.level > logging.INFO and verbosity > 0:
+                handler.setLevel(logging.INFO)
+    if verbosity < 3:
+        for name in ("taskflow", "alembic", "stevedore", "sqlalchemy"):
+            logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,97 @@
+"""What a person is told when a build comes to rest: the image and how to boot it, or what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imageflow.cli.present import duration, mark, size
+from imageflow.model import BuildState
+
+if TYPE_CHECKING:
+    from imageflow.model import Build, Version
+
+BOOT_MEMORY = 1024  # MiB
+DISKS = ("qcow2", "raw", "vhd", "vhdx", "vmdk", "vdi")
+
+
+def version_lines(version: Version) -> Iterator[str]:
+    """Digest, size, packages, path and the command to boot it."""
+    primary = version.artifacts[0] if version.artifacts else None
+    yield f"  digest    sha256:{version.digest}"
+    if primary is not None:
+        virtual = f", {size(primary.virtual_size)} when it runs" if primary.virtual_size else ""
+        yield f"  size      {size(primary.size)}{virtual}"
+    if version.packages is not None:
+        yield f"  packages  {version.packages}"
+    yield f"  path      {version.path}"
+    for other in version.artifacts[1:]:
+        yield f"  and       {other.name} ({other.format}, {size(other.size)})"
+
+
+def boot_command(build: Build, version: Version) -> str | None:
+    """A command that boots the image without changing it; None when there is no way that we know."""
+    folder = Path(version.path).parent
+    formats = {artifact.format: artifact for artifact in reversed(version.artifacts)}
+    disk = next((artifact for artifact in version.artifacts if artifact.format in DISKS), None)
+    if disk is None:
+        return None
+    drive = folder / disk.name if disk is not version.artifacts[0] else Path(version.path)
+    command = [_emulator(build), "-m", str(BOOT_MEMORY), "-nographic", "-snapshot"]
+    if _hardware_virtualization():
+        command[1:1] = ["-enable-kvm"]
+    command += ["-drive", f"file={drive},if=virtio,format={'vpc' if disk.format == 'vhd' else disk.format}"]
+    if not _partitioned(build):
+        if "kernel" not in formats or "initrd" not in formats:
+            return None
+        command += ["-kernel", str(folder / formats["kernel"].name), "-initrd", str(folder / formats["initrd"].name)]
+        command += ["-append", "root=LABEL=cloudimg-rootfs ro console=ttyS0 net.ifnames=0"]
+    return shlex.join(command)
+
+
+def _partitioned(build: Build) -> bool:
+    elements = (build.recipe.get("dib") or {}).get("elements") or ()
+    return any(element == "vm" or element.startswith("block-device-") for element in elements if isinstance(element, str))
+
+
+def _emulator(build: Build) -> str:
+    arch = str((build.recipe.get("dib") or {}).get("arch") or "")
+    return "qemu-system-aarch64" if arch in ("arm64", "aarch64") else "qemu-system-x86_64"
+
+
+def _hardware_virtualization() -> bool:
+    """/dev/kvm alone proves nothing: it may open on machines where guests crawl."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return os.access("/dev/kvm", os.R_OK | os.W_OK) and (" vmx" in flags or " svm" in flags)
+
+
+def outcome_lines(build: Build, version: Version | None, verdict: str, reason: str) -> Iterator[str]:
+    """How a build stands, for a person, in a few lines."""
+    if verdict == "reused":
+        yield f"{mark('succeeded')} {build.image}: reused, build {build.id}"
+        yield f"  why       {reason}"
+    elif build.state is BuildState.SUCCEEDED and build.started and build.ended:
+        yield f"{mark(build.state)} {build.image}: built in {duration(build.ended - build.started)}, build {build.id}"
+    else:
+        yield f"{mark(build.state)} {build.image}: {build.state}, build {build.id}{' (joined)' if verdict == 'joined' else ''}"
+        if not build.state.ended and build.state is not BuildState.PAUSED:
+            yield f"  why       {reason}"
+    if version is not None:
+        yield from version_lines(version)
+        if command := boot_command(build, version):
+            yield f"  boot it   {command}"
+    if build.error:
+        yield f"  error     {build.error}"
+    if build.hint:
+        yield f"  hint      {build.hint}"
+    if build.state is BuildState.PAUSED:
+        yield f"  go on     imageflow build resume {build.id} --wait"
+        yield f"  give up   imageflow build abort {build.id} --wait"
+    elif build.state in (BuildState.FAILED, BuildState.ABORTED, BuildState.CANCELLED):
+        yield f"  log       imageflow build log {build.id}"
