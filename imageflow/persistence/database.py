@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from imageflow.errors import ConfigError, DatabaseUnavailable
+from imageflow.errors import ConfigError, DatabaseUnavailable, NoSpace
 from imageflow.persistence.trouble import Contention, file_trouble, translated
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class Database:
         self.dialect = self.url.get_backend_name()
         self.engine = _engine(self.url, self.path)
         self._writer = self.engine.execution_options(**{_WRITE: True})
+        self.relief: Callable[[], bool] | None = None  # called when the disk is full; True: there is room now, try again
 
     @property
     def path(self) -> Path | None:
@@ -85,6 +86,9 @@ class Database:
         started = time.monotonic()
         try:
             return operation()
+        except NoSpace:
+            if self.relief is None or not self.relief():
+                raise
         except DatabaseUnavailable as error:
             if not isinstance(error, Contention) and patience <= 0:
                 raise

@@ -166,8 +166,14 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
         """Jobs by priority, then by age; with `only_unclaimed` those that nobody holds now."""
         return _Jobs(self, LOG, board_fetch_func=lambda **_: self._fetch(only_unclaimed))
 
-    def _fetch(self, only_unclaimed: bool) -> list[SqlJob]:
+    def unclaimed(self, names: Iterable[str]) -> list[SqlJob]:
+        """Of the jobs with these names those that nobody holds now, however long the queue is."""
+        return self._fetch(True, list(names))
+
+    def _fetch(self, only_unclaimed: bool, names: Sequence[str] | None = None) -> list[SqlJob]:
         query = sa.select(jobs).where(jobs.c.board == self.name, jobs.c.trashed == sa.false())
+        if names is not None:
+            query = query.where(jobs.c.name.in_(names))
         if only_unclaimed:
             query = query.where(sa.or_(jobs.c.owner.is_(None), jobs.c.until < self.db.now()))
         query = query.order_by(jobs.c.priority, jobs.c.seq).limit(self._window)

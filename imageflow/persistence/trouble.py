@@ -49,6 +49,11 @@ def translated(place: str, path: Path | None) -> Iterator[None]:
         if verdict is None:
             raise
         raise verdict from error
+    except sqlite3.Error as error:  # of a PRAGMA, which goes past sqlalchemy
+        verdict = _sqlite(error, path or Path(place))
+        if verdict is None:
+            raise
+        raise verdict from error
 
 
 def file_trouble(error: OSError, path: Path) -> ImageflowError:

@@ -38,6 +38,15 @@ def _index(table: str, *columns: str) -> None:
     op.create_index(f"ix_{table}_{'_'.join(columns)}", table, list(columns), if_not_exists=True)
 
 
+def _times() -> tuple[sa.Column[Any], ...]:
+    return sa.Column("created_at", sa.DateTime), sa.Column("updated_at", sa.DateTime)
+
+
+def _enum(stock: sa.Enum) -> Any:
+    """On PostgreSQL a type of its own, made before the tables."""
+    return postgresql.ENUM(name=stock.name, create_type=False).with_variant(stock, "sqlite", "mysql", "mariadb")
+
+
 def _own() -> None:
     _table(
         "builds",
@@ -158,10 +167,9 @@ def _taskflow() -> None:
     if op.get_bind().dialect.name == "postgresql":
         for enum in (ATOM_TYPES, INTENTIONS):
             enum.create(op.get_bind(), checkfirst=True)
-    times = [sa.Column("created_at", sa.DateTime), sa.Column("updated_at", sa.DateTime)]
     _table(
         "logbooks",
-        *(column.copy() for column in times),
+        *_times(),
         sa.Column("meta", JSON),
         sa.Column("name", sa.String(255)),
         sa.Column("uuid", sa.String(64), nullable=False),
@@ -169,7 +177,7 @@ def _taskflow() -> None:
     )
     _table(
         "flowdetails",
-        *(column.copy() for column in times),
+        *_times(),
         sa.Column("parent_uuid", sa.String(64)),
         sa.Column("meta", JSON),
         sa.Column("name", sa.String(255)),
@@ -183,7 +191,7 @@ def _taskflow() -> None:
     _index("flowdetails", "parent_uuid")
     _table(
         "atomdetails",
-        *(column.copy() for column in times),
+        *_times(),
         sa.Column("meta", JSON),
         sa.Column("parent_uuid", sa.String(64)),
         sa.Column("name", sa.String(255)),
@@ -194,8 +202,8 @@ def _taskflow() -> None:
         sa.Column("results", JSON),
         sa.Column("revert_results", JSON),
         sa.Column("revert_failure", JSON),
-        sa.Column("atom_type", postgresql.ENUM(name="atom_types", create_type=False).with_variant(ATOM_TYPES, "sqlite", "mysql", "mariadb")),
-        sa.Column("intention", postgresql.ENUM(name="intentions", create_type=False).with_variant(INTENTIONS, "sqlite", "mysql", "mariadb")),
+        sa.Column("atom_type", _enum(ATOM_TYPES)),
+        sa.Column("intention", _enum(INTENTIONS)),
         sa.PrimaryKeyConstraint("uuid", name="pk_atomdetails"),
         sa.ForeignKeyConstraint(
             ["parent_uuid"], ["flowdetails.uuid"], name="fk_atomdetails_parent_uuid", ondelete="CASCADE"

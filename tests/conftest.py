@@ -1,0 +1,45 @@
+"""What every test may use: databases of all three kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imageflow.persistence.database import Database
+from tests.services import MariaDB, PostgreSQL, Server, running
+
+KINDS = ("sqlite", "postgresql", "mariadb")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A private PostgreSQL server."""
+    with running(PostgreSQL) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    """A private MariaDB server."""
+    with running(MariaDB) as server:
+        yield server
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/state/imageflow.db"
+        return
+    with request.getfixturevalue(request.param).database() as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database of each kind with our tables in it."""
+    with Database(database_url) as db:
+        db.upgrade()
+        yield db

@@ -1,0 +1,230 @@
+"""Private database servers for tests: in a folder of their own, on a unix socket, gone when the tests are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+PASSWORD = "open-sesame-42"
+
+
+def missing(*programs: str) -> list[str]:
+    """Those of the programs that are not on this machine."""
+    return [p for p in programs if shutil.which(p) is None]
+
+
+def require(what: str, absent: object) -> None:
+    """Skip the test when a real part is absent; under CI=true that is a failure."""
+    if absent:
+        message = f"{what} is not here: {absent}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+
+class Server:
+    """A database server that can be stopped and started again; data stays until `remove`."""
+
+    name: str
+    accounts: tuple[str, ...]  # whom to run as, when the tests run as root
+    halt = signal.SIGTERM  # ends it in order, whoever is connected
+    death = "KILL"  # ends it when the tests are killed
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"if-{self.name[:2]}-"))
+        self.data = self.folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            account = next(a for a in (pwd.getpwnam(n) for n in self.accounts if _known(n)))
+            os.chown(self.folder, account.pw_uid, account.pw_gid)
+            self._as = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+        self._initialise()
+        self.start()
+
+    def _initialise(self) -> None:
+        raise NotImplementedError
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def url(self, database: str) -> str:
+        """SQLAlchemy's URL of a database on this server."""
+        raise NotImplementedError
+
+    def _admin(self, statement: str) -> None:
+        engine = sa.create_engine(self.url(self._home), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as conn:
+            conn.exec_driver_sql(statement)
+
+    _home: str
+
+    def run(self, *argv: str) -> None:
+        """Run a program of the server's as its user."""
+        done = subprocess.run([*self._as, *argv], cwd=self.folder, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{argv[0]}: {done.stdout}{done.stderr}"
+
+    def start(self) -> None:
+        """Start it; returns when it answers. From the main thread only: it dies with the thread that started it."""
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", *(self._as[1:] if self._as else []), "--pdeathsig", self.death, "--", *self._command()],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the tests, which stop it in order
+            )
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self._admin("SELECT 1")
+                return
+            except sa.exc.OperationalError:
+                assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
+                assert time.monotonic() < end, f"{self.name} does not answer"
+                time.sleep(0.05)
+
+    def stop(self, how: signal.Signals | None = None) -> None:
+        """Stop it; returns when it is gone."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(how or self.halt)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def remove(self) -> None:
+        """Stop it and remove its folder."""
+        self.stop(signal.SIGQUIT if self.death == "QUIT" else signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """A new database; -> its URL; dropped at the end."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        self._admin(f"CREATE DATABASE {name}")
+        try:
+            yield self.url(name)
+        finally:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self._admin(f"DROP DATABASE {name}")
+
+
+def _known(name: str) -> bool:
+    with contextlib.suppress(KeyError):
+        return bool(pwd.getpwnam(name))
+    return False
+
+
+class PostgreSQL(Server):
+    """PostgreSQL with its newest version on this machine."""
+
+    name = "postgresql"
+    accounts = ("postgres", "nobody")
+    halt = signal.SIGINT
+    death = "QUIT"  # immediate shutdown; a KILL would leave a shared memory segment
+    _home = "postgres"
+
+    @staticmethod
+    def bin() -> Path | None:
+        """The folder with its programs."""
+        if found := shutil.which("postgres"):
+            return Path(found).parent
+        versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: float(p.parts[-3]))
+        return versions[-1].parent if versions else None
+
+    def _initialise(self) -> None:
+        self.run(f"{self.bin()}/initdb", "-D", str(self.data), "-U", "imageflow", "--auth=trust", "--no-sync", "-E", "UTF8")
+
+    def _command(self) -> list[str]:
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.folder),
+            "max_connections": "200",
+            "shared_buffers": "32MB",
+            "fsync": "off",
+        }
+        return [f"{self.bin()}/postgres", "-D", str(self.data), *(x for k, v in options.items() for x in ("-c", f"{k}={v}"))]
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://imageflow:{PASSWORD}@/{database}?host={self.folder}"
+
+    def _drop(self, name: str) -> None:
+        self._admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class MariaDB(Server):
+    """MariaDB."""
+
+    name = "mariadb"
+    accounts = ("mysql", "nobody")
+    _home = "mysql"
+
+    def _initialise(self) -> None:
+        self.run(
+            "mariadb-install-db",
+            "--no-defaults",
+            f"--datadir={self.data}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--innodb-log-file-size=16M",
+        )
+        # The server reads this at every start: a user with a password, so that there is one to leak.
+        (self.folder / "init.sql").write_text(
+            f"CREATE USER IF NOT EXISTS imageflow@localhost IDENTIFIED BY '{PASSWORD}';\n"
+            "GRANT ALL ON *.* TO imageflow@localhost;\n"
+        )
+        (self.folder / "init.sql").chmod(0o644)
+
+    def _command(self) -> list[str]:
+        server = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
+        return [
+            server,
+            "--no-defaults",
+            f"--datadir={self.data}",
+            f"--socket={self.folder}/s",
+            f"--pid-file={self.folder}/pid",
+            f"--init-file={self.folder}/init.sql",
+            "--skip-networking",
+            "--max-connections=200",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=16M",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]
+
+    def url(self, database: str) -> str:
+        return f"mysql+pymysql://imageflow:{PASSWORD}@localhost/{database}?unix_socket={self.folder}/s"
+
+
+@contextlib.contextmanager
+def running(kind: type[Server]) -> Iterator[Server]:
+    """A server of this kind, or a skip."""
+    if kind is PostgreSQL:
+        require("PostgreSQL", None if PostgreSQL.bin() else "no server program")
+    else:
+        require("MariaDB", missing("mariadb-install-db") or (missing("mariadbd") and not Path("/usr/sbin/mariadbd").exists()))
+    require("util-linux", missing("setpriv"))
+    server = kind()
+    try:
+        yield server
+    finally:
+        server.remove()
