@@ -1,0 +1,119 @@
+"""Engine time per step: imageflow's conductor, engine, recorder and store against stock TaskFlow persistence."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from taskflow import engines, task
+from taskflow.patterns import linear_flow
+from taskflow.persistence import backends, models
+
+from bench.measure import Result, Side, alternate
+from bench.site import not_succeeded, open_site, run_all, submit
+
+STEPS = 50
+
+
+class Nothing(task.Task):  # type: ignore[misc]
+    """A stock TaskFlow task that does nothing."""
+
+    def execute(self) -> int:
+        return 1
+
+
+def _stock(folder: Path) -> Any:
+    """TaskFlow's own SQLAlchemy backend as its documentation sets it up."""
+    backend = backends.fetch({"connection": f"sqlite:///{folder}/stock.db"})
+    with contextlib.closing(backend.get_connection()) as connection:
+        connection.upgrade()
+    with backend.engine.connect() as conn:
+        assert conn.execute(sa.text("PRAGMA synchronous")).scalar() == 2, "stock is not at synchronous=FULL"
+    return backend
+
+
+def _run_stock(backend: Any) -> float:
+    """Milliseconds per step of a stock flow, without any conductor or step records."""
+    flow = linear_flow.Flow("idle").add(*(Nothing(f"step-{number}") for number in range(STEPS)))
+    began = time.perf_counter()
+    book = models.LogBook("bench")
+    detail = models.FlowDetail("idle", uuid=str(uuid.uuid4()))
+    book.add(detail)
+    with contextlib.closing(backend.get_connection()) as connection:
+        connection.save_logbook(book)
+    engines.load(flow, flow_detail=detail, book=book, backend=backend, engine="serial").run()
+    return (time.perf_counter() - began) / STEPS * 1000
+
+
+def per_step(rounds: int = 7) -> Result:
+    """Milliseconds per step; ours has the claim, the step records, the log and the build's end in it."""
+    with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
+        folder = Path(name)
+        stock = _stock(folder)
+        with open_site(folder / "ours", poll=0.05) as service:
+            with service.database.read() as conn:
+                assert conn.execute(sa.text("PRAGMA synchronous")).scalar() == 2, "ours is not at synchronous=FULL"
+            made = []
+
+            def ours() -> float:
+                made.append(submit(service, [STEPS]))
+                began = time.perf_counter()
+                run_all(service)
+                return (time.perf_counter() - began) / STEPS * 1000
+
+            sides = (Side("imageflow, ms per step", ours), Side("stock TaskFlow, ms per step", lambda: _run_stock(stock)))
+            alternate(sides, rounds)
+            wrong = not_succeeded(service, made)
+    return Result(
+        "engine time per step, SQLite FULL, against stock",
+        sides[0].median,
+        sides[1].median,
+        "ms",
+        0.25,
+        failed="; ".join(wrong),
+        notes=("ours includes claim, lease, step records, log and the end of the build; stock is the bare engine",),
+    )
+
+
+def at_once(rounds: int = 5, builds: int = 32, steps: int = 20) -> Result:
+    """Steps per second of 32 builds at once against one after the other."""
+    with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
+        sites = {count: open_site(Path(name) / str(count), poll=0.05, max_builds=count) for count in (builds, 1)}
+        wrong: list[str] = []
+
+        def rate(count: int) -> float:
+            service = sites[count]
+            made = [submit(service, [steps]) for _ in range(builds if count > 1 else builds // 4)]
+            began = time.perf_counter()
+            run_all(service)
+            seconds = time.perf_counter() - began
+            wrong.extend(not_succeeded(service, made))
+            return len(made) * steps / seconds
+
+        sides = (
+            Side(f"{builds} builds at once, steps per second", lambda: rate(builds)),
+            Side("one at a time, steps per second", lambda: rate(1)),
+        )
+        alternate(sides, rounds)
+        for service in sites.values():
+            service.close()
+    return Result(
+        f"steps per second, {builds} builds at once against one",
+        sides[0].median,
+        sides[1].median,
+        "1/s",
+        1.3,
+        at_least=True,
+        failed="; ".join(wrong[:3]),
+    )
+
+
+def run() -> list[Result]:
+    logging.getLogger("taskflow").setLevel(logging.CRITICAL)
+    return [per_step(), at_once()]
