@@ -1,0 +1,128 @@
+"""Pinned inputs into a build key, and into the reason for a build; pure.
+
+The key must never change by accident: it decides what is built again everywhere. `_FORMAT` is part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from imageflow.model import Build, Json
+
+_FORMAT = 1
+_SHORT = 60  # characters of a value that a reason repeats
+_SILENT = ("password", "content", "authorized_keys")  # keys whose values a reason never repeats
+
+
+def build_key(canonical: Json, pins: Json) -> str:
+    """SHA-256 (64 hex digits) over what decides the image: the canonical recipe and the pins.
+
+    How a failed build is treated, time limits and how many versions are kept decide nothing.
+    """
+    data = {"format": _FORMAT, "recipe": _deciding(canonical), "pins": dict(pins)}
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def why(before: Build | None, canonical: Json, pins: Json) -> str:
+    """Why this is a build of its own: exactly what differs from `before`, the last version's build."""
+    if before is None:
+        return f"first build of {canonical['name']}"
+    differences = [
+        *_pins(before.pins, pins),
+        *_recipe(_flat(_deciding(before.recipe)), _flat(_deciding(canonical))),
+    ]
+    if not differences:
+        return f"nothing changed since build {before.id}, but its image is no longer there or was not finished"
+    return ", ".join(differences)
+
+
+def _deciding(canonical: Json) -> dict[str, Any]:
+    """The part of a recipe that decides what the image is."""
+    recipe = {key: value for key, value in canonical.items() if key not in ("on_failure", "timeout")}
+    publish = recipe.get("publish")
+    if isinstance(publish, Mapping):
+        recipe["publish"] = {key: value for key, value in publish.items() if key != "keep"}
+    kept: dict[str, Any] = _placeless(recipe)
+    return kept
+
+
+def _placeless(value: Any) -> Any:
+    """Without the places of plain secrets: a recipe that moved to another folder is the same recipe."""
+    if isinstance(value, Mapping):
+        name = value.get("secret")
+        if isinstance(name, str) and set(value) == {"secret"} and name.startswith("recipe:"):
+            return {"secret": "recipe:"}
+        return {key: _placeless(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_placeless(item) for item in value]
+    return value
+
+
+def _pins(old: Json, new: Json) -> Iterator[str]:
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        kind, _, rest = name.partition(":")
+        subject = f"{kind} {rest}" if rest else kind
+        if before is None:
+            yield f"{subject} added"
+        elif after is None:
+            yield f"{subject} removed"
+        elif kind in ("element", "file"):
+            yield f"{subject} changed"
+        elif kind == "archive":
+            yield f"{subject} moved"
+        else:
+            yield f"{rest or kind} {_shown(before)} → {_shown(after)}"
+
+
+def _recipe(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for path in sorted(old.keys() | new.keys()):
+        if path not in new:
+            yield f"{path} removed"
+        elif path not in old:
+            yield f"{path} added" if _silent(path, new[path]) else f"{path} added: {_shown(new[path])}"
+        elif old[path] != new[path]:
+            if _silent(path, old[path]) or _silent(path, new[path]):
+                yield f"{path} changed"
+            else:
+                yield f"{path} {_shown(old[path])} → {_shown(new[path])}"
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Every single value by its path; a list of single values, such as elements, is one value."""
+    if isinstance(value, Mapping) and value and not _is_reference(value):
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found |= _flat(item, f"{path}.{key}" if path else str(key))
+        return found
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list) for item in value):
+        found = {}
+        for index, item in enumerate(value):
+            found |= _flat(item, f"{path}[{index}]")
+        return found
+    return {path: value}
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"secret"}
+
+
+def _silent(path: str, value: Any) -> bool:
+    return path.rpartition(".")[2] in _SILENT or len(_shown(value)) > _SHORT
+
+
+def _shown(value: Any) -> str:
+    if _is_reference(value):
+        return "a secret"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if value is None:
+        return "nothing"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " ".join(text.split()) or '""'

@@ -1,0 +1,59 @@
+"""Everything that goes into a build, pinned before the build exists."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from imageflow import secrets
+from imageflow.config import Config
+from imageflow.pins import archives, elements, files, tools
+from imageflow.recipe import ImageRecipe
+
+
+def pin(image: ImageRecipe, folder: Path, config: Config) -> dict[str, str]:
+    """What each input of the image is right now, by name.
+
+    "element:NAME" tree digest, "file:PATH" SHA-256, "tool:NAME" version, "archive:SUITE" SHA-256 of its
+    signed Release file (or "archive": "unpinned: why"), "diskimage-builder" version, "architecture".
+    Raises RecipeError for what is not there or can't work, Unavailable when an archive does not answer,
+    Refused when a tool is missing.
+    """
+    used = elements.used(image, elements.search_path(image, folder, config))
+    environment = _environment(image, config)
+    suites = archives.suites(environment, list(used), elements.architecture(image))
+    pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="pin")
+    try:
+        found: dict[str, Future[str]] = {}
+        for name, suite in suites.items():
+            found[name] = pool.submit(archives.digest, suite, environment)
+        for name in tools.wanted(image, used):
+            found[f"tool:{name}"] = pool.submit(tools.version, name)
+        pins = local(image, folder, config, used)
+        pins |= {name: future.result() for name, future in found.items()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after an error, nobody waits for the others
+    pins["architecture"] = elements.architecture(image)
+    pins["diskimage-builder"] = tools.diskimage_builder()
+    if not suites:
+        pins["archive"] = f"unpinned: {archives.unpinned(list(used))}"
+    return dict(sorted(pins.items()))
+
+
+def local(image: ImageRecipe, folder: Path, config: Config, used: dict[str, Path] | None = None) -> dict[str, str]:
+    """The pins of files and elements only: cheap, and without the network."""
+    if used is None:
+        used = elements.used(image, elements.search_path(image, folder, config))
+    pins = {f"element:{name}": elements.tree_digest(path) for name, path in used.items()}
+    return pins | {f"file:{name}": files.digest(path) for name, path in files.named(image, folder).items()}
+
+
+def _environment(image: ImageRecipe, config: Config) -> dict[str, str]:
+    """The definition's environment, as far as archives need it; a mirror's URL may hold credentials."""
+    environment = {}
+    for name, value in image.dib.get("environment", {}).items():
+        if isinstance(value, str):
+            environment[name] = value
+        elif name in archives.VARIABLES:
+            environment[name] = secrets.resolve(value["secret"], config)
+    return environment

@@ -1,0 +1,142 @@
+"""The digest of a small file behind a URL, read as a stream, with patience and without showing credentials."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import stat
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from typing import IO
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from imageflow.errors import ImageflowError, RecipeError, Refused, Unavailable
+
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+_ATTEMPTS = 4
+_SILENCE = 10.0  # seconds without a byte
+_PATIENCE = 60.0  # seconds for one file
+_MAX_BYTES = 16 << 20
+_CHUNK = 1 << 16
+
+
+class _Absent(Exception):
+    """The server says that there is no such file."""
+
+
+def possible(uri: str) -> bool:
+    """Whether `digest` can read such a URL."""
+    return uri.partition(":")[0].lower() in ("http", "https", "file")
+
+
+def digest(urls: Sequence[str], environment: Mapping[str, str], what: str, mark: bytes) -> str:
+    """SHA-256 of the first of these files that is there; it must contain `mark`.
+
+    Proxies come from `environment`, else from this process's. Raises Unavailable after some attempts,
+    RecipeError when none of the files is there, Refused when the server will not give it.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential(0.2, max=2),
+        reraise=True,
+    )
+    for url in urls:
+        try:
+            found: str = retrying(_digest, url, environment, what, mark)
+        except _Absent:
+            continue
+        return found
+    raise RecipeError(
+        f"{what} is not in the archive {shown(urls[0].partition('/dists/')[0])}",
+        hint="check the release and the mirror: DIB_RELEASE, DIB_DISTRIBUTION_MIRROR, DIB_DEBIAN_SECURITY_MIRROR",
+    )
+
+
+def shown(url: str) -> str:
+    """The URL without user name, password and query."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[:200]
+
+
+def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) -> str:
+    name = shown(url)
+    try:
+        with _file(url) if url.lower().startswith("file:") else _response(url, environment) as stream:
+            return _read(stream, name, mark)
+    except (ImageflowError, _Absent):
+        raise
+    except urllib.error.HTTPError as error:
+        code = error.code
+        error.close()
+        if code in (404, 410):
+            raise _Absent from None
+        if code in (408, 425, 429) or code >= 500:
+            raise Unavailable(f"{what}: {name} answered {code}", hint="try again later") from None
+        raise Refused(f"{what}: {name} answered {code}", hint="check the mirror and its credentials") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise _Absent from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        why = getattr(reason, "strerror", None) or str(reason)
+        raise Unavailable(
+            f"{what}: {name} can't be read: {why}", hint="check the network, the proxy and the mirror"
+        ) from None
+    except ValueError:
+        raise RecipeError(f"{what}: {name} is not a usable URL", hint="correct the mirror's URL") from None
+
+
+def _read(stream: IO[bytes], name: str, mark: bytes) -> str:
+    end = time.monotonic() + _PATIENCE
+    total, seen, marked, found = 0, b"", not mark, hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        found.update(chunk)
+        total += len(chunk)
+        window = seen + chunk
+        marked = marked or mark in window
+        seen = window[-len(mark) :] if mark else b""
+        if total > _MAX_BYTES:
+            raise Refused(f"{name} is larger than {_MAX_BYTES >> 20} MiB", hint="check the mirror")
+        if time.monotonic() > end:
+            raise Unavailable(f"{name} comes too slowly", hint="check the network and the mirror")
+    if not marked:
+        raise Refused(
+            f"{name} is not a Release file", hint="something between here and the mirror answers in its place"
+        )
+    return found.hexdigest()
+
+
+def _file(url: str) -> IO[bytes]:
+    path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not be waited for
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _Absent
+    return os.fdopen(descriptor, "rb")
+
+
+def _response(url: str, environment: Mapping[str, str]) -> IO[bytes]:
+    parts = urllib.parse.urlsplit(url)
+    credentials, _, host = parts.netloc.rpartition("@")
+    path = urllib.parse.quote(parts.path, safe="/%~+:@")
+    request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, path, parts.query, "")))
+    request.add_header("User-Agent", "imageflow")
+    if credentials:
+        plain = urllib.parse.unquote(credentials).encode()
+        # unredirected: another host that we are sent to must not get it
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(plain).decode()}")
+    proxies = urllib.request.getproxies()
+    for name in PROXIES:
+        if value := environment.get(name):
+            proxies[name.removesuffix("_proxy")] = value
+    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
+        proxies = {}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    stream: IO[bytes] = opener.open(request, timeout=_SILENCE)
+    return stream

@@ -1,0 +1,181 @@
+"""The elements that diskimage-builder will use for an image, and the digest of each one's tree."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from imageflow.config import Config
+from imageflow.errors import RecipeError, Refused
+from imageflow.recipe import ImageRecipe
+from imageflow.recipe.definition import elements as named_elements
+from imageflow.recipe.problems import did_you_mean, short
+
+_IGNORED_FOLDERS = ("__pycache__", ".git")  # made by using an element, or by keeping it
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "ppc64le": "ppc64el"}
+
+
+def stock_folder() -> Path:
+    """diskimage-builder's own elements."""
+    from diskimage_builder import paths
+
+    return Path(paths.get_path("elements"))
+
+
+def search_path(image: ImageRecipe, folder: Path, config: Config) -> list[Path]:
+    """ELEMENTS_PATH of this image's build: the first folder that has an element wins, as diskimage-builder reads it.
+
+    `elements/` beside the recipe, the configuration's, ELEMENTS_PATH of the definition (else of this
+    process), diskimage-builder's own. Relative ones are relative to the recipe's folder.
+    Raises RecipeError for a folder that is not there.
+    """
+    own = image.dib.get("environment", {}).get("ELEMENTS_PATH")
+    given = own if isinstance(own, str) else os.environ.get("ELEMENTS_PATH", "")
+    wanted = [*config.dib.elements_path, *(Path(part) for part in given.split(":") if part)]
+    found = [folder / "elements"] if (folder / "elements").is_dir() else []
+    for part in wanted:
+        path = Path(os.path.abspath(folder / part.expanduser()))
+        if not path.is_dir():
+            raise image.error(
+                ("dib", "environment", "ELEMENTS_PATH") if own else ("dib",),
+                f"the elements folder {short(path)} is not there",
+                "correct ELEMENTS_PATH, or elements_path in the configuration",
+            )
+        found.append(path)
+    return list(dict.fromkeys([*found, stock_folder()]))
+
+
+def architecture(image: ImageRecipe) -> str:
+    """What the image is built for: the definition's, else this machine's."""
+    environment = image.dib.get("environment", {})
+    machine = platform.machine()
+    return str(image.dib.get("arch") or environment.get("ARCH") or _MACHINES.get(machine, machine))
+
+
+def asked(image: ImageRecipe) -> list[str]:
+    """The elements that disk-image-create starts from: those named, and those it adds by itself."""
+    entry, environment = image.dib, image.dib.get("environment", {})
+    names = named_elements(entry)
+    if "vm" in names and not any(name.startswith("block-device-") for name in names):
+        names.append("block-device-efi" if architecture(image) in ("arm64", "aarch64") else "block-device-mbr")
+    if not entry.get("skip-base") and environment.get("SKIP_BASE") != "1":
+        names.insert(0, "base")
+    if entry.get("ramdisk"):
+        names.insert(0, str(entry.get("ramdisk-element") or environment.get("RAMDISK_ELEMENT") or "ramdisk"))
+    return list(dict.fromkeys(names))
+
+
+def used(image: ImageRecipe, path: Sequence[Path], extra: Iterable[str] = ()) -> dict[str, Path]:
+    """Name and folder of each element of the build, dependencies included, by diskimage-builder's own code.
+
+    `extra`: elements that are added to the definition's. Raises RecipeError.
+    """
+    from diskimage_builder import element_dependencies
+
+    # it logs an "override" for each element found twice, which is what ELEMENTS_PATH is for
+    element_dependencies.logger.setLevel(logging.CRITICAL)
+    start = list(dict.fromkeys([*asked(image), *extra]))
+    try:
+        pairs = element_dependencies.get_elements(start, ":".join(map(str, path)))
+    except element_dependencies.MissingElementException:
+        raise _missing(image, start, path) from None
+    except element_dependencies.AlreadyProvidedException as error:
+        message = str(error) or "two elements stand for the same thing"
+        raise image.error(("dib", "elements"), short(message), "take one of them out of 'elements'") from None
+    except element_dependencies.MissingOSException:
+        hint = "add a distribution, such as debian-minimal"
+        raise image.error(("dib", "elements"), "no element brings an operating system", hint) from None
+    except (OSError, UnicodeDecodeError, element_dependencies.InvalidElementDir) as error:
+        raise image.error(("dib", "elements"), f"the elements can't be read: {short(error)}") from None
+    return {name: Path(folder) for name, folder in sorted(pairs)}
+
+
+def _missing(image: ImageRecipe, start: Sequence[str], path: Sequence[Path]) -> RecipeError:
+    """Which element is missing, who wants it, and where it was looked for."""
+    known = {
+        entry.name: Path(entry.path) for folder in reversed(path) for entry in os.scandir(folder) if entry.is_dir()
+    }
+    looked = f"looked in {', '.join(short(folder) for folder in path)}"
+    wanted_by = dict.fromkeys(start, "")
+    queue = list(start)
+    provided: set[str] = set()
+    while queue:
+        name = queue.pop(0)
+        if name in provided:
+            continue
+        if name not in known:
+            near = did_you_mean(name, known)
+            who = f", which {short(wanted_by[name])} needs," if wanted_by[name] else ""
+            message = f"there is no element {short(name)!r}{who} in ELEMENTS_PATH"
+            return image.error(_place(image, name), message, "; ".join(filter(None, [near, looked])))
+        provided |= _words(known[name] / "element-provides")
+        for dependency in sorted(_words(known[name] / "element-deps") - wanted_by.keys() - provided):
+            wanted_by[dependency] = name
+            queue.append(dependency)
+    return image.error(("dib", "elements"), "an element is missing", looked)
+
+
+def _place(image: ImageRecipe, name: str) -> tuple[str | int, ...]:
+    for index, item in enumerate(image.dib.get("elements", [])):
+        if name in item.split():
+            return ("dib", "elements", index)
+    return ("dib", "elements")
+
+
+def _words(path: Path) -> set[str]:
+    try:
+        return {line.strip() for line in path.read_text().splitlines() if line.strip()}
+    except FileNotFoundError:
+        return set()
+
+
+def tree_digest(folder: Path) -> str:
+    """SHA-256 over names, executable bits, targets of links and contents of all below `folder`.
+
+    A link out of the tree counts with the content it leads to, because the build follows it.
+    """
+    digest = hashlib.sha256()
+    root = os.path.realpath(folder)
+    try:
+        _walk(digest, root, root, "")
+    except OSError as error:
+        raise Refused(f"element {folder} can't be read: {error.strerror}: {error.filename}") from None
+    return digest.hexdigest()
+
+
+def _walk(digest: hashlib._Hash, root: str, folder: str, relative: str) -> None:
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        name = f"{relative}/{entry.name}" if relative else entry.name
+        if entry.is_symlink():
+            _add(digest, "link", name, os.readlink(entry.path))
+            real = os.path.realpath(entry.path)
+            if real != root and not real.startswith(root + os.sep) and os.path.isfile(real):
+                _add(digest, "content", name, _content(real))
+        elif entry.is_dir():
+            if entry.name not in _IGNORED_FOLDERS:
+                _add(digest, "folder", name, "")
+                _walk(digest, root, entry.path, name)
+        elif entry.is_file():
+            if not entry.name.endswith(".pyc"):
+                kind = "program" if entry.stat().st_mode & stat.S_IXUSR else "file"
+                _add(digest, kind, name, _content(entry.path))
+        else:
+            _add(digest, "special", name, "")  # a FIFO would make the reader wait
+
+
+def _add(digest: hashlib._Hash, *parts: str) -> None:
+    for part in parts:
+        data = os.fsencode(part)
+        digest.update(len(data).to_bytes(8, "big") + data)  # with its length: no two trees give the same bytes
+
+
+def _content(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
