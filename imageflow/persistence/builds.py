@@ -113,14 +113,21 @@ def select(
     before: int | None = None,
 ) -> list[Build]:
     """Builds, newest first, without `recipe` and `pins`; `before`: only those with a smaller `seq`."""
-    query = sa.select(*_CHEAP).order_by(builds.c.seq.desc()).limit(limit)
+    where: list[sa.ColumnElement[bool]] = []
     if image is not None:
-        query = query.where(builds.c.image == image)
-    if wanted := [BuildState(s).value for s in states]:
-        query = query.where(builds.c.state.in_(wanted))
+        where.append(builds.c.image == image)
     if before is not None:
-        query = query.where(builds.c.seq < before)
-    return [_build(row) for row in conn.execute(query)]
+        where.append(builds.c.seq < before)
+    wanted = sorted({BuildState(s).value for s in states})
+    newest = sa.select(*_CHEAP).where(*where).order_by(builds.c.seq.desc()).limit(limit)
+    if len(wanted) > 1 and image is None:
+        # One ordered index range per state: with IN, SQLite walks over all the builds that ended.
+        ranges = [newest.where(builds.c.state == state).subquery() for state in wanted]
+        merged = sa.union_all(*(sa.select(part) for part in ranges)).order_by(sa.desc("seq")).limit(limit)
+        return [_build(row) for row in conn.execute(merged)]
+    if wanted:
+        newest = newest.where(builds.c.state.in_(wanted))
+    return [_build(row) for row in conn.execute(newest)]
 
 
 def latest(conn: sa.Connection, image: str) -> Build | None:
