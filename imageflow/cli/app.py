@@ -13,8 +13,10 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import TYPE_CHECKING, NoReturn
 
 from cliff.app import App as CliffApp
@@ -113,7 +115,7 @@ class App(CliffApp):
             self._show_traceback_if_asked()
             self.complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             return 1
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug of ours, whatever it is
             traceback.print_exc(file=self.stderr)
             self.complain(f"{type(error).__name__}: {error}", BUG)
             return 1
@@ -144,13 +146,19 @@ class App(CliffApp):
         return command.run(parser.parse_args(rest))
 
     def _unknown(self, argv: list[str]) -> NoReturn:
-        words = [word for word in argv[:3] if not word.startswith("-")]
+        from difflib import get_close_matches
+
+        known = sorted(name for name, _ in self.command_manager)
+        words = list(takewhile(lambda word: not word.startswith("-"), argv))[:2]
         if not words:
             raise BadInput(f"there is no option {argv[0]}", hint="'imageflow --help' lists what there is")
-        known = sorted(name for name, _ in self.command_manager)
-        near = [name for name in known if name.split()[0] == words[0]] or self.get_fuzzy_matches(words[0])
+        under = [name for name in known if name.split()[0] == words[0]]
+        if len(words) == 1 and under:
+            raise BadInput(f"'{words[0]}' what?", hint=f"one of {', '.join(under)}")
+        near = get_close_matches(" ".join(words), known, n=3, cutoff=0.7)
+        near = near or under
         hint = f"did you mean {', '.join(near)}?" if near else "'imageflow --help' lists the commands"
-        raise BadInput(f"there is no command '{' '.join(words[:2])}'", hint=hint)
+        raise BadInput(f"there is no command '{' '.join(words)}'", hint=hint)
 
     def print_overview(self) -> None:
         """The global help: options, and each command with its one line."""
@@ -197,4 +205,5 @@ class App(CliffApp):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script."""
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # oslo's, and nothing we use
     return App().run(sys.argv[1:] if argv is None else argv)

@@ -42,7 +42,9 @@ def named(service: Service, build_id: str | None) -> Build:
 def add_build(parser: argparse.ArgumentParser, *, optional: bool) -> None:
     """The ID argument; optional where taking the newest build does no harm."""
     if optional:
-        parser.add_argument("build", metavar="ID", nargs="?", help="the build, or the beginning of its id (default: the newest)")
+        parser.add_argument(
+            "build", metavar="ID", nargs="?", help="the build, or the beginning of its id (default: the newest)"
+        )
     else:
         parser.add_argument("build", metavar="ID", help="the build, or the beginning of its id")
 
@@ -56,6 +58,8 @@ def seconds_taken(build: Build) -> float | None:
 
 class List(Lister):
     """List builds, the newest first"""
+
+    nothing = "no builds"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -234,7 +238,9 @@ class _Change(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add_build(parser, optional=False)
-        parser.add_argument("--wait", action="store_true", help="wait until it is done, and run it if nothing is serving")
+        parser.add_argument(
+            "--wait", action="store_true", help="wait until it is done, and run it if nothing is serving"
+        )
         return parser
 
     def ask(self, service: Service, build_id: str) -> Build:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import cliff._argparse
 import cliff.command
 import cliff.display
 import cliff.lister
@@ -19,10 +21,24 @@ if TYPE_CHECKING:
 TEXT = "text"
 
 
+class _Help(cliff._argparse.SmartHelpFormatter):
+    """Keeps the paragraphs of a description apart."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(textwrap.fill(" ".join(p.split()), width, initial_indent=indent) for p in paragraphs)
+
+
 class Command(cliff.command.Command):
     """A command that writes what it likes."""
 
     app: App
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.formatter_class = _Help
+        parser.allow_abbrev = False  # an abbreviation in a script breaks when an option is added
+        return parser
 
     def get_epilog(self) -> str:
         """Cliff would look through every installed distribution for the name of a plugin."""
@@ -50,6 +66,17 @@ class _Formatted(Command, cliff.display.DisplayCommandBase[Any]):
 
 class Lister(_Formatted, cliff.lister.Lister):
     """A command whose result is rows."""
+
+    nothing = ""  # said to people when there are no rows
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Iterable[Sequence[Any]]
+    ) -> int:
+        rows = list(data)
+        if not rows and parsed_args.formatter == "table" and not parsed_args.print_empty:
+            self.app.note(f"({self.nothing})")
+            return 0
+        return super().produce_output(parsed_args, column_names, rows)
 
 
 class ShowOne(_Formatted, cliff.show.ShowOne):

@@ -27,7 +27,9 @@ class Create(TextLister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add_recipe_arguments(parser)
-        parser.add_argument("--wait", action="store_true", help="wait until all is done; builds here if nothing is serving")
+        parser.add_argument(
+            "--wait", action="store_true", help="wait until all is done; builds here if nothing is serving"
+        )
         parser.add_argument("--force", action="store_true", help="build even what is built already")
         return parser
 

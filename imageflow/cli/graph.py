@@ -37,7 +37,9 @@ class ShowGraph(TextLister):
         how = parser.add_mutually_exclusive_group()
         how.add_argument("--text", dest="drawing", action="store_const", const="text", help="marks and names (default)")
         how.add_argument("--dot", dest="drawing", action="store_const", const="dot", help="as Graphviz source")
-        how.add_argument("--svg", dest="drawing", action="store_const", const="svg", help="as a picture (needs Graphviz)")
+        how.add_argument(
+            "--svg", dest="drawing", action="store_const", const="svg", help="as a picture (needs Graphviz)"
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
@@ -45,7 +47,10 @@ class ShowGraph(TextLister):
             graph = service.graph(named(service, parsed_args.build).id)
         self._lines = {"dot": dot, "svg": svg}.get(parsed_args.drawing, as_text)(graph)
         before = _before(graph)
-        rows = [(name, title, str(state), Lines(before[name], [", ".join(before[name])])) for name, title, state in graph.nodes]
+        rows = [
+            (name, title, str(state), Lines(before[name], [", ".join(before[name])]))
+            for name, title, state in graph.nodes
+        ]
         return ("step", "title", "state", "after"), rows
 
     def text(self) -> Iterable[str]:
@@ -79,7 +84,7 @@ def dot(graph: Graph) -> Iterator[str]:
     build = graph.build
     yield f"digraph {_quoted(build.image)} {{"
     yield f"  label={_quoted(f'{build.image} {build.id}: {build.state}')}; labelloc=t; fontname=sans;"
-    yield "  node [shape=box, style=\"rounded,filled\", fontname=sans]; edge [color=gray40];"
+    yield '  node [shape=box, style="rounded,filled", fontname=sans]; edge [color=gray40];'
     for name, title, state in graph.nodes:
         label = _quoted(f"{title or name}\n{state}")
         yield f"  {_quoted(name)} [label={label}, tooltip={_quoted(name)}, fillcolor={_quoted(COLORS.get(state, '#ffffff'))}];"

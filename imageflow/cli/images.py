@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from imageflow.cli.command import Lister, ShowOne
 from imageflow.cli.present import Age, Digest, Lines, Optional, Pairs, Size, size
@@ -19,6 +19,8 @@ REF = "IMAGE (its newest version), IMAGE@DIGEST or DIGEST; the beginning of a di
 
 class List(Lister):
     """List the image versions in the store, the newest first"""
+
+    nothing = "no image versions"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -149,7 +151,7 @@ class _Percent:
             self._out.flush()
             self._shown = percent
 
-    def __enter__(self) -> _Percent:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -56,11 +56,12 @@ class LineView:
                 StepState.FAILED: f"{title}{again}: failed after {took}: {step.error}",
             }.get(step.state, f"{title}{again}: {step.state}")
             self._line(picture.build, f"{where} {text}")
-        elif step.state is StepState.RUNNING and self._is_news((*key, "tenth"), int(step.progress * TENTHS)):
-            if step.progress >= 1 / TENTHS:
-                left = picture.estimate.step_remaining if picture.estimate else None
-                eta = f", about {duration(left)} left" if left is not None else ""
-                self._line(picture.build, f"{where} {title}: {step.progress:.0%} {step.message or ''}{eta}")
+            return
+        tenth = int(step.progress * TENTHS)
+        if step.state is StepState.RUNNING and tenth > 0 and self._is_news((*key, "tenth"), tenth):
+            left = picture.estimate.step_remaining if picture.estimate else None
+            eta = f", about {duration(left)} left" if left is not None else ""
+            self._line(picture.build, f"{where} {title}: {step.progress:.0%} {step.message or ''}{eta}")
 
     def _line(self, build: Build, text: str) -> None:
         self._out.write(f"{build.image} {build.id}: {text}\n")

@@ -43,7 +43,11 @@ class LiveView:
         """Draw."""
         if self._live is None:
             self._live = Live(
-                console=self._console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop", transient=False
+                console=self._console,
+                auto_refresh=False,
+                redirect_stdout=False,
+                vertical_overflow="crop",
+                transient=False,
             )
             self._live.start()
         self._live.update(Group(*self._draw(pictures)), refresh=True)

@@ -13,6 +13,8 @@ from imageflow.cli.present import Age, Optional
 class List(Lister):
     """List what builds made and have not removed yet: folders, mounts, loop devices, uploads"""
 
+    nothing = "nothing is left over"
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("--all", action="store_true", help="also what is gone")
@@ -37,6 +39,8 @@ class Reap(Lister):
 
     Exit code 1 when something could not be removed; the reason is in the row.
     """
+
+    nothing = "nothing to remove"
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:

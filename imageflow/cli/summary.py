@@ -54,7 +54,9 @@ def boot_command(build: Build, version: Version) -> str | None:
 
 def _partitioned(build: Build) -> bool:
     elements = (build.recipe.get("dib") or {}).get("elements") or ()
-    return any(element == "vm" or element.startswith("block-device-") for element in elements if isinstance(element, str))
+    return any(
+        element == "vm" or element.startswith("block-device-") for element in elements if isinstance(element, str)
+    )
 
 
 def _emulator(build: Build) -> str:
