@@ -23,6 +23,7 @@ class BuildLog:
         self.step = ""
         self._file = path.open("ab", buffering=0)
         path.chmod(0o640)
+        self._lost = 0
         self._lock = threading.Lock()
         self._secrets: list[str] = []
         for secret in secrets:
@@ -46,8 +47,18 @@ class BuildLog:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with self._lock:
             for line in self.clean(text).splitlines():
-                data = f"{stamp} [{self.step or 'build'}] {line}\n".encode("utf-8", "backslashreplace")
-                self._file.write(data)
+                self._write(f"{stamp} [{self.step or 'build'}] {line}\n")
+
+    def _write(self, line: str) -> None:
+        """A log that can't be written must not be what fails a build."""
+        if self._lost:
+            line = f"({self._lost} lines are missing here: they could not be written)\n{line}"
+        try:
+            self._file.write(line.encode("utf-8", "backslashreplace"))
+        except OSError:
+            self._lost += 1
+        else:
+            self._lost = 0
 
     def close(self) -> None:
         self._file.close()

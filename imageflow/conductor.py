@@ -24,6 +24,7 @@ from imageflow.janitor import Janitor
 from imageflow import model
 from imageflow.build_run import Claim, BuildRun
 from imageflow.persistence import builds, conductors
+from imageflow.reserve import Reserve
 from imageflow.service import Service
 
 LOG = logging.getLogger(__name__)
@@ -54,7 +55,10 @@ class Conductor:
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """Claim and run builds until `stop()`, or until `until()` says so and none runs here."""
+        reserve = Reserve(self._config.state_dir / "reserve")
+        self._database.relief = reserve.give_up
         self._beat()
+        reserve.keep()
         heartbeat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
         heartbeat.start()
         tidy = threading.Thread(target=self._tidy, name="janitor", daemon=True)
@@ -87,11 +91,11 @@ class Conductor:
         if free <= 0:
             return
         with _calmly("look for work"):
-            for job in self._board.iterjobs(only_unclaimed=True):
+            for job in self._board.iterjobs(only_unclaimed=True) if self._only is None else self._board.unclaimed(self._only):
                 if free <= 0 or self._draining.is_set():
                     return
                 build_id = str(job.name)
-                if build_id in self._held or (self._only is not None and build_id not in self._only):
+                if build_id in self._held:
                     continue
                 try:
                     self._board.claim(job, self.name, self._config.conductor.lease)

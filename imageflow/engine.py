@@ -141,15 +141,24 @@ class FlowRun:
                 self._engine.storage.reset(task.name)
 
     def forget_lost(self) -> list[str]:
-        """Reset every finished step whose result is not there any more, and all after it; -> their names."""
-        lost: list[str] = []
-        for task in self._tasks():
-            if self._state(task) != states.SUCCESS:
-                continue
-            if lost or not task.survives(self._engine.storage.get(task.name)):
-                self._engine.storage.reset(task.name)
-                lost.append(task.name)
-        return lost
+        """Reset every finished step whose result is still needed and not there any more; -> their names.
+
+        Needed is what a step that has yet to run takes as an argument. What was made from a lost result
+        is made again with it, so that nothing published mixes two runs.
+        """
+        finished = {task for task in self._tasks() if self._state(task) == states.SUCCESS}
+        again: set[Task] = set()
+        while more := {task for task in finished - again if self._must_run_again(task, finished, again)}:
+            again |= more
+        for task in again:
+            self._engine.storage.reset(task.name)
+        return [task.name for task in self._tasks() if task in again]
+
+    def _must_run_again(self, task: Task, finished: set[Task], again: set[Task]) -> bool:
+        to_run = [other for other in self._tasks() if other in again or other not in finished]
+        needed = any(task.provides & other.requires for other in to_run)
+        lost = needed and not task.survives(self._engine.storage.get(task.name))
+        return lost or any(other.provides & task.requires for other in again)
 
     def run(self, suspend: Callable[[], bool]) -> Outcome:
         """Run what is not finished; `suspend()` is asked between steps."""
@@ -230,7 +239,7 @@ def describe(failure: Failure | None) -> tuple[str, str | None]:
         return "the step failed", None
     if isinstance(failure.exception, ImageflowError):
         return failure.exception.message, failure.exception.hint or None
-    kind = (failure.exception_type_names or ["Exception"])[0].rpartition(".")[2]
+    kind = str(next(iter(failure), "Exception")).rpartition(".")[2]
     text = " ".join(str(failure.exception_str).split())
     if failure.check(ImageflowError):
         return text, None

@@ -1,7 +1,8 @@
 """Steps that leave traces: each runs a real child and makes a ledgered folder, its revert removes it.
 
 Files in the trace folder steer a step by its name: `fail-STEP` makes it fail, `left-STEP` makes its
-revert fail, `die-STEP` and `die-revert-STEP` kill the worker in it, `slow-STEP` holds seconds to take.
+revert fail, `die-STEP` and `die-revert-STEP` kill the worker in it, `slow-STEP` holds seconds
+to take, `fill-STEP` makes it fill the disk.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,14 @@ class Trace:
 
 
 class Trail(Task):
-    """Makes a folder, runs a child in it, leaves traces."""
+    """Makes a folder, runs a child in it, leaves traces; takes the folder of the step before."""
 
-    def __init__(self, step: str, folder: str) -> None:
+    def __init__(self, step: str, folder: str, takes: Sequence[str] = (), **kwargs: Any) -> None:
         self.step = step  # type: ignore[misc]
-        super().__init__()
+        super().__init__(requires=[f"made_{name}" for name in takes], **{"provides": f"made_{step}", **kwargs})
         self._trace = Trace(Path(folder))
 
-    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any) -> dict[str, str]:
+    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, **_: Any) -> Any:
         made = config.builds_dir / f"{build.id}-{self.step}"
         with self._trace.alone(build.id, self.step):
             self._trace.add(execute=self.step, build=build.id)
@@ -95,6 +96,10 @@ class Trail(Task):
                 cwd=made,
             )
             progress(0.5, "half")
+            if self._trace.has(f"fill-{self.step}"):
+                with (made / "fill").open("wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(1 << 16))
             if self._trace.has(f"fail-{self.step}"):
                 raise Refused(f"{self.step} was told to fail", hint="take the file away")
         return {"made": str(made)}
@@ -114,24 +119,34 @@ class Trail(Task):
 
 
 class Publish(Trail):
-    """The last step: says that there is an image, removes the folders."""
+    """Says that there is an image."""
 
-    default_provides = "publication"
-
-    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any) -> dict[str, Any]:
+    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, **_: Any) -> Any:
         super().execute(build, config, ledger, log, control, progress)
-        for made in config.builds_dir.glob(f"{build.id}-*"):
-            shutil.rmtree(made, ignore_errors=True)
-            ledger.close(ResourceKind.DIRECTORY, str(made))
         return {"store": "none", "digest": f"{build.id}{'0' * 52}", "path": "nowhere", "artifacts": []}
 
     def survives(self, result: Any) -> bool:
         return True
 
 
+class Tidy(Trail):
+    """Removes the folders."""
+
+    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, **_: Any) -> Any:
+        super().execute(build, config, ledger, log, control, progress)
+        for made in config.builds_dir.glob(f"{build.id}-*"):
+            shutil.rmtree(made, ignore_errors=True)
+        for step in ALL:
+            ledger.close(ResourceKind.DIRECTORY, str(config.builds_dir / f"{build.id}-{step}"))
+
+
 STEPS = ("fetch", "boot", "configure", "snapshot")
+ALL = (*STEPS, "publish", "tidy")
 
 
 def small(folder: str) -> linear_flow.Flow:
-    """Four steps and a publication."""
-    return linear_flow.Flow("small").add(*(Trail(step, folder) for step in STEPS), Publish("publish", folder))
+    """Four steps, each from the one before, a publication of all, and the end."""
+    steps = [Trail(step, folder, STEPS[:at][-1:]) for at, step in enumerate(STEPS)]
+    return linear_flow.Flow("small").add(
+        *steps, Publish("publish", folder, STEPS, provides="publication"), Tidy("tidy", folder)
+    )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,10 +16,44 @@ from typing import Any
 from imageflow import config, engine
 from imageflow.model import Build, BuildState
 from imageflow.persistence import builds
+from imageflow.persistence.database import Database
 from imageflow.service import Service
+from tests.small import preload
 from tests.small.flow import Trace, small
 
-ROOT = Path(__file__).parents[2]
+
+_FORKS = multiprocessing.get_context("forkserver")  # a new worker costs a fork, not a second of imports
+_FORKS.set_forkserver_preload(["tests.small.preload"])
+
+
+class Worker:
+    """A worker process, with what a test needs of subprocess.Popen."""
+
+    def __init__(self, module: str, arguments: list[str], log: Path) -> None:
+        self._process = _FORKS.Process(target=preload.run, args=(module, arguments, str(log)), daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float = 60) -> int:
+        """Its exit code; fails when it does not end in time."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"worker {self.pid} still runs after {seconds} s"
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
 
 class Site:
@@ -40,17 +73,18 @@ class Site:
             lines += [f"[{group}]", f"{option} = {value}"]
         self.file.write_text("\n".join(lines) + "\n")
         self.config = config.load([str(self.file)])
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Worker] = []
 
     def __enter__(self) -> Site:
+        with Database(self.config.database) as database:
+            database.upgrade()
         self.service = Service.open(self.config)
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self.workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.send_signal(signal.SIGCONT)
-                worker.kill()
+            worker.send_signal(signal.SIGCONT)
+            worker.kill()
             worker.wait()
         self.service.close()
 
@@ -77,16 +111,9 @@ class Site:
         self.service.database.transact(enlist, patience=30)
         return build
 
-    def worker(self, *arguments: str, module: str = "tests.small.worker") -> subprocess.Popen[bytes]:
+    def worker(self, *arguments: str, module: str = "tests.small.worker") -> Worker:
         """Start a worker process."""
-        with (self.folder / "workers.log").open("ab") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", module, str(self.file), *arguments],
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
+        worker = Worker(module, [str(self.file), *arguments], self.folder / "workers.log")
         self.workers.append(worker)
         return worker
 
