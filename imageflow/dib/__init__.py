@@ -1,0 +1,1 @@
+"""How diskimage-builder is run for a build, and what is made of what it leaves."""

@@ -1,0 +1,218 @@
+"""The `configure` part of a recipe as an element: run inside the image, top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from imageflow.errors import InputChanged, RecipeError
+from imageflow.model import Json
+
+NAME = "imageflow-configure"
+_FILES = "imageflow-files"  # a folder of the element; hooks see it as /tmp/in_target.d/imageflow-files
+_PASSWORD = "IMAGEFLOW_PASSWORD_"  # noqa: S105 - variables that hand passwords to the hooks
+_HEAD = "#!/bin/bash\nset -eu\nset -o pipefail\n"
+_PIP = """\
+if ! python3 -m pip --version >/dev/null 2>&1; then
+    install-packages python3-pip
+fi
+help=$(python3 -m pip install --help)
+options=(--no-cache-dir --no-input)
+for option in --root-user-action=ignore --break-system-packages; do
+    [[ $help != *"${option%%=*}"* ]] || options+=("$option")
+done
+"""
+_USER = """\
+add_user() {  # NAME UID SHELL HOME
+    local options=(--create-home)
+    [ -z "$2" ] || options+=(--uid "$2")
+    [ -z "$3" ] || options+=(--shell "$3")
+    [ -z "$4" ] || options+=(--home-dir "$4")
+    if getent passwd "$1" >/dev/null; then
+        options=("${options[@]:1}")
+        [ ${#options[@]} -eq 0 ] || usermod "${options[@]}" "$1"
+    elif getent group "$1" >/dev/null; then
+        useradd "${options[@]}" --gid "$1" "$1"
+    else
+        useradd "${options[@]}" --user-group "$1"
+    fi
+}
+add_to_group() {  # NAME GROUP
+    getent group "$2" >/dev/null || groupadd "$2"
+    usermod --append --groups "$2" "$1"
+}
+set_password() {  # NAME, password or hash on standard input
+    local password
+    IFS= read -r password
+    if [[ $password == \\$* ]]; then
+        printf '%s:%s\\n' "$1" "$password" | chpasswd -e
+    else
+        printf '%s:%s\\n' "$1" "$password" | chpasswd
+    fi
+}
+authorize() {  # NAME, keys on standard input
+    local home group
+    home=$(getent passwd "$1" | cut -d: -f6)
+    group=$(id -g "$1")
+    install -d -m 0755 "$home"
+    install -d -m 0700 -o "$1" -g "$group" "$home/.ssh"
+    cat >> "$home/.ssh/authorized_keys"
+    chown "$1:$group" "$home/.ssh/authorized_keys"
+    chmod 0600 "$home/.ssh/authorized_keys"
+}
+may_become_root() {  # NAME
+    install -d -m 0755 /etc/sudoers.d
+    printf '%s ALL=(ALL) NOPASSWD:ALL\\n' "$1" > "/etc/sudoers.d/90-imageflow-${1//[^a-z0-9_-]/_}"
+    chmod 0440 "/etc/sudoers.d/90-imageflow-${1//[^a-z0-9_-]/_}"
+}
+"""
+
+
+def write_element(elements: Path, steps: Sequence[Json], folder: Path, pins: Json) -> bool:
+    """Write the element below `elements`; False when there is nothing to configure.
+
+    Local files are taken from the recipe's `folder` and compared with their pins while they are copied:
+    InputChanged when one is not what it was.
+    """
+    if not steps:
+        return False
+    element = elements / NAME
+    files = element / _FILES
+    hooks = element / "post-install.d"
+    for made in (files, hooks):
+        made.mkdir(parents=True, exist_ok=True)
+    element.chmod(0o700)
+    first, rest = _leading_packages(steps)
+    # Those that come first are installed with everybody's packages, in one go.
+    (element / "package-installs.yaml").write_text(yaml.safe_dump(dict.fromkeys(first)))
+    (element / "element-deps").write_text("package-installs\n" if _installs(steps) else "")
+    for number, step in enumerate(rest):
+        ((kind, value),) = step.items()
+        script = _WRITERS[kind](value, _Sources(folder, files, pins, number))
+        hook = hooks / f"60-imageflow-{number:03}-{kind}"
+        hook.write_text(_HEAD + script)
+        hook.chmod(0o700)
+    return True
+
+
+def passwords(steps: Sequence[Json]) -> dict[str, str]:
+    """Variables that the element's hooks read -> names of the secrets that they have to hold."""
+    names = [
+        user["password"]["secret"]
+        for step in steps
+        for user in step.get("users", ())
+        if isinstance(user.get("password"), Mapping)
+    ]
+    return {_variable(name): name for name in names}
+
+
+def _variable(secret: str) -> str:
+    return _PASSWORD + hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+
+def _leading_packages(steps: Sequence[Json]) -> tuple[list[str], list[Json]]:
+    for position, step in enumerate(steps):
+        if "packages" not in step:
+            return [package for before in steps[:position] for package in before["packages"]], list(steps[position:])
+    return [package for step in steps for package in step["packages"]], []
+
+
+def _installs(steps: Sequence[Json]) -> bool:
+    return any("packages" in step or "pip" in step for step in steps)
+
+
+class _Sources:
+    """Copies local files into the element."""
+
+    def __init__(self, folder: Path, to: Path, pins: Json, step: int) -> None:
+        self._folder, self._to, self._pins, self._step, self._count = folder, to, pins, step, 0
+
+    def take(self, entry: Json) -> str:
+        """-> the path of a copy of this entry's content, as a hook sees it."""
+        name = f"{self._step:03}-{self._count:03}"
+        self._count += 1
+        if entry.get("source") is None:
+            (self._to / name).write_text(entry["content"])
+        else:
+            self._copy(str(entry["source"]), self._to / name)
+        return f"/tmp/in_target.d/{_FILES}/{name}"
+
+    def _copy(self, source: str, to: Path) -> None:
+        digest = hashlib.sha256()
+        try:
+            with (self._folder / source).open("rb") as reader, to.open("wb") as writer:
+                while data := reader.read(1 << 20):
+                    digest.update(data)
+                    writer.write(data)
+        except OSError as error:
+            raise InputChanged(f"{source}: {error.strerror}") from error
+        if self._pins.get(f"file:{source}") != digest.hexdigest():
+            raise InputChanged(f"{source} is not what it was when the build was planned")
+
+
+def _packages(packages: Sequence[str], _: _Sources) -> str:
+    return f"install-packages {shlex.join(packages)}\n"
+
+
+def _pip(requirements: Sequence[str], _: _Sources) -> str:
+    return f'{_PIP}python3 -m pip install "${{options[@]}}" -- {shlex.join(requirements)}\n'
+
+
+def _files(entries: Sequence[Json], sources: _Sources) -> str:
+    lines = []
+    for entry in entries:
+        place, owner = shlex.quote(str(entry["path"])), str(entry.get("owner") or "root:root")
+        lines.append(f"install -D -m 0600 {sources.take(entry)} {place}")
+        lines.append(f"chown {shlex.quote(owner if ':' in owner else owner + ':')} {place}")
+        lines.append(f"chmod {entry.get('mode') or '0644'} {place}")  # last: chown takes the set-uid bit away
+    return "\n".join(lines) + "\n"
+
+
+def _users(users: Sequence[Json], _: _Sources) -> str:
+    lines = [_USER]
+    for user in users:
+        name = shlex.quote(user["name"])
+        uid, shell, home = (
+            shlex.quote(str(user.get(key) if user.get(key) is not None else "")) for key in ("uid", "shell", "home")
+        )
+        lines.append(f"add_user {name} {uid} {shell} {home}")
+        lines += [f"add_to_group {name} {shlex.quote(group)}" for group in user.get("groups") or ()]
+        lines += _password_of(name, user.get("password"))
+        if keys := user.get("authorized_keys"):
+            text = "".join(f"{key}\n" for key in keys)
+            lines.append(f"printf %s {shlex.quote(text)} | authorize {name}")
+        if user.get("sudo"):
+            lines.append(f"may_become_root {name}")
+    return "\n".join(lines) + "\n"
+
+
+def _password_of(name: str, password: Any) -> list[str]:
+    if password is None:
+        return []
+    if isinstance(password, Mapping):  # builtins only: it must not be seen in a list of processes
+        return [f'printf "%s\\n" "${{{_variable(password["secret"])}}}" | set_password {name}']
+    return [f"printf '%s\\n' {shlex.quote(str(password))} | set_password {name}"]
+
+
+def _services(services: Json, _: _Sources) -> str:
+    lines = []
+    for verb in ("enable", "disable"):
+        if units := services.get(verb):
+            lines.append(f"systemctl {verb} {shlex.join(units)}")
+    if not lines:
+        raise RecipeError("configure: services names no service")
+    return "\n".join(lines) + "\n"
+
+
+_WRITERS: dict[str, Callable[[Any, _Sources], str]] = {
+    "packages": _packages,
+    "pip": _pip,
+    "files": _files,
+    "users": _users,
+    "services": _services,
+}

@@ -1,0 +1,49 @@
+"""The step that says what is in the image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.dib import manifest
+from imageflow.dib.environment import without_userinfo
+from imageflow.dib.outputs import artifact_of
+from imageflow.dib.plan import DibPlan
+from imageflow.model import Build, Json
+from imageflow.tasks.base import Task
+
+
+class DescribeImage(Task):
+    """Write the manifest: packages, inputs and how it was built, without secrets."""
+
+    step = "describe-image"
+    title = "Describe the image"
+    default_provides = "description"  # {"packages": int | None, "properties": {}, "path", "artifact": {…}}
+
+    def execute(
+        self, build: Build, config: Config, workspace: Any, disk: Any, log: Callable[[str], None], control: Control
+    ) -> Json:
+        plan = DibPlan.of(build, config)
+        hide: Callable[[str], str] = getattr(log, "clean", str)
+        folder = Path(disk["folder"]) / f"{disk['name']}.d"
+        packages = manifest.read_packages(folder)
+        document = manifest.describe(
+            build, folder, packages, disk["environment"], lambda text: hide(without_userinfo(text))
+        )
+        plan.work.finished.mkdir(exist_ok=True)
+        file = plan.work.finished / f"{build.image}.manifest.json"
+        file.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        return {
+            "packages": None if packages is None else len(packages),
+            "properties": dict((build.recipe.get("publish") or {}).get("properties") or {}),
+            "path": str(file),
+            "artifact": asdict(artifact_of(file, "manifest", control)),
+        }
+
+    def survives(self, result: Any) -> bool:
+        return Path(result["path"]).exists()

@@ -1,0 +1,81 @@
+"""The first and the last step of a build on this machine: its work folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imageflow import resources
+from imageflow.config import Config
+from imageflow.dib import preflight
+from imageflow.dib.plan import DibPlan
+from imageflow.dib.workspace import Workspace
+from imageflow.errors import ImageflowError
+from imageflow.model import Build, Json, ResourceKind
+from imageflow.tasks.base import Ledger, Task
+
+
+class PrepareWorkspace(Task):
+    """Check the machine, and make the build's work folder: in memory, if there is enough of it."""
+
+    step = "prepare-workspace"
+    title = "Prepare the work folder"
+    default_provides = "workspace"  # {"path": absolute, "memory": bool}
+
+    def execute(self, build: Build, config: Config, ledger: Ledger, log: Callable[[str], None]) -> Json:
+        plan = DibPlan.of(build, config)
+        work = plan.work
+        preflight.check_machine(plan.elements(), plan.outputs)
+        size = int(plan.image.dib.get("min-tmpfs") or 2) * preflight.GIB
+        limit = preflight.memory_for(size, preflight.available_memory()) if _may_use_memory(plan, config) else 0
+
+        ledger.open(ResourceKind.DIRECTORY, str(work.path))
+        work.path.mkdir(parents=True, exist_ok=True)
+        need = int(config.dib.min_free * preflight.GIB) + (0 if limit else size)
+        preflight.check_space(work.path, need, "[dib] min_free" if limit else "[dib] min_free and the image itself")
+        if limit:
+            ledger.open(ResourceKind.MOUNT, str(work.tmp))
+            resources.mount_tmpfs(work.tmp, limit)
+        log(f"work folder {work.path}, {f'up to {limit / preflight.GIB:.1f} GiB in memory' if limit else 'on disk'}")
+        ledger.open(ResourceKind.LOOP, str(work.path))
+        for folder in (work.tmp, work.home, work.elements):
+            folder.mkdir(exist_ok=True)
+        return {"path": str(work.path), "memory": bool(limit)}
+
+    def revert(self, build: Build, config: Config, ledger: Ledger) -> None:
+        remove_workspace(Workspace.of(build, config), ledger)
+
+    def survives(self, result: Any) -> bool:
+        work = Workspace(Path(result["path"]))
+        mounted = any(mount.path == work.tmp for mount in resources.mounts_under(work.tmp))
+        return work.tmp.is_dir() and mounted == result["memory"]
+
+
+class RemoveWorkspace(Task):
+    """Remove the work folder; what can't be removed now is left to the janitor."""
+
+    step = "remove-workspace"
+    title = "Clean up"
+
+    def execute(self, build: Build, config: Config, ledger: Ledger, log: Callable[[str], None]) -> None:
+        try:
+            remove_workspace(Workspace.of(build, config), ledger)
+        except ImageflowError as error:
+            log(f"the work folder is left to the janitor: {error}")
+
+
+def remove_workspace(work: Workspace, ledger: Ledger) -> None:
+    """Remove all that a build may have on this machine, newest first; absent is fine."""
+    for kind, name in (
+        (ResourceKind.LOOP, work.path),
+        (ResourceKind.MOUNT, work.tmp),
+        (ResourceKind.DIRECTORY, work.path),
+    ):
+        resources.remove(kind, str(name))
+        ledger.close(kind, str(name))
+
+
+def _may_use_memory(plan: DibPlan, config: Config) -> bool:
+    environment = plan.image.dib.get("environment", {})
+    return config.dib.tmpfs and not plan.image.dib.get("no-tmpfs") and environment.get("DIB_NO_TMPFS", "0") in ("", "0")
