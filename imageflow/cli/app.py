@@ -154,7 +154,7 @@ class App(CliffApp):
             raise BadInput(f"there is no option {argv[0]}", hint="'imageflow --help' lists what there is")
         under = [name for name in known if name.split()[0] == words[0]]
         if len(words) == 1 and under:
-            raise BadInput(f"'{words[0]}' what?", hint=f"one of {', '.join(under)}")
+            raise BadInput(f"'{words[0]}' what?", hint=f"one of: {', '.join(under)}")
         near = get_close_matches(" ".join(words), known, n=3, cutoff=0.7)
         near = near or under
         hint = f"did you mean {', '.join(near)}?" if near else "'imageflow --help' lists the commands"

@@ -41,13 +41,15 @@ def setting(text: str) -> tuple[str, str]:
 
 
 def pinned_lines(pins: Mapping[str, str]) -> Iterator[str]:
-    """The inputs, one line for each kind of them and each long value shortened."""
-    for kind, group in groupby(sorted(pins), key=lambda name: name.partition(":")[0]):
-        names = list(group)
-        yield f"{kind} ({len(names)})" if len(names) > 1 else kind
-        for name in names:
-            value = str(pins[name])
-            yield f"  {name.partition(':')[2] or name}  {value if len(value) <= 40 else short(value)}"
+    """The inputs by kind, long values shortened: kind, name, value."""
+    names = [name.partition(":") for name in sorted(pins)]
+    kinds = max((len(kind) for kind, _, _ in names), default=0)
+    width = max((len(rest) for _, _, rest in names), default=0)
+    for kind, group in groupby(names, key=lambda parts: parts[0]):
+        for number, parts in enumerate(group):
+            value = str(pins["".join(parts)])
+            value = value if len(value) <= 40 else short(value)
+            yield f"{kind if number == 0 else '':<{kinds}}  {parts[2]:<{width}}  {value}".rstrip()
 
 
 class _RecipeCommand(TextLister):
