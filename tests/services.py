@@ -153,7 +153,9 @@ class PostgreSQL(Server):
         return versions[-1].parent if versions else None
 
     def _initialise(self) -> None:
-        self.run(f"{self.bin()}/initdb", "-D", str(self.data), "-U", "imageflow", "--auth=trust", "--no-sync", "-E", "UTF8")
+        self.run(
+            f"{self.bin()}/initdb", "-D", str(self.data), "-U", "imageflow", "--auth=trust", "--no-sync", "-E", "UTF8"
+        )
 
     def _command(self) -> list[str]:
         options = {
@@ -163,7 +165,12 @@ class PostgreSQL(Server):
             "shared_buffers": "32MB",
             "fsync": "off",
         }
-        return [f"{self.bin()}/postgres", "-D", str(self.data), *(x for k, v in options.items() for x in ("-c", f"{k}={v}"))]
+        return [
+            f"{self.bin()}/postgres",
+            "-D",
+            str(self.data),
+            *(x for k, v in options.items() for x in ("-c", f"{k}={v}")),
+        ]
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://imageflow:{PASSWORD}@/{database}?host={self.folder}"
@@ -221,7 +228,10 @@ def running(kind: type[Server]) -> Iterator[Server]:
     if kind is PostgreSQL:
         require("PostgreSQL", None if PostgreSQL.bin() else "no server program")
     else:
-        require("MariaDB", missing("mariadb-install-db") or (missing("mariadbd") and not Path("/usr/sbin/mariadbd").exists()))
+        require(
+            "MariaDB",
+            missing("mariadb-install-db") or (missing("mariadbd") and not Path("/usr/sbin/mariadbd").exists()),
+        )
     require("util-linux", missing("setpriv"))
     server = kind()
     try:

@@ -18,9 +18,7 @@ def beat(conn: sa.Connection, conductor: Conductor, lease: float) -> None:
     """This conductor lives for `lease` seconds more, by the database's clock; its `until` is ignored."""
     until = clock(conn.dialect.name) + lease
     values = {f.name: getattr(conductor, f.name) for f in fields(Conductor)} | {"until": until}
-    insert_or_update(
-        conn, conductors, values, key=["name"], change={"until": until, "running": conductor.running}
-    )
+    insert_or_update(conn, conductors, values, key=["name"], change={"until": until, "running": conductor.running})
 
 
 def living(conn: sa.Connection) -> list[Conductor]:

@@ -37,7 +37,9 @@ class Database:
         self.dialect = self.url.get_backend_name()
         self.engine = _engine(self.url, self.path)
         self._writer = self.engine.execution_options(**{_WRITE: True})
-        self.relief: Callable[[], bool] | None = None  # called when the disk is full; True: there is room now, try again
+        self.relief: Callable[[], bool] | None = (
+            None  # called when the disk is full; True: there is room now, try again
+        )
 
     @property
     def path(self) -> Path | None:
@@ -156,7 +158,8 @@ def _parsed(url: str) -> sa.URL:
     if name == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise ConfigError(
-                "[database] connection: a SQLite database must be a file", hint="for example sqlite:////path/imageflow.db"
+                "[database] connection: a SQLite database must be a file",
+                hint="for example sqlite:////path/imageflow.db",
             )
     elif name not in _EXTRAS:
         raise ConfigError(
@@ -232,5 +235,3 @@ def _mariadb(dbapi: Any, _: Any) -> None:
     with contextlib.suppress(dbapi.Error):  # MySQL has no such variable
         cursor.execute(f"SET SESSION idle_transaction_timeout = {BUSY:.0f}")
     cursor.close()
-
-

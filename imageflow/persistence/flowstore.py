@@ -115,7 +115,9 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
         atoms = [_CONVERTER.convert_atom_detail(row._mapping) for row in conn.execute(query)]
         for atom in atoms:
             atom.reset(states.PENDING)
-            conn.execute(sa.update(TABLES.atomdetails).where(TABLES.atomdetails.c.uuid == atom.uuid).values(atom.to_dict()))
+            conn.execute(
+                sa.update(TABLES.atomdetails).where(TABLES.atomdetails.c.uuid == atom.uuid).values(atom.to_dict())
+            )
         return [atom.name for atom in atoms]
 
     def close(self) -> None:
@@ -298,5 +300,5 @@ def _same(before: Any, after: Any, meta: bool = True) -> bool:
     names = ["state", "intention", "version", "failure", "revert_failure", "results", "revert_results"]
     return all(
         getattr(before, name) is getattr(after, name) or getattr(before, name) == getattr(after, name)
-        for name in (names + ["meta"] if meta else names)
+        for name in ([*names, "meta"] if meta else names)
     )

@@ -121,9 +121,7 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
 
     # Posting
 
-    def post(
-        self, name: str, book: Any = None, details: Any = None, priority: Any = base.JobPriority.NORMAL
-    ) -> SqlJob:
+    def post(self, name: str, book: Any = None, details: Any = None, priority: Any = base.JobPriority.NORMAL) -> SqlJob:
         """Post a job in a transaction of its own; raises Conflict when there is one of this name."""
 
         def work(conn: sa.Connection) -> sa.Row[Any]:

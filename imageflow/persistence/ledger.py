@@ -90,9 +90,7 @@ def dead(conn: sa.Connection, host: str) -> list[Resource]:
 class BuildLedger:
     """The ledger of one running build, as its tasks see it; every write proves the claim."""
 
-    def __init__(
-        self, database: Database, build_id: str, host: str, prove: Callable[[sa.Connection], None]
-    ) -> None:
+    def __init__(self, database: Database, build_id: str, host: str, prove: Callable[[sa.Connection], None]) -> None:
         self._database = database
         self._build_id = build_id
         self._host = host

@@ -61,9 +61,7 @@ def update(
         values["state"] = state.value
     if "phases" in values:
         values["phases"] = [list(phase) for phase in values["phases"]]
-    statement = sa.update(steps).where(
-        steps.c.build_id == build_id, steps.c.name == name, steps.c.attempt == attempt
-    )
+    statement = sa.update(steps).where(steps.c.build_id == build_id, steps.c.name == name, steps.c.attempt == attempt)
     return conn.execute(statement.values(**values)).rowcount == 1
 
 

@@ -112,7 +112,7 @@ versions = sa.Table(
     sa.Column("properties", JsonText, nullable=False),
     sa.Column("packages", sa.Integer),
     sa.Column("state", sa.String(16), nullable=False),
-    sa.Index(None, "image", "id"),
+    sa.Index(None, "state", "image", "id"),  # what is there stays few, what was there grows for ever
     sa.Index(None, "digest"),
     **SERVER,
 )

@@ -85,11 +85,13 @@ def _verdict(error: sa.exc.DBAPIError, place: str, path: Path | None) -> Imagefl
 
 def _refused(what: str) -> bool:
     """Whether PostgreSQL refused a login; psycopg gives no code for what fails while connecting."""
-    return any(text in what for text in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password"))
+    return any(
+        text in what for text in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
+    )
 
 
 def _first_line(cause: BaseException | None) -> str:
-    args = getattr(cause, "args", ())
+    args: tuple[object, ...] = getattr(cause, "args", ())
     text = str(args[1] if len(args) > 1 else args[0] if args else "") or type(cause).__name__
     return text.strip().splitlines()[0] if text.strip() else type(cause).__name__
 
@@ -98,12 +100,15 @@ def _sqlite(cause: sqlite3.Error, path: Path) -> ImageflowError | None:
     code = getattr(cause, "sqlite_errorcode", None) or 0
     kind = code & 0xFF
     if kind in (_SQLITE_BUSY, _SQLITE_LOCKED):
-        return Contention(f"the database {path} is locked by another process", hint="see who uses it: fuser " + str(path))
+        return Contention(
+            f"the database {path} is locked by another process", hint="see who uses it: fuser " + str(path)
+        )
     if kind == _SQLITE_FULL or (kind in (_SQLITE_IOERR, _SQLITE_CANTOPEN) and _is_full(path)):
         return NoSpace(f"no space for the database {path}", hint=_FULL)
     if kind in (_SQLITE_NOTADB, _SQLITE_CORRUPT):
         return ConfigError(
-            f"{path} is no SQLite database, or it is damaged", hint="restore it from a backup, or move it away to start anew"
+            f"{path} is no SQLite database, or it is damaged",
+            hint="restore it from a backup, or move it away to start anew",
         )
     if kind == _SQLITE_READONLY:
         return ConfigError(f"the database {path} can't be written", hint="check who owns the file and its folder")

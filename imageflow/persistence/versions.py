@@ -15,6 +15,7 @@ from imageflow.persistence.tables import versions
 _COLUMNS = [versions.c[f.name] for f in fields(Version)]
 _HINT = "see 'imageflow image list'"
 DELETED = "deleted"
+_PRESENT = ("stored", "corrupt")  # an index finds these; "not deleted" reads every version there ever was
 
 
 def _version(row: sa.Row[Any]) -> Version:
@@ -50,7 +51,7 @@ def select(
     if image is not None:
         query = query.where(versions.c.image == image)
     if not everything:
-        query = query.where(versions.c.state != DELETED)
+        query = query.where(versions.c.state.in_(_PRESENT))
     if limit is not None:
         query = query.limit(limit)
     return [_version(row) for row in conn.execute(query)]
@@ -69,7 +70,7 @@ def get(conn: sa.Connection, ref: str) -> Version:
     if not re.fullmatch(r"[0-9a-f]{4,64}", digest):
         raise NotFound(f"there is no image {ref!r}", hint=_HINT)
     query = sa.select(*_COLUMNS).where(
-        versions.c.digest >= digest, versions.c.digest < digest + "g", versions.c.state != DELETED
+        versions.c.digest >= digest, versions.c.digest < digest + "g", versions.c.state.in_(_PRESENT)
     )
     if at:
         query = query.where(versions.c.image == image)
@@ -89,7 +90,7 @@ def mark(conn: sa.Connection, id: int, state: str) -> bool:
 def holding(conn: sa.Connection, store: str, digest: str) -> list[Version]:
     """The versions, not deleted, that lie in this store under this digest, newest first."""
     query = sa.select(*_COLUMNS).where(
-        versions.c.digest == digest, versions.c.store == store, versions.c.state != DELETED
+        versions.c.digest == digest, versions.c.store == store, versions.c.state.in_(_PRESENT)
     )
     return [_version(row) for row in conn.execute(query.order_by(versions.c.id.desc()))]
 

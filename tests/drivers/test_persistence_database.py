@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import sqlite3
@@ -22,6 +21,7 @@ from imageflow.errors import ConfigError, DatabaseUnavailable, ImageflowError, N
 from imageflow.persistence import conductors, schema
 from imageflow.persistence.database import Database
 from imageflow.persistence.tables import conductors as table
+from tests.racers import at_once, upgrade
 from tests.services import PASSWORD, Server, missing, require
 
 
@@ -103,25 +103,8 @@ assert not {{"taskflow", "alembic", "tenacity", "pydantic"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def _upgrade(url: str, gate: multiprocessing.synchronize.Barrier, out: multiprocessing.SimpleQueue) -> None:  # type: ignore[type-arg]
-    db = Database(url)
-    gate.wait(60)
-    try:
-        db.upgrade()
-        out.put("")
-    except Exception as error:  # noqa: BLE001 - the parent asserts that there was none
-        out.put(repr(error))
-
-
 def test_many_processes_upgrade_at_once(database_url: str) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    gate, out = spawn.Barrier(6), spawn.SimpleQueue()
-    children = [spawn.Process(target=_upgrade, args=(database_url, gate, out)) for _ in range(6)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(90)
-    assert [out.get() for _ in children] == [""] * 6
+    at_once(upgrade, [(database_url,)] * 6)
     with Database(database_url) as db:
         assert db.check() == []
 
@@ -147,7 +130,10 @@ def test_sqlite_is_durable_private_and_enforces_keys(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0
         assert stat.S_IMODE(path.parent.stat().st_mode) & 0o027 == 0
         with db.read() as conn:
-            found = {p: conn.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")}
+            found = {
+                p: conn.exec_driver_sql(f"PRAGMA {p}").scalar()
+                for p in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            }
         assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30000}
 
 
@@ -262,7 +248,7 @@ def test_no_room_to_make_the_database(small_disk: Path) -> None:
         while True:
             file.write(b"x" * 4096)
     with Database(f"sqlite:///{small_disk}/imageflow.db") as db:
-        with pytest.raises(NoSpace, match="imageflow.db"):
+        with pytest.raises(NoSpace, match=r"imageflow\.db"):
             db.ready()
         (small_disk / "ballast").unlink()
         db.ready()
@@ -420,7 +406,7 @@ def test_a_deadlock_is_run_again(server: Server) -> None:
 
             try:
                 db.transact(work)
-            except BaseException as error:  # noqa: BLE001 - asserted below
+            except BaseException as error:
                 errors.append(error)
 
         threads = [threading.Thread(target=lock, args=pair) for pair in ("ab", "ba")]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +17,7 @@ from imageflow.errors import ClaimLost, Conflict, ImageflowError
 from imageflow.persistence import tables
 from imageflow.persistence.database import Database
 from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
+from tests.racers import at_once, claim_jobs
 
 
 @pytest.fixture
@@ -189,36 +188,12 @@ def test_prove_keeps_others_out_until_commit(board: SqlJobBoard) -> None:
     assert first(board, only_unclaimed=False).details == {"by": "w1"}
 
 
-def _claim_all(url: str, gate: Any, out: Any, me: int) -> None:
-    board = SqlJobBoard("imageflow", {}, database=Database(url))
-    gate.wait(60)
-    while (jobs := list(board.iterjobs(only_unclaimed=True))) != []:
-        for job in jobs:
-            try:
-                board.claim(job, f"w{me}")
-            except exceptions.UnclaimableJob:
-                continue
-            out.put((job.name, me))
-    out.put(None)
-
-
 def test_processes_share_jobs_without_overlap(board: SqlJobBoard) -> None:
     for number in range(60):
         board.post(f"b{number}")
-    spawn = multiprocessing.get_context("spawn")
-    gate, out = spawn.Barrier(3), spawn.SimpleQueue()
     url = board.db.url.render_as_string(hide_password=False)
-    children = [spawn.Process(target=_claim_all, args=(url, gate, out, me)) for me in range(3)]
-    for child in children:
-        child.start()
-    claims, running = [], 3
-    while running:
-        answer = out.get()
-        running -= answer is None
-        claims += [answer] if answer else []
-    for child in children:
-        child.join(30)
-    assert sorted(name for name, _ in claims) == sorted(f"b{n}" for n in range(60))
+    won = at_once(claim_jobs, [(url, me) for me in range(3)])
+    assert sorted(name for names in won for name in names) == sorted(f"b{n}" for n in range(60))
 
 
 def test_wait_returns_when_a_job_is_posted(board: SqlJobBoard) -> None:

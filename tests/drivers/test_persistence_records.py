@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
 import time
 import uuid
 from dataclasses import replace
@@ -16,13 +14,21 @@ from imageflow.errors import Conflict, NotFound
 from imageflow.model import Artifact, Build, BuildState, ResourceKind, StepState, Version, Wish
 from imageflow.persistence import builds, ledger, steps, tables, versions
 from imageflow.persistence.database import Database
+from tests.racers import at_once, claim_keys
 
 DIGEST = "ab" * 32
 
 
 def a_build(id: str = "", key: str = "", **values: Any) -> Build:
     id = id or uuid.uuid4().hex[:12]
-    defaults = {"image": "web", "method": "dib", "state": BuildState.QUEUED, "reason": "new", "flow": "f", "created": 1.5}
+    defaults = {
+        "image": "web",
+        "method": "dib",
+        "state": BuildState.QUEUED,
+        "reason": "new",
+        "flow": "f",
+        "created": 1.5,
+    }
     return Build(id=id, key=key or id * 5, **(defaults | values))
 
 
@@ -100,7 +106,9 @@ def test_change_is_conditional(database: Database) -> None:
         builds.insert(conn, build, claim=True)
         assert not builds.change(conn, build.id, to=BuildState.PAUSED, frm=(BuildState.RUNNING,), paused=3.0)
         assert builds.get(conn, build.id).state is BuildState.QUEUED
-        assert builds.change(conn, build.id, to=BuildState.RUNNING, frm=(BuildState.QUEUED, BuildState.PAUSED), host="h")
+        assert builds.change(
+            conn, build.id, to=BuildState.RUNNING, frm=(BuildState.QUEUED, BuildState.PAUSED), host="h"
+        )
         assert builds.change(conn, build.id, to=BuildState.RUNNING, frm=(BuildState.RUNNING,))  # the same again
         assert not builds.change(conn, "ffffffffffff", to=BuildState.RUNNING)
         assert (builds.get(conn, build.id).state, builds.get(conn, build.id).host) == (BuildState.RUNNING, "h")
@@ -124,7 +132,9 @@ def test_select_and_latest(database: Database) -> None:
     with database.begin() as conn:
         for number in range(6):
             state = BuildState.SUCCEEDED if number % 2 else BuildState.PAUSED
-            build = a_build(f"{number:012x}", image=f"i{number % 3}", state=state, paused=float(number), pins={"p": str(number)})
+            build = a_build(
+                f"{number:012x}", image=f"i{number % 3}", state=state, paused=float(number), pins={"p": str(number)}
+            )
             builds.insert(conn, build, claim=True)
 
         def numbers(**kw: Any) -> list[int]:
@@ -147,30 +157,13 @@ def test_select_and_latest(database: Database) -> None:
         assert builds.paused_before(conn, 3.0) == [f"{0:012x}", f"{2:012x}"]
 
 
-def _race(url: str, keys: list[str], gate: Any, out: Any, me: int) -> None:
-    db = Database(url)
-    for number, key in enumerate(keys):
-        build = a_build(f"{me:x}{number:011x}", key=key)
-        gate.wait(60)
-        winner = db.transact(lambda conn, build=build: builds.claim_or_holder(conn, build))  # type: ignore[misc]
-        out.put((key, build.id, winner.id if winner else None))
-
-
 def test_processes_that_want_the_same_make_one_build(database: Database) -> None:
-    spawn = multiprocessing.get_context("spawn")
     keys = [uuid.uuid4().hex for _ in range(50)]
-    gate, out = spawn.Barrier(2), spawn.SimpleQueue()
     url = database.url.render_as_string(hide_password=False)
-    children = [spawn.Process(target=_race, args=(url, keys, gate, out, me)) for me in (1, 2)]
-    for child in children:
-        child.start()
-    answers = [out.get() for _ in range(2 * len(keys))]
-    for child in children:
-        child.join(30)
-    for key, pair in itertools.groupby(sorted(answers, key=lambda a: a[0]), key=lambda a: a[0]):
-        (_, one, told_one), (_, other, told_other) = pair
-        assert sorted([told_one is None, told_other is None]) == [False, True], key
-        assert (told_one or told_other) == (other if told_one else one)
+    for (one, told_one), (other, told_other) in zip(
+        *at_once(claim_keys, [(url, 1, keys), (url, 2, keys)]), strict=True
+    ):
+        assert (told_one, told_other) in ((None, one), (other, None))
     with database.read() as conn:
         assert conn.execute(sa.select(sa.func.count()).select_from(tables.builds)).scalar() == len(keys)
 

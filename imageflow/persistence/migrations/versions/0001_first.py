@@ -116,7 +116,7 @@ def _own() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_versions"),
         sa.UniqueConstraint("build_id", name="uq_versions_build_id"),
     )
-    _index("versions", "image", "id")
+    _index("versions", "state", "image", "id")
     _index("versions", "digest")
     _table(
         "resources",

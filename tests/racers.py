@@ -1,0 +1,77 @@
+"""Processes that do the same thing at the same instant; a module of its own, because they import it anew."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+from imageflow.model import Build, BuildState
+from imageflow.persistence import builds
+from imageflow.persistence.database import Database
+
+T = TypeVar("T")
+
+_gate: Any = None  # where all of them wait for each other
+
+
+def _enter(gate: Any) -> None:
+    global _gate
+    _gate = gate
+
+
+def at_once(work: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
+    """Call `work`, a function of this module, with each of the arguments, each in a new process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    gate = spawn.Barrier(len(arguments))
+    with ProcessPoolExecutor(len(arguments), spawn, initializer=_enter, initargs=(gate,)) as pool:
+        return [future.result(120) for future in [pool.submit(work, *args) for args in arguments]]
+
+
+def upgrade(url: str) -> None:
+    """Bring the schema up."""
+    with Database(url) as db:
+        _gate.wait(60)
+        db.upgrade()
+
+
+def claim_keys(url: str, me: int, keys: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Ask for a build of each key; -> (the id of the build offered, the id of the one that stands for the key)."""
+    answers = []
+    with Database(url) as db:
+        for number, key in enumerate(keys):
+            build = Build(
+                id=f"{me:x}{number:011x}",
+                image="web",
+                method="dib",
+                state=BuildState.QUEUED,
+                reason="",
+                key=key,
+                flow="f",
+                created=1.0,
+            )
+            _gate.wait(60)
+            holder = db.transact(lambda conn, build=build: builds.claim_or_holder(conn, build))  # type: ignore[misc]
+            answers.append((build.id, holder.id if holder else None))
+    return answers
+
+
+def claim_jobs(url: str, me: int) -> list[str]:
+    """Claim every job there is; -> the names of those that were won."""
+    from taskflow import exceptions
+
+    from imageflow.persistence.jobboard import SqlJobBoard
+
+    won = []
+    with Database(url) as db:
+        board = SqlJobBoard("imageflow", {}, database=db)
+        _gate.wait(60)
+        while (jobs := list(board.iterjobs(only_unclaimed=True))) != []:
+            for job in jobs:
+                try:
+                    board.claim(job, f"w{me}")
+                except exceptions.UnclaimableJob:
+                    continue
+                won.append(job.name)
+    return won
