@@ -83,6 +83,8 @@ def _pins(old: Json, new: Json) -> Iterator[str]:
 
 def _recipe(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for path in sorted(old.keys() | new.keys()):
+        if _only_empty(path, old, new) or _only_empty(path, new, old):
+            continue  # what it holds on the other side is named there
         if path not in new:
             yield f"{path} removed"
         elif path not in old:
@@ -92,6 +94,13 @@ def _recipe(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{path} changed"
             else:
                 yield f"{path} {_shown(old[path])} → {_shown(new[path])}"
+
+
+def _only_empty(path: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether `path` is an empty list or mapping here, and has something in it there."""
+    if here.get(path) not in ([], {}) or path in there:
+        return False
+    return any(other.startswith((f"{path}.", f"{path}[")) for other in there)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -119,7 +128,8 @@ def _silent(path: str, value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     if _is_reference(value):
-        return "a secret"
+        name = value["secret"]
+        return "a secret" if name == "recipe:" else f"secret {name}"
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     if value is None:

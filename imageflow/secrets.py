@@ -54,9 +54,10 @@ def _from_file(path: Path) -> str | None:
         return None
     except OSError as error:
         raise SecretMissing(f"{path} can't be read: {error.strerror}", hint="check its permissions") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SecretMissing(f"{path} is not a regular file", hint="write the secret to a file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SecretMissing(f"{path} is not a regular file", hint="write the secret to a file")
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise SecretMissing(f"{path} is larger than 1 MiB", hint="a secret is a short text")

@@ -15,7 +15,7 @@ def pin(image: ImageRecipe, folder: Path, config: Config) -> dict[str, str]:
     """What each input of the image is right now, by name.
 
     "element:NAME" tree digest, "file:PATH" SHA-256, "tool:NAME" version, "archive:SUITE" SHA-256 of its
-    signed Release file (or "archive": "unpinned: why"), "diskimage-builder" version, "architecture".
+    signed Release file (or "archive": "unpinned: why"), "diskimage-builder" and "imageflow" versions, "architecture".
     Raises RecipeError for what is not there or can't work, Unavailable when an archive does not answer,
     Refused when a tool is missing.
     """
@@ -34,7 +34,7 @@ def pin(image: ImageRecipe, folder: Path, config: Config) -> dict[str, str]:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after an error, nobody waits for the others
     pins["architecture"] = elements.architecture(image)
-    pins["diskimage-builder"] = tools.diskimage_builder()
+    pins |= tools.packages()
     if not suites:
         pins["archive"] = f"unpinned: {archives.unpinned(list(used))}"
     return dict(sorted(pins.items()))

@@ -11,12 +11,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import IO
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from imageflow.errors import ImageflowError, RecipeError, Refused, Unavailable
+from imageflow.recipe.problems import path_name
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 _ATTEMPTS = 4
@@ -61,8 +62,33 @@ def digest(urls: Sequence[str], environment: Mapping[str, str], what: str, mark:
 
 def shown(url: str) -> str:
     """The URL without user name, password and query."""
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[:200]
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "the mirror's URL"
+    return path_name(urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
+
+
+def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) -> str:
+    name = shown(url)
+    try:
+        with _file(url) if url.lower().startswith("file:") else _response(url, environment) as stream:
+            return _read(stream, name, mark)
+    except (ImageflowError, _Absent):
+        raise
+    except urllib.error.HTTPError as error:
+        code = error.code
+        error.close()
+        if code in (404, 410):
+            raise _Absent from None
+        if code in (408, 425, 429) or code >= 500:
+            raise Unavailable(f"{what}: {name} answered {code}", hint="try again later") from None
+        raise Refused(f"{what}: {name} answered {code}", hint="check the mirror and its credentials") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise _Absent from None
+    except (ValueError, InvalidURL):
+        return "the mirror's URL"
+    return path_name(urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
 
 
 def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) -> str:
@@ -88,7 +114,7 @@ def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) ->
         raise Unavailable(
             f"{what}: {name} can't be read: {why}", hint="check the network, the proxy and the mirror"
         ) from None
-    except ValueError:
+    except (ValueError, InvalidURL):
         raise RecipeError(f"{what}: {name} is not a usable URL", hint="correct the mirror's URL") from None
 
 
@@ -105,6 +131,8 @@ def _read(stream: IO[bytes], name: str, mark: bytes) -> str:
             raise Refused(f"{name} is larger than {_MAX_BYTES >> 20} MiB", hint="check the mirror")
         if time.monotonic() > end:
             raise Unavailable(f"{name} comes too slowly", hint="check the network and the mirror")
+    if getattr(stream, "length", None):  # http.client does not mind a connection that ends too early
+        raise Unavailable(f"{name} came only in part", hint="check the network and the mirror")
     if not marked:
         raise Refused(
             f"{name} is not a Release file", hint="something between here and the mirror answers in its place"
@@ -124,8 +152,11 @@ def _file(url: str) -> IO[bytes]:
 def _response(url: str, environment: Mapping[str, str]) -> IO[bytes]:
     parts = urllib.parse.urlsplit(url)
     credentials, _, host = parts.netloc.rpartition("@")
+    if not host:
+        raise ValueError("no host")
     path = urllib.parse.quote(parts.path, safe="/%~+:@")
-    request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, path, parts.query, "")))
+    address = urllib.parse.urlunsplit((parts.scheme, host, path, parts.query, ""))
+    request = urllib.request.Request(address)  # noqa: S310 - `possible` has seen the scheme
     request.add_header("User-Agent", "imageflow")
     if credentials:
         plain = urllib.parse.unquote(credentials).encode()

@@ -7,14 +7,15 @@ import logging
 import os
 import platform
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import imageflow
 from imageflow.config import Config
 from imageflow.errors import RecipeError, Refused
 from imageflow.recipe import ImageRecipe
 from imageflow.recipe.definition import elements as named_elements
-from imageflow.recipe.problems import did_you_mean, short
+from imageflow.recipe.problems import did_you_mean, path_name, short
 
 _IGNORED_FOLDERS = ("__pycache__", ".git")  # made by using an element, or by keeping it
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "ppc64le": "ppc64el"}
@@ -27,11 +28,16 @@ def stock_folder() -> Path:
     return Path(paths.get_path("elements"))
 
 
+def own_folder() -> Path:
+    """The elements that imageflow adds to every build."""
+    return Path(imageflow.__file__).parent / "dib" / "elements"
+
+
 def search_path(image: ImageRecipe, folder: Path, config: Config) -> list[Path]:
     """ELEMENTS_PATH of this image's build: the first folder that has an element wins, as diskimage-builder reads it.
 
     `elements/` beside the recipe, the configuration's, ELEMENTS_PATH of the definition (else of this
-    process), diskimage-builder's own. Relative ones are relative to the recipe's folder.
+    process), ours, diskimage-builder's own. Relative ones are relative to the recipe's folder.
     Raises RecipeError for a folder that is not there.
     """
     own = image.dib.get("environment", {}).get("ELEMENTS_PATH")
@@ -39,15 +45,15 @@ def search_path(image: ImageRecipe, folder: Path, config: Config) -> list[Path]:
     wanted = [*config.dib.elements_path, *(Path(part) for part in given.split(":") if part)]
     found = [folder / "elements"] if (folder / "elements").is_dir() else []
     for part in wanted:
-        path = Path(os.path.abspath(folder / part.expanduser()))
+        path = Path(os.path.abspath(folder / part))
         if not path.is_dir():
             raise image.error(
                 ("dib", "environment", "ELEMENTS_PATH") if own else ("dib",),
-                f"the elements folder {short(path)} is not there",
+                f"the elements folder {path_name(path)} is not there",
                 "correct ELEMENTS_PATH, or elements_path in the configuration",
             )
         found.append(path)
-    return list(dict.fromkeys([*found, stock_folder()]))
+    return list(dict.fromkeys([*found, own_folder(), stock_folder()]))
 
 
 def architecture(image: ImageRecipe) -> str:
@@ -70,16 +76,22 @@ def asked(image: ImageRecipe) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def used(image: ImageRecipe, path: Sequence[Path], extra: Iterable[str] = ()) -> dict[str, Path]:
+def added(image: ImageRecipe) -> list[str]:
+    """The elements that a build has beside those of its definition."""
+    names = sorted(entry.name for entry in own_folder().iterdir() if entry.is_dir())
+    return [*names, "package-installs"] if image.configure else names
+
+
+def used(image: ImageRecipe, path: Sequence[Path]) -> dict[str, Path]:
     """Name and folder of each element of the build, dependencies included, by diskimage-builder's own code.
 
-    `extra`: elements that are added to the definition's. Raises RecipeError.
+    Raises RecipeError.
     """
     from diskimage_builder import element_dependencies
 
     # it logs an "override" for each element found twice, which is what ELEMENTS_PATH is for
     element_dependencies.logger.setLevel(logging.CRITICAL)
-    start = list(dict.fromkeys([*asked(image), *extra]))
+    start = list(dict.fromkeys([*asked(image), *added(image)]))
     try:
         pairs = element_dependencies.get_elements(start, ":".join(map(str, path)))
     except element_dependencies.MissingElementException:
@@ -100,7 +112,7 @@ def _missing(image: ImageRecipe, start: Sequence[str], path: Sequence[Path]) -> 
     known = {
         entry.name: Path(entry.path) for folder in reversed(path) for entry in os.scandir(folder) if entry.is_dir()
     }
-    looked = f"looked in {', '.join(short(folder) for folder in path)}"
+    looked = f"looked in {', '.join(path_name(folder) for folder in path)}"
     wanted_by = dict.fromkeys(start, "")
     queue = list(start)
     provided: set[str] = set()

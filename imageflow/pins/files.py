@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imageflow.errors import RecipeError
 from imageflow.recipe import ImageRecipe
-from imageflow.recipe.problems import short
+from imageflow.recipe.problems import path_name, short
 
 
 def named(image: ImageRecipe, folder: Path) -> dict[str, Path]:
@@ -38,10 +38,12 @@ def digest(path: Path) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise RecipeError(f"{short(path)} is not a regular file", hint="only files can be put into an image")
+                raise RecipeError(
+                    f"{path_name(path)} is not a regular file", hint="only files can be put into an image"
+                )
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise RecipeError(f"{short(path)} can't be read: {error.strerror}") from None
+        raise RecipeError(f"{path_name(path)} can't be read: {error.strerror}") from None
 
 
 def _of_configure(image: ImageRecipe, folder: Path, place: tuple[str | int, ...], source: str) -> dict[str, Path]:
@@ -49,8 +51,8 @@ def _of_configure(image: ImageRecipe, folder: Path, place: tuple[str | int, ...]
     if os.path.commonpath([real, root]) != root:
         raise image.error(place, f"{short(source)} is outside of the recipe's folder", "copy it beside the recipe")
     if not os.path.isfile(real):
-        raise image.error(place, f"there is no file {short(source)}", f"paths are relative to {short(folder)}")
-    return {os.path.normpath(os.path.relpath(folder / source, folder)): Path(real)}
+        raise image.error(place, f"there is no file {short(source)}", f"paths are relative to {path_name(folder)}")
+    return {source: Path(real)}
 
 
 def _of_environment(folder: Path, value: str) -> Path | None:

@@ -58,6 +58,6 @@ def _version(name: str, path: str, _changed: int, _size: int) -> str:
     return first.removeprefix(name).strip().removeprefix("version").strip() or "unknown"
 
 
-def diskimage_builder() -> str:
-    """The version of diskimage-builder."""
-    return importlib.metadata.version("diskimage-builder")
+def packages() -> dict[str, str]:
+    """Versions of what puts an image together: diskimage-builder, and imageflow itself."""
+    return {name: importlib.metadata.version(name) for name in ("diskimage-builder", "imageflow")}

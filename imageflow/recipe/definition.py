@@ -148,7 +148,7 @@ def _bad_references(definition: list[Any]) -> Iterator[Fault]:
 
 
 def _worded(error: Any, definition: Any) -> Iterator[Fault]:
-    """jsonschema's error in our words."""
+    """An error of the schema in our words."""
     path = tuple(error.absolute_path)
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imageflow.recipe import problems, source
-from imageflow.recipe.problems import Problem, did_you_mean, dotted, short
+from imageflow.recipe.problems import Problem, did_you_mean, dotted, path_name, short
 from imageflow.recipe.source import Node
 
 
@@ -22,7 +22,7 @@ class Document:
     @classmethod
     def read(cls, path: Path) -> Document:
         """Raises RecipeError when it is not YAML, or holds no list of images."""
-        name = short(path)
+        name = path_name(path)
         root = source.parse(source.read(path), name)
         if root.items is not None:
             return _bare(root, name)
@@ -36,7 +36,11 @@ class Document:
         """The node, and the line to name: the key's, where the value has one."""
         node = self.images[path[1]] if len(path) > 1 and isinstance(path[1], int) else Node(1, 1)
         line = node.line
-        for part in path[2:]:
+        rest = list(path[2:])
+        while rest:
+            if node.items is not None and isinstance(rest[0], str):
+                node, rest = _entry_of(node.items, rest)
+            part = rest.pop(0)
             if node.keys is not None and isinstance(part, str) and part in node.keys:
                 line = node.lines[part]
                 node = node.keys[part]
@@ -68,6 +72,22 @@ class Document:
                 rest = dotted(path[end:])
                 return f"{label}.{rest}" if rest and not rest.startswith("[") else label + rest
         return dotted(path)
+
+
+def _entry_of(entries: list[Node], path: list[str | int]) -> tuple[Node, list[str | int]]:
+    """A path in a merged definition -> the entry that it comes from, and the path in that entry."""
+    key, inner = path[0], path[1] if len(path) > 1 else None
+    holders = [entry for entry in entries if entry.keys is not None and key in entry.keys]
+    if isinstance(inner, int):
+        for holder in holders:  # lists are added to each other
+            items = (holder.keys or {})[str(key)].items or []
+            if inner < len(items):
+                return holder, [key, inner, *path[2:]]
+            inner -= len(items)
+    for holder in reversed(holders):  # of anything else, the last one wins
+        if inner is None or inner in ((holder.keys or {})[str(key)].keys or {}):
+            return holder, path
+    return (entries[0] if entries else Node(1, 1)), path
 
 
 def _listed_images(root: Node, name: str) -> list[Node]:

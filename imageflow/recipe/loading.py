@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imageflow.recipe import definition, problems, setting, wording
 from imageflow.recipe.document import Document, entries
-from imageflow.recipe.problems import Problem, short
+from imageflow.recipe.problems import Problem, path_name, short
 from imageflow.recipe.records import ImageRecipe, Recipe
 from imageflow.recipe.source import Node
 
@@ -125,7 +125,7 @@ def _unusable(folder: Path, name: str) -> tuple[str, str] | None:
         if not os.access(real, os.R_OK):
             return f"{short(name)} can't be read", "check its permissions"
     except FileNotFoundError:
-        return f"there is no file {short(name)}", f"paths are relative to {short(folder)}"
+        return f"there is no file {short(name)}", f"paths are relative to {path_name(folder)}"
     except (OSError, ValueError):
         return f"{short(name)} is not a usable path", "name a file beside the recipe"
     if stat.S_ISDIR(mode):
@@ -188,7 +188,7 @@ def _accept(model: models.Image, document: Document, index: int, path: Path) -> 
         "name": model.name,
         "method": model.method,
         "dib": entry,
-        "configure": [_whole(step) for step in model.configure],
+        "configure": [_whole(step, path.parent) for step in model.configure],
         "outputs": model.outputs or definition.outputs(entry),
         "publish": model.publish.model_dump() | {"name": model.publish.name or model.name},
         "on_failure": model.on_failure,
@@ -201,7 +201,10 @@ def _accept(model: models.Image, document: Document, index: int, path: Path) -> 
     return ImageRecipe(data, model.name, where)
 
 
-def _whole(step: models.ConfigureStep) -> dict[str, Any]:
-    """The one key of a step, with the defaults of what is below it."""
+def _whole(step: models.ConfigureStep, folder: Path) -> dict[str, Any]:
+    """The one key of a step, with the defaults of what is below it; local files by one name each."""
     whole: dict[str, Any] = step.model_dump(exclude_none=True)
+    for file in whole.get("files", ()):
+        if "source" in file:
+            file["source"] = os.path.relpath(folder / file["source"], folder)
     return whole

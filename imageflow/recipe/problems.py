@@ -48,11 +48,15 @@ def dotted(path: Sequence[str | int]) -> str:
     return text
 
 
-def short(value: object) -> str:
+def short(value: object, most: int = _SHOWN) -> str:
     """The value as text, on one line, without control characters and not long."""
-    text = str(value)
-    text = "".join(c if c.isprintable() else "�" for c in text[: _SHOWN + 1])
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    text = "".join(c if c.isprintable() else "�" for c in str(value)[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def path_name(path: object) -> str:
+    """A file's path, whole unless it is absurd."""
+    return short(path, 300)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:

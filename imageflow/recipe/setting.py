@@ -12,6 +12,7 @@ from imageflow.recipe.problems import short
 from imageflow.recipe.source import Node
 
 _INDEX = re.compile(r"\[(\d{1,6})\]")
+_REFERENCE = re.compile(r"\{\s*secret\s*:[^{}]*\}")
 _TEXTS = ("environment", "properties")  # mappings of free names to text
 
 
@@ -25,39 +26,30 @@ def apply(image: Node, key: str, text: str) -> Node:
     parts = _INDEX.sub(r".\1", key).split(".")
     if not all(parts):
         raise RecipeError(f"{origin}: is not a path of keys", hint="such as dib.environment.DIB_RELEASE=trixie")
-    for mapping in _TEXTS:
-        if mapping in parts[:-1]:
-            at = parts.index(mapping) + 1
-            parts = [*parts[:at], ".".join(parts[at:])]
-            if mapping == "environment" and definition.is_secret(parts[-1], text):
-                raise RecipeError(
-                    f"{origin}: is secret, and a setting is stored with the build",
-                    hint="write {secret: NAME} in the recipe, or the value in the recipe file",
-                )
-            return _replaced(image, parts, _text(text, origin), origin)
-    return _replaced(image, parts, _value(text, origin), origin)
+    mapping = next((name for name in _TEXTS if name in parts[:-1]), None)
+    if mapping is None or (mapping == "environment" and _REFERENCE.fullmatch(text.strip())):
+        return _replaced(image, parts, _value(text, origin), origin)
+    at = parts.index(mapping) + 1
+    parts = [*parts[:at], ".".join(parts[at:])]  # its keys may have dots
+    if mapping == "environment" and definition.is_secret(parts[-1], text):
+        raise RecipeError(
+            f"{origin}: is secret, and a setting is stored with the build",
+            hint="write {secret: NAME} in the recipe, or the value in the recipe file",
+        )
+    if not all(c.isprintable() or c in "\n\t" for c in text):
+        raise RecipeError(f"{origin}: the value has control characters", hint="remove them")
+    return _replaced(image, parts, Node(1, 1, text, text, origin=origin), origin)
 
 
 def _value(text: str, origin: str) -> Node:
-    if not text.strip():
-        return Node(1, 1, "", text, origin=origin)
+    """The text as YAML."""
+    if text.strip() in ("", "~", "null"):
+        return Node(1, 1, None if text.strip() else "", text, origin=origin)
     try:
-        node = (
-            source.parse(text.encode("utf-8", "surrogateescape"), origin)
-            if text.strip() not in ("~", "null")
-            else Node(1, 1)
-        )
+        node = source.parse(text.encode("utf-8", "surrogateescape"), origin)
     except RecipeError as error:
         raise RecipeError(f"{origin}: the value is not YAML", hint=error.hint or "put quotes around it") from None
     return _from(node, origin)
-
-
-def _text(text: str, origin: str) -> Node:
-    if re.fullmatch(r"\{\s*secret\s*:[^}]*\}", text):
-        return _value(text, origin)
-    if not all(c.isprintable() or c in "\n\t" for c in text):
-        raise RecipeError(f"{origin}: the value has control characters", hint="remove them")
-    return Node(1, 1, text, text, origin=origin)
 
 
 def _from(node: Node, origin: str) -> Node:

@@ -19,7 +19,7 @@ import yaml
 
 from imageflow.errors import RecipeError
 from imageflow.recipe import problems
-from imageflow.recipe.problems import Problem, short
+from imageflow.recipe.problems import Problem, path_name, short
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000  # after aliases are expanded
@@ -87,7 +87,7 @@ def read(path: Path) -> bytes:
 
     Raises RecipeError.
     """
-    name = short(path)
+    name = path_name(path)
     try:
         # a FIFO would wait for its writer, a terminal become ours
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -191,7 +191,7 @@ class _Composer:
         if "\t" in here[: len(here) - len(here.lstrip())]:
             hint = "indent with spaces, YAML allows no tabs there"
         what = f"{error.context}: {error.problem}" if error.context else str(error.problem)
-        return RecipeError(f"{self.name}:{line + 1}:{column + 1}: is not YAML: {short(what)}", hint=hint)
+        return RecipeError(f"{self.name}:{line + 1}:{column + 1}: is not YAML: {short(what, 200)}", hint=hint)
 
     def _stop(self, event: Any, message: str, hint: str) -> RecipeError:
         """What makes reading on pointless."""

@@ -1,4 +1,4 @@
-"""pydantic's errors in our words, each at its place in the file."""
+"""Errors of pydantic in our words, each at its place in the file."""
 
 from __future__ import annotations
 
