@@ -87,35 +87,12 @@ def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) ->
     except (FileNotFoundError, NotADirectoryError):
         raise _Absent from None
     except (ValueError, InvalidURL):
-        return "the mirror's URL"
-    return path_name(urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
-
-
-def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) -> str:
-    name = shown(url)
-    try:
-        with _file(url) if url.lower().startswith("file:") else _response(url, environment) as stream:
-            return _read(stream, name, mark)
-    except (ImageflowError, _Absent):
-        raise
-    except urllib.error.HTTPError as error:
-        code = error.code
-        error.close()
-        if code in (404, 410):
-            raise _Absent from None
-        if code in (408, 425, 429) or code >= 500:
-            raise Unavailable(f"{what}: {name} answered {code}", hint="try again later") from None
-        raise Refused(f"{what}: {name} answered {code}", hint="check the mirror and its credentials") from None
-    except (FileNotFoundError, NotADirectoryError):
-        raise _Absent from None
+        raise RecipeError(f"{what}: {name} is not a usable URL", hint="correct the mirror's URL") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
         why = getattr(reason, "strerror", None) or str(reason)
-        raise Unavailable(
-            f"{what}: {name} can't be read: {why}", hint="check the network, the proxy and the mirror"
-        ) from None
-    except (ValueError, InvalidURL):
-        raise RecipeError(f"{what}: {name} is not a usable URL", hint="correct the mirror's URL") from None
+        hint = "check the network, the proxy and the mirror"
+        raise Unavailable(f"{what}: {name} can't be read: {why}", hint=hint) from None
 
 
 def _read(stream: IO[bytes], name: str, mark: bytes) -> str:
