@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
@@ -83,12 +84,18 @@ def _checked(execute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _never_raising(revert: Callable[..., Any]) -> Callable[..., Any]:
-    """A revert that reports instead of raising; TaskFlow stops reverting upstream when one raises."""
+    """A revert that reports instead of raising; TaskFlow stops reverting upstream when one raises.
+
+    TaskFlow passes `result` and `flow_failures` to every revert; one that doesn't name them needs none.
+    """
+    named = inspect.signature(revert).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
+    unwanted = set() if takes_all else {"result", "flow_failures"} - named.keys()
 
     @functools.wraps(revert)
     def wrapper(self: Task, *args: Any, **kwargs: Any) -> Any:
         try:
-            revert(self, *args, **kwargs)
+            revert(self, *args, **{name: value for name, value in kwargs.items() if name not in unwanted})
         except ImageflowError as error:
             return {"left": str(error)}
         except Exception as error:  # noqa: BLE001 - whatever it is, the steps before must be reverted too

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from imageflow import config, engine
 from imageflow.model import Build, BuildState
 from imageflow.persistence import builds
@@ -145,14 +147,14 @@ class Site:
         assert [entry.name for entry in self.config.builds_dir.glob("*")] == []
         assert self.service.resources() == []
         assert self.service.board.job_count == 0
-        assert list(_children_of_builds(self.trace)) == []
+        for build in self.service.builds(limit=1000):
+            assert list(self.children(build)) == []
 
-
-def _children_of_builds(trace: Trace) -> Iterator[str]:
-    ids = {record["build"] for record in trace.read() if "build" in record}
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            for variable in environ.read_bytes().split(b"\0"):
-                name, _, value = variable.partition(b"=")
-                if name == b"IMAGEFLOW_BUILD" and value.decode() in ids:
-                    yield environ.parent.name
+    @staticmethod
+    def children(build: Build) -> Iterator[int]:
+        """The pids of the processes that work for a build."""
+        marker = f"IMAGEFLOW_BUILD={build.id}".encode()
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if marker in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                    yield process.pid
