@@ -67,7 +67,10 @@ def per_step(rounds: int = 7) -> Result:
                 run_all(service)
                 return (time.perf_counter() - began) / STEPS * 1000
 
-            sides = (Side("imageflow, ms per step", ours), Side("stock TaskFlow, ms per step", lambda: _run_stock(stock)))
+            sides = (
+                Side("imageflow, ms per step", ours),
+                Side("stock TaskFlow, ms per step", lambda: _run_stock(stock)),
+            )
             alternate(sides, rounds)
             wrong = not_succeeded(service, made)
     return Result(

@@ -36,7 +36,10 @@ def run(rounds: int = 9) -> list[Result]:
         state = str(service.config.state_dir)
         sides = (
             Side("imageflow --help, s", timed(_command("imageflow", "--help"))),
-            Side(f"imageflow build list, {BUILDS} builds, s", timed(_command("imageflow", "--state-dir", state, "build", "list"))),
+            Side(
+                f"imageflow build list, {BUILDS} builds, s",
+                timed(_command("imageflow", "--state-dir", state, "build", "list")),
+            ),
             Side("openstack --help, s", timed(_command("openstack", "--help"))),
         )
         alternate(sides, rounds)

@@ -99,7 +99,9 @@ def _version(number: int, count: int) -> dict[str, Any]:
         "created": build["ended"],
         "store": "directory",
         "path": f"/var/lib/imageflow/images/{build['digest']}/web.qcow2",
-        "artifacts": [{"name": "web.qcow2", "format": "qcow2", "size": 1, "digest": build["digest"], "virtual_size": 1}],
+        "artifacts": [
+            {"name": "web.qcow2", "format": "qcow2", "size": 1, "digest": build["digest"], "virtual_size": 1}
+        ],
         "properties": {},
         "packages": 279,
         "state": "stored" if number >= count - 5 * IMAGES else "deleted",  # keep: 3 was obeyed

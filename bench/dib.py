@@ -1,0 +1,141 @@
+"""A real Debian image: through imageflow against bare disk-image-create, and the unchanged rebuild.
+
+Both sides run on this machine in turn, with their caches warm: the bootstrapped system and the packages.
+The bare side is `disk-image-create` as its manual has it, with the same elements, mirrors, arguments and
+zstd compression. imageflow does more in the same time, all of it counted: the process and its imports,
+pins (elements, tools, the archives' Release files), the queue, namespaces, step records, a package
+manifest, the SHA-256 of the image, and a store whose files are on the disk when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.measure import Result, Side, alternate, timed
+from bench.site import write_config
+from imageflow.pins import archives
+
+ELEMENTS = ("debian-minimal", "openssh-server")
+RELEASE = "bookworm"
+RECIPE = f"""\
+images:
+  - name: bench
+    method: dib
+    dib:
+      arch: amd64
+      elements: [{", ".join(ELEMENTS)}]
+      environment: {{DIB_RELEASE: {RELEASE}}}
+    outputs: [qcow2]
+"""
+BIN = Path(sys.executable).parent
+
+
+class Bare:
+    """diskimage-builder by itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+        hosts = archives.mirrors({}, archives.family(ELEMENTS)).environment()
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("DIB_")},
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            **hosts,
+            "DIB_RELEASE": RELEASE,
+            "DIB_IMAGE_CACHE": str(folder / "cache"),
+            "DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE": "1",
+        }
+
+    def build(self) -> None:
+        """One image, to its end."""
+        out = self._folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        argv = ["disk-image-create", "-a", "amd64", "-o", str(out / "bench"), "-t", "qcow2"]
+        argv += ["--qemu-img-options", "compression_type=zstd", *ELEMENTS]
+        _run(argv, self._folder / "log", self._env)
+        assert (out / "bench.qcow2").stat().st_size > 50 << 20
+
+
+class Ours:
+    """The same through imageflow, each time in a new process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._config = write_config(folder)
+        self._state = folder / "state"
+        self._recipe = folder / "recipe.yaml"
+        self._recipe.write_text(RECIPE)
+
+    def create(self, *options: str) -> dict[str, Any]:
+        """`imageflow build create`; -> its row."""
+        argv = [str(BIN / "imageflow"), "--state-dir", str(self._state), "build", "create", "-f", "json"]
+        said = _run([*argv, *options, str(self._recipe)], self._folder / "log", dict(os.environ))
+        [row] = json.loads(said)
+        return dict(row)
+
+    def build(self) -> None:
+        """One image, to its end."""
+        row = self.create("--wait", "--force")
+        assert row["verdict"] == "created", row
+        assert row["state"] == "succeeded", row
+        assert Path(row["path"]).stat().st_size > 50 << 20
+
+    def rebuild(self) -> None:
+        """The same inputs again."""
+        row = self.create()
+        assert row["verdict"] == "reused", row
+
+    def steps(self) -> str:
+        """Where the time of the last build went."""
+        listed = json.loads(self._imageflow("build", "list", "-f", "json"))
+        return self._imageflow("build", "show", listed[0]["id"] if "id" in listed[0] else listed[0]["ID"])
+
+    def _imageflow(self, *arguments: str) -> str:
+        return _run([str(BIN / "imageflow"), "--state-dir", str(self._state), *arguments], self._folder / "log", None)
+
+
+def _run(argv: list[str], log: Path, env: dict[str, str] | None) -> str:
+    with log.open("ab") as file:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=file, env=env, cwd=log.parent, check=False)
+        file.write(done.stdout)
+    if done.returncode:
+        tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
+        raise SystemExit(f"{argv[0]} ended with exit code {done.returncode}:\n{tail}")
+    return done.stdout.decode()
+
+
+def run(rounds: int = 5) -> list[Result]:
+    """Wall seconds of whole processes."""
+    if os.geteuid() != 0:
+        raise SystemExit("diskimage-builder needs root: run this benchmark as root")
+    with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
+        bare, ours = Bare(Path(name) / "bare"), Ours(Path(name) / "ours")
+        sides = (Side("imageflow, s", timed(ours.build)), Side("disk-image-create, s", timed(bare.build)))
+        alternate(sides, rounds, warm_up=2)  # the first fills the caches, the second uses what it filled
+        again = Side("imageflow again, s", timed(ours.rebuild))
+        alternate((again,), rounds)
+        print(ours.steps(), flush=True)
+    pairs = [one / other for one, other in zip(sides[0].values, sides[1].values, strict=True)]
+    return [
+        Result(
+            "a Debian image through imageflow against disk-image-create",
+            sides[0].median,
+            sides[1].median,
+            "s",
+            1.03,
+            notes=(
+                f"pair by pair: {' '.join(f'{pair:.3f}' for pair in pairs)}; their median {statistics.median(pairs):.3f}",
+                "ours includes pins, manifest, SHA-256 and durable storage; its convert uses qemu-img's threads",
+            ),
+        ),
+        Result("unchanged rebuild against the build itself", again.median, sides[0].median, "s", 0.02),
+    ]
