@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 PASSWORD = "open-sesame-42"
+_FOLDERS = "imageflow-server-"  # and the tests' process id
 
 
 def missing(*programs: str) -> list[str]:
@@ -43,7 +44,8 @@ class Server:
     death = "KILL"  # ends it when the tests are killed
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"if-{self.name[:2]}-"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-"))
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._as: list[str] = []
@@ -127,6 +129,14 @@ class Server:
 
     def _drop(self, name: str) -> None:
         self._admin(f"DROP DATABASE {name}")
+
+
+def _sweep() -> None:
+    """Remove the folders of tests that were killed; their servers died with them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*"):
+        owner = folder.name.removeprefix(_FOLDERS).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _known(name: str) -> bool:
