@@ -31,6 +31,7 @@ def base(work: Workspace) -> dict[str, str]:
         "USER": "root",
         "LOGNAME": "root",
         "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",  # or the output of its Python programs comes in lumps
         "TMPDIR": str(work.tmp),
         **{name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIX)},
     }

@@ -34,6 +34,7 @@ _NO_MIRROR = (
     r"|Could not connect|Unable to connect|Network is unreachable|Couldn't resolve|Failed getting release file"
     r"|Invalid Release file"
 )
+_TIDYING = re.compile(r"^Unmount /|^\*\*\* .* is not a directory|INFO diskimage_builder|dib-run-parts")
 _CAUSES = (
     (
         r"No space left on device|Disk quota exceeded",
@@ -102,7 +103,7 @@ class Watch:
 
     def failure(self, error: CommandFailed) -> ImageflowError:
         """What to tell an operator: the hook that failed, its exit code, the cause if it is a known one."""
-        said = [line for line in self._tail if line.strip() and "dib-run-parts" not in line]
+        said = [line for line in self._tail if line.strip() and not _TIDYING.search(line)]
         message = error.message
         if self._hook:
             message = f"diskimage-builder's hook {self._hook} failed: {message}"

@@ -74,8 +74,9 @@ class Run:
             "secret": self.secret,
         }
 
-    def engine(self) -> Engine:
-        engine = taskflow.engines.load(build_by_dib(), engine="serial")
+    def engine(self, **options: Any) -> Engine:
+        """A serial engine of the flow; `options` are TaskFlow's."""
+        engine = taskflow.engines.load(build_by_dib(), engine="serial", **options)
         engine.storage.inject(self.given(), transient=True)
         return engine
 
@@ -94,13 +95,20 @@ class Run:
         return self.log.path.read_text()
 
 
+def _changed(before: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged, all else is replaced."""
+    after = dict(before)
+    for key, value in changes.items():
+        merge = isinstance(value, Mapping) and isinstance(before.get(key), dict)
+        after[key] = _changed(before[key], value) if merge else value
+    return after
+
+
 def prepare(file: Path, state: Path, *, secrets: Mapping[str, str] | None = None, **changes: Any) -> Run:
     """A run of the first image of a recipe file; `changes` go into its canonical recipe."""
     config = configuration.load(state_dir=str(state))
     [image, *_] = recipe.load(file).images
-    canonical = image.canonical()
-    for key, value in changes.items():
-        canonical[key] = {**canonical[key], **value} if isinstance(value, dict) else value
+    canonical = _changed(image.canonical(), changes)
     image = recipe.ImageRecipe.from_json(canonical)
     build = Build(
         id=uuid.uuid4().hex[:12],
