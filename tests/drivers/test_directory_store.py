@@ -29,16 +29,10 @@ from imageflow.stores.directory import DirectoryStore
 
 
 def open_store(images: Path) -> DirectoryStore:
-    return DirectoryStore(
-        dataclasses.replace(
-            config.load(state_dir=str(images.parent)), store_path=images
-        )
-    )
+    return DirectoryStore(dataclasses.replace(config.load(state_dir=str(images.parent)), store_path=images))
 
 
-def write(
-    folder: Path, seed: bytes = b"a", size: int = 64 << 10
-) -> list[tuple[Path, Artifact]]:
+def write(folder: Path, seed: bytes = b"a", size: int = 64 << 10) -> list[tuple[Path, Artifact]]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for name, content in (
@@ -49,9 +43,7 @@ def write(
         made.append(
             (
                 folder / name,
-                Artifact(
-                    name, "raw", len(content), hashlib.sha256(content).hexdigest()
-                ),
+                Artifact(name, "raw", len(content), hashlib.sha256(content).hexdigest()),
             )
         )
     return made
@@ -118,9 +110,7 @@ def work(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("move", "before"), [(False, "absent"), (True, "damaged")])
-def test_add_killed_at_every_line(
-    images: Path, work: Path, move: bool, before: str
-) -> None:
+def test_add_killed_at_every_line(images: Path, work: Path, move: bool, before: str) -> None:
     """Whatever the moment: nothing or all is seen, the next worker gets it done, tidy removes the rest."""
     point = 0
     while True:
@@ -171,9 +161,7 @@ def test_delete_and_shares_killed_at_every_line(images: Path, tmp_path: Path) ->
         store.verify(digest, Control())
         assert len(store.list("good")) == 1
         store.delete(digest, build_id="forced")
-        codes.append(
-            in_child(partial(store.delete, digest, build_id="good"), kill_at=point)
-        )
+        codes.append(in_child(partial(store.delete, digest, build_id="good"), kill_at=point))
         if store.find(digest) is not None:
             store.verify(digest, Control())
         store.delete(digest, build_id="good")
@@ -185,9 +173,7 @@ def test_delete_and_shares_killed_at_every_line(images: Path, tmp_path: Path) ->
     assert point > 20
 
 
-def test_tidy_leaves_what_living_builds_are_making(
-    images: Path, tmp_path: Path
-) -> None:
+def test_tidy_leaves_what_living_builds_are_making(images: Path, tmp_path: Path) -> None:
     store = open_store(images)
     images.mkdir()
     files = write(tmp_path / "work")
@@ -198,9 +184,7 @@ def test_tidy_leaves_what_living_builds_are_making(
                 partial(store.add, files, build_id=build_id, control=Control()),
                 kill_at=point,
             )
-            if any(
-                name.startswith(f".adding-{build_id}-") for name in os.listdir(images)
-            ):
+            if any(name.startswith(f".adding-{build_id}-") for name in os.listdir(images)):
                 break
         store.delete(files[0][1].digest)
         left = {name for name in os.listdir(images) if name.startswith(".adding-")}
@@ -209,9 +193,7 @@ def test_tidy_leaves_what_living_builds_are_making(
     (images / "notes").mkdir()
     gone = store.tidy(lambda build_id: build_id == "living")
     assert gone == [name for name in sorted(left) if "-dead-" in name]
-    assert sorted(os.listdir(images)) == sorted(
-        [".lock", ".lost+found", "notes", *(left - set(gone))]
-    )
+    assert sorted(os.listdir(images)) == sorted([".lock", ".lost+found", "notes", *(left - set(gone))])
 
 
 def test_many_at_once(images: Path, tmp_path: Path) -> None:
@@ -265,17 +247,13 @@ def test_stored_files_refuse_a_write(images: Path, tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o777 == 0o444
 
 
-def test_the_store_explains_itself_without_the_database(
-    images: Path, tmp_path: Path
-) -> None:
+def test_the_store_explains_itself_without_the_database(images: Path, tmp_path: Path) -> None:
     files = write(tmp_path / "work")
     ref = open_store(images).add(files, build_id="b1", control=Control())
     told = json.loads((images / ref.digest / "image.json").read_text())
     assert told["builds"] == ["b1"]
     assert told["created"] > 1.7e9
-    assert [Artifact(**artifact) for artifact in told["artifacts"]] == [
-        artifact for _, artifact in files
-    ]
+    assert [Artifact(**artifact) for artifact in told["artifacts"]] == [artifact for _, artifact in files]
 
 
 @pytest.mark.parametrize(
@@ -289,9 +267,7 @@ def test_the_store_explains_itself_without_the_database(
         '{"artifacts": [{"name": "../../x"}], "builds": [], "created": 1}',
     ],
 )
-def test_a_description_that_is_missing_or_nonsense(
-    images: Path, tmp_path: Path, text: str | None
-) -> None:
+def test_a_description_that_is_missing_or_nonsense(images: Path, tmp_path: Path, text: str | None) -> None:
     store = open_store(images)
     files = write(tmp_path / "work")
     digest = store.add(files, build_id="b1", control=Control()).digest
@@ -362,9 +338,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             while True:
                 file.write(b"\0" * 4096)
         store.verify(ref.digest, Control())
-        with pytest.raises(
-            NoSpace
-        ):  # not even the words "forced made it too" have room
+        with pytest.raises(NoSpace):  # not even the words "forced made it too" have room
             store.add(write(tmp_path / "little"), build_id="forced", control=Control())
         assert store.find(ref.digest) == ref
         store.delete(ref.digest)
@@ -382,9 +356,7 @@ def test_a_read_only_file_system(tmp_path: Path) -> None:
         store.verify(ref.digest, Control())
         store.copy_out(ref, None, tmp_path / "out", Control())
         for work in (
-            lambda: store.add(
-                write(tmp_path / "other", b"b"), build_id="b2", control=Control()
-            ),
+            lambda: store.add(write(tmp_path / "other", b"b"), build_id="b2", control=Control()),
             lambda: store.delete(ref.digest),
         ):
             with pytest.raises(Refused, match="no permission") as caught:
@@ -432,9 +404,7 @@ def test_somebody_who_may_only_read(tmp_path: Path, images: Path) -> None:
     assert in_child(shut_out) == 0
 
 
-def test_a_worker_that_lost_its_claim_does_not_publish(
-    images: Path, tmp_path: Path
-) -> None:
+def test_a_worker_that_lost_its_claim_does_not_publish(images: Path, tmp_path: Path) -> None:
     class LostAtTheEnd(Control):
         """Says stop once the description is written: the copy is done, only the last step is left."""
 
@@ -452,9 +422,7 @@ def test_a_worker_that_lost_its_claim_does_not_publish(
 
 def test_list_passes_over_what_is_not_ours(images: Path, tmp_path: Path) -> None:
     store = open_store(images)
-    ref: ImageRef = store.add(
-        write(tmp_path / "work"), build_id="b1", control=Control()
-    )
+    ref: ImageRef = store.add(write(tmp_path / "work"), build_id="b1", control=Control())
     (images / "lost+found").mkdir()
     (images / ("c" * 64)).write_text("a file where a folder should be")
     (images / ("d" * 64)).mkdir()

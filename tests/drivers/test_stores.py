@@ -90,18 +90,7 @@ def image(folder: Path, seed: bytes = b"a", size: int = 100_000) -> list[tuple[P
     for (name, kind), content in contents.items():
         (folder / name).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        made.append(
-            (
-                folder / name,
-                Artifact(
-                    name,
-                    kind,
-                    len(content),
-                    digest,
-                    1 << 30 if kind == "qcow2" else None,
-                ),
-            )
-        )
+        made.append((folder / name, Artifact(name, kind, len(content), digest, 1 << 30 if kind == "qcow2" else None)))
     return made
 
 
@@ -147,14 +136,7 @@ def test_adding_again_finds_the_first(store: Store, tmp_path: Path, control: Con
     assert store.add(image(tmp_path / "one"), build_id="b1", control=control) == first
     for path, _ in image(tmp_path / "one"):  # taken in by a worker that died before it could say so
         path.unlink()
-    assert (
-        store.add(
-            [(tmp_path / "one" / a.name, a) for a in first.artifacts],
-            build_id="b1",
-            control=control,
-        )
-        == first
-    )
+    assert store.add([(tmp_path / "one" / a.name, a) for a in first.artifacts], build_id="b1", control=control) == first
     assert list(store.list()) == [first]
 
 
@@ -198,20 +180,7 @@ def test_delete_is_for_all_and_absent_is_fine(store: Store, tmp_path: Path, cont
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "digest",
-    [
-        "",
-        ".",
-        "..",
-        "../images",
-        "/etc",
-        "F" * 64,
-        "a" * 63,
-        "a" * 64 + "\n",
-        "\0" * 64,
-    ],
-)
+@pytest.mark.parametrize("digest", ["", ".", "..", "../images", "/etc", "F" * 64, "a" * 63, "a" * 64 + "\n", "\0" * 64])
 def test_a_digest_is_not_a_path(store: Store, tmp_path: Path, control: Control, digest: str) -> None:
     ref = store.add(image(tmp_path / "one"), build_id="b1", control=control)
     assert store.find(digest) is None
@@ -225,11 +194,7 @@ def test_a_digest_is_not_a_path(store: Store, tmp_path: Path, control: Control, 
 def test_a_file_name_stays_in_its_version(store: Store, tmp_path: Path, control: Control, name: str) -> None:
     path, artifact = image(tmp_path / "one")[0]
     with pytest.raises(Refused):
-        store.add(
-            [(path, dataclasses.replace(artifact, name=name))],
-            build_id="b1",
-            control=control,
-        )
+        store.add([(path, dataclasses.replace(artifact, name=name))], build_id="b1", control=control)
     with pytest.raises(Refused):
         store.add([(path, artifact), (path, artifact)], build_id="b1", control=control)
     with pytest.raises(Refused):
