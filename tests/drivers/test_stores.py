@@ -264,7 +264,7 @@ def test_copy_out(store: Store, tmp_path: Path, control: Control) -> None:
     store.verify(ref.digest, control)
     with pytest.raises(Conflict):
         store.copy_out(ref, "web.manifest", tmp_path / "disk.qcow2", control)
-    with pytest.raises(NotFound, match="web.qcow2"):
+    with pytest.raises(NotFound, match=r"web\.qcow2"):
         store.copy_out(ref, "web.iso", tmp_path / "x", control)
     with pytest.raises(NotFound):
         store.copy_out(ref, None, tmp_path / "no" / "folder", control)
