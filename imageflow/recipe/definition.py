@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from imageflow.recipe.problems import Path, did_you_mean, listed, short
@@ -44,21 +44,40 @@ def is_secret(variable: str, value: str) -> bool:
     return (keeps_secret(variable) and value.lower() not in _FLAGS) or _CREDENTIALS.search(value) is not None
 
 
-def merge(definition: list[dict[str, Any]]) -> dict[str, Any]:
-    """The entries of one image as one, in diskimage-builder's way; the definition must be without faults.
+def merge(definitions: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The entries of each image as one, in diskimage-builder's way; the definitions must be without faults.
 
-    Values of the environment are text or `{"secret": NAME}`.
+    Values of an environment are text or `{"secret": NAME}`.
     """
     from diskimage_builder import diskimage_builder
 
-    entries, references = _veiled(definition)
-    diskimage_builder.build_commands(entries)  # merges all entries of an image into the first one
-    merged: dict[str, Any] = copy.deepcopy(entries[0])
-    environment = merged.get("environment", {})
+    whole: list[dict[str, Any]] = []  # in one go: it checks its own schema each time it is called
+    firsts: list[dict[str, Any]] = []
+    references: dict[str, dict[str, str]] = {}
+    for number, definition in enumerate(definitions):
+        entries = _veiled(definition, references)
+        for entry in entries:
+            entry["imagename"] = str(number)
+        whole += entries
+        firsts.append(entries[0])
+    diskimage_builder.build_commands(whole)  # merges all entries of an image into its first one
+    return [_unveiled(first, definition, references) for first, definition in zip(firsts, definitions, strict=True)]
+
+
+def _unveiled(
+    merged: dict[str, Any], definition: list[dict[str, Any]], references: Mapping[str, dict[str, str]]
+) -> dict[str, Any]:
+    """A merged entry with its own name and its references to secrets again."""
+    entry = copy.deepcopy(merged)
+    del entry["imagename"]
+    for given in definition:
+        if "imagename" in given:
+            entry["imagename"] = given["imagename"]
+    environment = entry.get("environment", {})
     for name, value in environment.items():
         if value in references:
             environment[name] = dict(references[value])
-    return merged
+    return entry
 
 
 def faults(definition: Any) -> Iterator[Fault]:
@@ -75,7 +94,7 @@ def faults(definition: Any) -> Iterator[Fault]:
         yield Fault((), "is empty", "write at least 'elements'")
         return
     yield from _bad_references(definition)
-    entries, _ = _veiled(definition)
+    entries = _veiled(definition, {})
     schema = diskimage_builder.DIB_SCHEMA
     clean = True
     for error in validator_for(schema)(schema).iter_errors(entries):
@@ -113,10 +132,9 @@ def _environment(entry: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _veiled(definition: list[Any]) -> tuple[list[Any], dict[str, dict[str, str]]]:
+def _veiled(definition: list[Any], references: dict[str, dict[str, str]]) -> list[Any]:
     """A copy with text in place of references to secrets, which diskimage-builder does not know."""
     entries = copy.deepcopy(definition)
-    references: dict[str, dict[str, str]] = {}
     for entry in entries:
         environment = _environment(entry)
         for name, value in environment.items():
@@ -124,7 +142,7 @@ def _veiled(definition: list[Any]) -> tuple[list[Any], dict[str, dict[str, str]]
                 veil = f"\0secret {len(references)}"  # NUL: no value of a recipe can be equal
                 references[veil] = value
                 environment[name] = veil
-    return entries, references
+    return entries
 
 
 def _bad_references(definition: list[Any]) -> Iterator[Fault]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from imageflow.recipe.source import Node
 if TYPE_CHECKING:
     from imageflow.recipe import models
 
+_ENOUGH = 1000  # problems; looking for more helps nobody
 _LATER = ("boot", "install")
 _OF_OTHERS = ("base", "iso", "answers", "machine", "verify")  # keys of the methods above
 
@@ -41,11 +43,15 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
         found += wrong
         if model is not None:
             checked.append(model)
+        if len(found) >= _ENOUGH:
+            raise problems.error(found)
     found += _doubles(document)
     found += _cycles(document)
     if found:
         raise problems.error(found)
-    return Recipe(absolute, tuple(_accept(model, document, i, absolute) for i, model in enumerate(checked)))
+    merged = definition.merge([entries(image) for image in document.images])
+    pairs = zip(checked, merged, strict=True)
+    return Recipe(absolute, tuple(_accept(*pair, document, index, absolute) for index, pair in enumerate(pairs)))
 
 
 def plain_secret(path: Path, image: str, variable: str) -> str | None:
@@ -83,10 +89,11 @@ def _check(document: Document, index: int, image: Node, folder: Path) -> tuple[l
     try:
         model = models.Image.model_validate(data)
     except ValidationError as error:
-        found += [wording.problem_of(document, here, one) for one in error.errors(include_url=False)]
+        found += [wording.problem_of(document, here, one) for one in error.errors(include_url=False)[:_ENOUGH]]
     if "dib" in image.keys:
         faults = definition.faults(entries(image) if image.keys["dib"].keys is not None else image.keys["dib"].data)
-        found += wording.faults_of(document, (*here, "dib"), image.keys["dib"].keys is not None, faults)
+        single = image.keys["dib"].keys is not None
+        found += wording.faults_of(document, (*here, "dib"), single, itertools.islice(faults, _ENOUGH))
     found += _files(document, here, image, folder)
     return found, model
 
@@ -177,9 +184,8 @@ def _cycles(document: Document) -> Iterator[Problem]:
             )
 
 
-def _accept(model: models.Image, document: Document, index: int, path: Path) -> ImageRecipe:
-    """The canonical form of an image without problems."""
-    entry = definition.merge(entries(document.images[index]))
+def _accept(model: models.Image, entry: dict[str, Any], document: Document, index: int, path: Path) -> ImageRecipe:
+    """The canonical form of an image without problems; `entry`: its definition, merged."""
     environment: dict[str, Any] = entry.get("environment", {})
     for variable, value in environment.items():
         if isinstance(value, str) and definition.is_secret(variable, value):

@@ -50,7 +50,7 @@ def dotted(path: Sequence[str | int]) -> str:
 
 def short(value: object, most: int = _SHOWN) -> str:
     """The value as text, on one line, without control characters and not long."""
-    text = "".join(c if c.isprintable() else "�" for c in str(value)[: most + 1])
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in str(value)[: most + 1])
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
