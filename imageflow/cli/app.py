@@ -123,10 +123,10 @@ class App(CliffApp):
     def _run(self, argv: list[str]) -> int:
         self.options, words = self.parser.parse_known_args(argv)
         self.configure_logging()
+        if words == ["help"] or (self.options.deferred_help and not words):
+            self.print_overview()
+            return 0
         if self.options.deferred_help:
-            if not words:
-                self.print_overview()
-                return 0
             words.insert(0, "help")
         if not words:
             self.parser.print_usage(self.stderr)

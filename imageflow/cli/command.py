@@ -73,6 +73,7 @@ class Lister(_Formatted, cliff.lister.Lister):
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Iterable[Sequence[Any]]
     ) -> int:
         rows = list(data)
+        self._generate_columns_and_selector(parsed_args, column_names)  # a wrong -c is wrong without rows too
         if not rows and parsed_args.formatter == "table" and not parsed_args.print_empty:
             self.app.note(f"({self.nothing})")
             return 0

@@ -26,11 +26,15 @@ class LineView:
         """Say what changed since the last time."""
         for picture in pictures:
             build = picture.build
-            if self._is_news(build.id, build.state):
+            begins = build.state in (BuildState.QUEUED, BuildState.RUNNING, BuildState.REVERTING)
+            news = self._is_news(build.id, build.state)
+            if news and begins:
                 self._line(build, self._of_build(picture))
             for number, (name, title, step) in enumerate(picture.steps, 1):
                 if step is not None:
                     self._of_step(picture, f"{number}/{len(picture.steps)}", name, title, step)
+            if news and not begins:
+                self._line(build, self._of_build(picture))
 
     def _is_news(self, key: object, value: object) -> bool:
         if self._told.get(key) == value:

@@ -35,8 +35,8 @@ STYLES = {
 class LiveView:
     """Draws the same few lines again and again, and leaves the last picture when it is closed."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._console = Console(file=out)
+    def __init__(self, out: TextIO, console: Console | None = None) -> None:
+        self._console = console or Console(file=out)
         self._live: Live | None = None
 
     def show(self, pictures: Sequence[Picture]) -> None:

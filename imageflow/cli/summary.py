@@ -23,7 +23,7 @@ def version_lines(version: Version) -> Iterator[str]:
     primary = version.artifacts[0] if version.artifacts else None
     yield f"  digest    sha256:{version.digest}"
     if primary is not None:
-        virtual = f", {size(primary.virtual_size)} when it runs" if primary.virtual_size else ""
+        virtual = f", a disk of {size(primary.virtual_size)}" if primary.virtual_size else ""
         yield f"  size      {size(primary.size)}{virtual}"
     if version.packages is not None:
         yield f"  packages  {version.packages}"
