@@ -48,17 +48,13 @@ class Store(Protocol):
     def open(self, ref: ImageRef, artifact: str | None = None) -> IO[bytes]:
         """Read an artifact, the primary one by default; raises NotFound."""
 
-    def copy_out(
-        self, ref: ImageRef, artifact: str | None, to: Path, control: Control
-    ) -> Path:
+    def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
         """Copy an artifact (the primary one by default) to a new file, or into a folder; -> the file.
 
         The file appears whole or not at all. Raises NotFound, Conflict (it exists), NoSpace, Refused.
         """
 
-    def verify(
-        self, digest: str, control: Control, progress: Callable[[float], None] = ...
-    ) -> None:
+    def verify(self, digest: str, control: Control, progress: Callable[[float], None] = ...) -> None:
         """Read every artifact and compare; raises Corrupt, naming the file, or NotFound."""
 
     def delete(self, digest: str, build_id: str | None = None) -> None:

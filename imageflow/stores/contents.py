@@ -112,9 +112,7 @@ def _by_sendfile(source: int, to: int, offset: int, count: int) -> int:
     return os.sendfile(to, source, offset, count)
 
 
-def digest(
-    source: int, control: Control, progress: Callable[[int], None] = lambda count: None
-) -> str:
+def digest(source: int, control: Control, progress: Callable[[int], None] = lambda count: None) -> str:
     """SHA-256 of an open file, read from the disk where the system lets us; `progress` gets bytes read."""
     os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
     os.posix_fadvise(source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -130,9 +128,7 @@ def digest(
 
 def write_json(path: Path, value: Any, mode: int) -> None:
     """Write a small new JSON file, on the disk when this returns; raises FileExistsError."""
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
-    )
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, sort_keys=True)
         file.write("\n")

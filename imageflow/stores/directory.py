@@ -47,9 +47,7 @@ class _Description:
     """What image.json says."""
 
     artifacts: tuple[Artifact, ...]  # the primary one first
-    builds: tuple[
-        str, ...
-    ]  # who made it; more than one when the bytes came out the same
+    builds: tuple[str, ...]  # who made it; more than one when the bytes came out the same
     created: float
 
 
@@ -82,9 +80,7 @@ class DirectoryStore:
             with self._locked():
                 if (found := self._share(digest, build_id)) is not None:
                     return self._ref(digest, found)
-            made = _Description(
-                tuple(artifact for _, artifact in files), (build_id,), time.time()
-            )
+            made = _Description(tuple(artifact for _, artifact in files), (build_id,), time.time())
             half = self._aside("adding", build_id)
             half.mkdir()
             try:
@@ -104,16 +100,12 @@ class DirectoryStore:
         with _explained("reading", path):
             return path.open("rb")
 
-    def copy_out(
-        self, ref: ImageRef, artifact: str | None, to: Path, control: Control
-    ) -> Path:
+    def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
         """See the protocol. The copy shares its bytes with the store where the file system can do that."""
         name = self._artifact(ref, artifact).name
         to = to / name if to.is_dir() else to
         if os.path.lexists(to):
-            raise Conflict(
-                f"{to} exists already", hint="give another path, or remove it first"
-            )
+            raise Conflict(f"{to} exists already", hint="give another path, or remove it first")
         half = to.with_name(f".{to.name[:200]}.{secrets.token_hex(4)}")
         with _explained("exporting to", to), self.open(ref, name) as source:
             try:
@@ -135,9 +127,7 @@ class DirectoryStore:
         try:
             with _explained("verifying", folder):
                 if not _DIGEST.fullmatch(digest) or not folder.is_dir():
-                    raise NotFound(
-                        f"there is no image with digest {digest} in {self._root}"
-                    )
+                    raise NotFound(f"there is no image with digest {digest} in {self._root}")
                 self._compare(folder, control, progress)
         except Corrupt:
             with contextlib.suppress(OSError):
@@ -155,10 +145,7 @@ class DirectoryStore:
             if not (self._root / digest).is_dir():
                 return
             with self._locked():
-                if (
-                    build_id is not None
-                    and (there := _describe(self._root / digest)) is not None
-                ):
+                if build_id is not None and (there := _describe(self._root / digest)) is not None:
                     left = tuple(build for build in there.builds if build != build_id)
                     if left:
                         if left != there.builds:
@@ -172,17 +159,9 @@ class DirectoryStore:
 
     def list(self, build_id: str | None = None) -> Sequence[ImageRef]:
         """See the protocol; oldest first."""
-        found = [
-            (name, there)
-            for name in self._names()
-            if (there := self._read(name)) is not None
-        ]
+        found = [(name, there) for name in self._names() if (there := self._read(name)) is not None]
         found.sort(key=lambda item: item[1].created)
-        return [
-            self._ref(name, there)
-            for name, there in found
-            if build_id is None or build_id in there.builds
-        ]
+        return [self._ref(name, there) for name, there in found if build_id is None or build_id in there.builds]
 
     def tidy(self, alive: Callable[[str], bool]) -> Sequence[str]:
         """See the protocol; what a dead process was deleting goes too."""
@@ -231,10 +210,7 @@ class DirectoryStore:
             there = _describe(folder)
             if there is None or (folder / _CORRUPT).exists():
                 return None
-            whole = all(
-                _size(folder / artifact.name) == artifact.size
-                for artifact in there.artifacts
-            )
+            whole = all(_size(folder / artifact.name) == artifact.size for artifact in there.artifacts)
         return there if whole else None
 
     def _share(self, digest: str, build_id: str) -> _Description | None:
@@ -248,9 +224,7 @@ class DirectoryStore:
         """Say who shares a version; a reader sees the old description or the new one."""
         folder = self._root / digest
         half = folder / f".{_DESCRIPTION}.{secrets.token_hex(4)}"
-        contents.write_json(
-            half, _as_json(_Description(there.artifacts, builds, there.created)), _MODE
-        )
+        contents.write_json(half, _as_json(_Description(there.artifacts, builds, there.created)), _MODE)
         half.rename(folder / _DESCRIPTION)
         contents.sync_folder(folder)
 
@@ -271,9 +245,7 @@ class DirectoryStore:
             with os.fdopen(descriptor, "rb") as file:
                 size = os.fstat(descriptor).st_size
                 if size != artifact.size:
-                    raise Corrupt(
-                        f"{source} has {size} bytes, and should have {artifact.size}"
-                    )
+                    raise Corrupt(f"{source} has {size} bytes, and should have {artifact.size}")
                 if not (move and contents.link(source, half / artifact.name, _MODE)):
                     contents.copy(file.fileno(), half / artifact.name, control, _MODE)
         contents.write_json(half / _DESCRIPTION, _as_json(made), _MODE)
@@ -300,9 +272,7 @@ class DirectoryStore:
         shutil.rmtree(damaged, ignore_errors=True)
         return self._ref(digest, made)
 
-    def _compare(
-        self, folder: Path, control: Control, progress: Callable[[float], None]
-    ) -> None:
+    def _compare(self, folder: Path, control: Control, progress: Callable[[float], None]) -> None:
         there = _describe(folder)
         if there is None:
             raise Corrupt(f"{folder / _DESCRIPTION} is missing or not readable")
@@ -333,21 +303,15 @@ class DirectoryStore:
             for artifact, descriptor in opened:
                 size = os.fstat(descriptor).st_size
                 if size != artifact.size:
-                    raise Corrupt(
-                        f"{folder / artifact.name} has {size} bytes, and was stored with {artifact.size}"
-                    )
+                    raise Corrupt(f"{folder / artifact.name} has {size} bytes, and was stored with {artifact.size}")
                 if contents.digest(descriptor, control, report) != artifact.digest:
-                    raise Corrupt(
-                        f"{folder / artifact.name} is not what was stored: its SHA-256 differs"
-                    )
+                    raise Corrupt(f"{folder / artifact.name} is not what was stored: its SHA-256 differs")
         progress(1.0)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the names in the store; held for moments only, and gone with its process."""
-        descriptor = os.open(
-            self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+        descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -373,9 +337,7 @@ def _describe(folder: Path) -> _Description | None:
         data = json.loads((folder / _DESCRIPTION).read_bytes())
         artifacts = tuple(Artifact(**artifact) for artifact in data["artifacts"])
         _check_names(artifacts)
-        return _Description(
-            artifacts, tuple(map(str, data["builds"])), float(data["created"])
-        )
+        return _Description(artifacts, tuple(map(str, data["builds"])), float(data["created"]))
     except (
         FileNotFoundError,
         NotADirectoryError,
@@ -390,18 +352,10 @@ def _describe(folder: Path) -> _Description | None:
 def _check_names(artifacts: Sequence[Artifact]) -> None:
     """Every file of a version stays in the version's folder, under its own name."""
     names = [artifact.name for artifact in artifacts]
-    if not names or not all(
-        _DIGEST.fullmatch(artifact.digest) for artifact in artifacts
-    ):
+    if not names or not all(_DIGEST.fullmatch(artifact.digest) for artifact in artifacts):
         raise Refused("an image needs at least one file, and a SHA-256 for each")
     for name in names:
-        if (
-            not name
-            or "/" in name
-            or "\0" in name
-            or name.startswith(".")
-            or name == _DESCRIPTION
-        ):
+        if not name or "/" in name or "\0" in name or name.startswith(".") or name == _DESCRIPTION:
             raise Refused(f"a file of an image can't be named {name!r}")
         if names.count(name) > 1:
             raise Refused(f"an image can't have two files named {name!r}")
