@@ -20,10 +20,10 @@ from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
 from imageflow.errors import ClaimLost, ImageflowError
-from imageflow.persistence.ledger import BuildLedger
 from imageflow.model import Artifact, Build, BuildState, ResourceKind, Version, Wish
 from imageflow.persistence import builds, ledger, versions
 from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
+from imageflow.persistence.ledger import BuildLedger
 from imageflow.recorder import Recorder
 from imageflow.service import Service
 
@@ -118,7 +118,9 @@ class BuildRun:
             if outcome.end is End.SUCCEEDED:
                 self._succeed(build, outcome, log)
             elif wish is None and outcome.end is End.FAILED and build.recipe.get("on_failure") == "revert":
-                self._write(lambda conn: builds.change(conn, build.id, wish=Wish.REVERT, error=outcome.error, hint=outcome.hint))
+                self._write(
+                    lambda conn: builds.change(conn, build.id, wish=Wish.REVERT, error=outcome.error, hint=outcome.hint)
+                )
                 self._revert(replace(build, wish=Wish.REVERT, error=outcome.error, hint=outcome.hint), log)
             elif wish is not None:
                 self._revert(replace(build, wish=wish), log)
@@ -187,9 +189,7 @@ class BuildRun:
             "store": self._service.store,
             "secret": secret,
         }
-        flow = FlowRun(
-            self._service.flows.fenced(self.claim.prove, recorder.on_atom), build, inject, revert=revert
-        )
+        flow = FlowRun(self._service.flows.fenced(self.claim.prove, recorder.on_atom), build, inject, revert=revert)
         recorder.order(flow.positions)
         return flow, recorder
 
@@ -240,11 +240,23 @@ class BuildRun:
 
         def end(conn: Connection) -> None:
             builds.change(
-                conn, build.id, to=BuildState.SUCCEEDED, ended=now, digest=publication["digest"], step=None, error=None, hint=None
+                conn,
+                build.id,
+                to=BuildState.SUCCEEDED,
+                ended=now,
+                digest=publication["digest"],
+                step=None,
+                error=None,
+                hint=None,
             )
             versions.add(conn, _version(build, publication, now))
             ledger.close(
-                conn, build.id, ResourceKind.PUBLICATION, f"{publication['store']}:{publication['digest']}", self._config.host, now
+                conn,
+                build.id,
+                ResourceKind.PUBLICATION,
+                f"{publication['store']}:{publication['digest']}",
+                self._config.host,
+                now,
             )
             builds.take_claim(conn, build)
             self._service.flows.delete(conn, build.flow)
@@ -276,7 +288,9 @@ class BuildRun:
         try:
             log(traceback.format_exc())
             error = traceback.format_exc().strip().rpartition("\n")[2]
-            self._pause(Outcome(End.FAILED, {}, None, error, "this is a bug in imageflow: the build log has the traceback"), log)
+            self._pause(
+                Outcome(End.FAILED, {}, None, error, "this is a bug in imageflow: the build log has the traceback"), log
+            )
         finally:
             log.close()
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from taskflow import exceptions as taskflow_errors
 
+from imageflow import model
+from imageflow.build_run import BuildRun, Claim
 from imageflow.config import Config
 from imageflow.errors import Cancelled, ClaimLost, ImageflowError, Unavailable
 from imageflow.janitor import Janitor
-from imageflow import model
-from imageflow.build_run import Claim, BuildRun
 from imageflow.persistence import builds, conductors
 from imageflow.reserve import Reserve
 from imageflow.service import Service
@@ -91,7 +91,9 @@ class Conductor:
         if free <= 0:
             return
         with _calmly("look for work"):
-            for job in self._board.iterjobs(only_unclaimed=True) if self._only is None else self._board.unclaimed(self._only):
+            for job in (
+                self._board.iterjobs(only_unclaimed=True) if self._only is None else self._board.unclaimed(self._only)
+            ):
                 if free <= 0 or self._draining.is_set():
                     return
                 build_id = str(job.name)

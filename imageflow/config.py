@@ -18,42 +18,63 @@ from imageflow.errors import ConfigError
 
 CONFIG_FILES = ("/etc/imageflow/imageflow.conf", "~/.config/imageflow/imageflow.conf")
 
-_DEFAULT = [
-    cfg.StrOpt("state_dir", help="Where imageflow keeps its state; /var/lib/imageflow for root, else the XDG state directory."),
+_DEFAULT: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "state_dir", help="Where imageflow keeps its state; /var/lib/imageflow for root, else the XDG state directory."
+    ),
     cfg.StrOpt("host", help="Name of this machine in claims and in the ledger; its host name by default."),
 ]
-_DATABASE = [
+_DATABASE: list[cfg.Opt] = [
     cfg.StrOpt(
         "connection",
         secret=True,
         help="SQLAlchemy URL: sqlite:///PATH, postgresql+psycopg://…, mysql+pymysql://…; a SQLite file in state_dir by default.",
     ),
 ]
-_CONDUCTOR = [
+_CONDUCTOR: list[cfg.Opt] = [
     cfg.IntOpt("max_builds", default=2, min=1, help="Builds that one conductor runs at once."),
     cfg.FloatOpt("lease", default=30.0, min=1.0, help="Seconds after which a silent conductor has lost its builds."),
-    cfg.FloatOpt("poll", default=1.0, min=0.05, help="Seconds between looks at the queue and at the wishes of running builds."),
-    cfg.FloatOpt("drain_timeout", default=60.0, min=0.0, help="Seconds that a step may still take after SIGTERM before its build is handed back."),
+    cfg.FloatOpt(
+        "poll", default=1.0, min=0.05, help="Seconds between looks at the queue and at the wishes of running builds."
+    ),
+    cfg.FloatOpt(
+        "drain_timeout",
+        default=60.0,
+        min=0.0,
+        help="Seconds that a step may still take after SIGTERM before its build is handed back.",
+    ),
 ]
-_BUILDS = [
+_BUILDS: list[cfg.Opt] = [
     cfg.FloatOpt("pause_ttl", default=7 * 86400.0, min=0.0, help="Seconds after which a paused build is aborted."),
-    cfg.FloatOpt("timeout", default=6 * 3600.0, min=1.0, help="Seconds a build may take, where its recipe does not say."),
-    cfg.FloatOpt("step_timeout", default=2 * 3600.0, min=1.0, help="Seconds a step may take, where its recipe does not say."),
+    cfg.FloatOpt(
+        "timeout", default=6 * 3600.0, min=1.0, help="Seconds a build may take, where its recipe does not say."
+    ),
+    cfg.FloatOpt(
+        "step_timeout", default=2 * 3600.0, min=1.0, help="Seconds a step may take, where its recipe does not say."
+    ),
 ]
-_JANITOR = [
+_JANITOR: list[cfg.Opt] = [
     cfg.FloatOpt("interval", default=60.0, min=0.1, help="Seconds between two rounds of the janitor."),
 ]
-_DIB = [
-    cfg.ListOpt("elements_path", default=[], help="Folders with elements, before diskimage-builder's own; ELEMENTS_PATH is read too."),
+_DIB: list[cfg.Opt] = [
+    cfg.ListOpt(
+        "elements_path",
+        default=[],
+        help="Folders with elements, before diskimage-builder's own; ELEMENTS_PATH is read too.",
+    ),
     cfg.BoolOpt("tmpfs", default=True, help="Build in memory where there is enough of it."),
     cfg.FloatOpt("min_free", default=2.0, min=0.0, help="GiB that must be free in state_dir before a build starts."),
 ]
-_STORE = [
+_STORE: list[cfg.Opt] = [
     cfg.StrOpt("driver", default="directory", help="Where images live."),
     cfg.StrOpt("path", help="Folder of the directory store; images/ in state_dir by default."),
 ]
-_SECRETS = [
-    cfg.StrOpt("directory", default="/etc/imageflow/secrets", help="One file per secret; IMAGEFLOW_SECRET_NAME in the environment wins."),
+_SECRETS: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "directory",
+        default="/etc/imageflow/secrets",
+        help="One file per secret; IMAGEFLOW_SECRET_NAME in the environment wins.",
+    ),
 ]
 
 

@@ -51,9 +51,15 @@ class Control:
             raise self._why
         now = time.monotonic()
         if self._step_deadline is not None and now > self._step_deadline:
-            raise TimedOut(f"step {self._step!r} took longer than its limit", hint="raise timeout.step in the recipe, or find out what hangs in the build log")
+            raise TimedOut(
+                f"step {self._step!r} took longer than its limit",
+                hint="raise timeout.step in the recipe, or find out what hangs in the build log",
+            )
         if self._build_deadline is not None and now > self._build_deadline:
-            raise TimedOut("the build took longer than its limit", hint="raise timeout.build in the recipe, or find out what hangs in the build log")
+            raise TimedOut(
+                "the build took longer than its limit",
+                hint="raise timeout.build in the recipe, or find out what hangs in the build log",
+            )
 
     def wait(self, seconds: float) -> None:
         """Sleep for `seconds`, or until there is a reason to stop, which is raised."""

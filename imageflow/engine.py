@@ -219,12 +219,11 @@ class FlowRun:
             return None
         except ClaimLost:
             raise
-        except WrappedFailure as error:
-            for failure in error:
-                if failure.check(ClaimLost):
-                    raise ClaimLost() from error
-            return error
-        except Exception as error:  # noqa: BLE001 - a step's own error, or trouble of the engine: the caller tells them apart
+        except WrappedFailure as wrapped:
+            if any(failure.check(ClaimLost) for failure in wrapped):
+                raise ClaimLost from wrapped
+            return Exception(str(wrapped))
+        except Exception as error:  # noqa: BLE001 - a step's own error, or the engine's trouble: the caller tells them apart
             return error
 
     def _failure_of(self, task: Task) -> Outcome:

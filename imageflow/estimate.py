@@ -45,9 +45,13 @@ def estimate(build: Build, steps: Sequence[Step], history: History, now: float) 
     running = next((step for step in last.values() if step.state is StepState.RUNNING), None)
     step_left = _step_left(running, history, medians, now) if running is not None else None
     if not medians:
-        return Estimate(0.0 if running is None else running.progress * 0.9, step_left if _dominant(running) else None, step_left)
+        return Estimate(
+            0.0 if running is None else running.progress * 0.9, step_left if _dominant(running) else None, step_left
+        )
     total = sum(medians.values())
-    left = sum(seconds for name, seconds in medians.items() if name not in done and (running is None or name != running.name))
+    left = sum(
+        seconds for name, seconds in medians.items() if name not in done and (running is None or name != running.name)
+    )
     left += step_left or 0.0
     progress = min(0.99, max(0.0, 1 - left / total)) if total > 0 else 0.0
     return Estimate(progress, left, step_left)

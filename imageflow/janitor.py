@@ -86,4 +86,3 @@ class Janitor:
                 return not builds.get(conn, build_id).state.ended
         except NotFound:
             return False
-

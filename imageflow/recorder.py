@@ -150,7 +150,13 @@ class Recorder:
             with self._database.begin() as conn:
                 self._prove(conn)
                 steps.update(
-                    conn, self._build_id, step, attempt, progress=fraction, message=self._log.clean(phase), phases=phases
+                    conn,
+                    self._build_id,
+                    step,
+                    attempt,
+                    progress=fraction,
+                    message=self._log.clean(phase),
+                    phases=phases,
                 )
         except ClaimLost as error:
             self._control.stop(error)

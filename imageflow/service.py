@@ -178,9 +178,7 @@ class Service:
 
         canonical = image.canonical()
         pinned = pins.pin(image, folder, self.config)
-        return _Wanted(
-            image.name, image.method, canonical, pinned, fingerprint.build_key(canonical, pinned), folder
-        )
+        return _Wanted(image.name, image.method, canonical, pinned, fingerprint.build_key(canonical, pinned), folder)
 
     def _submit(self, wanted: _Wanted, force: bool) -> Submission:
         if not force:  # most requests end here, without TaskFlow
@@ -292,7 +290,14 @@ class Service:
         def resume(conn: Connection) -> Build:
             build = builds.get(conn, build_id)
             if not builds.change(
-                conn, build.id, to=BuildState.QUEUED, frm=(BuildState.PAUSED,), paused=None, error=None, hint=None, deadline=None
+                conn,
+                build.id,
+                to=BuildState.QUEUED,
+                frm=(BuildState.PAUSED,),
+                paused=None,
+                error=None,
+                hint=None,
+                deadline=None,
             ):
                 raise Conflict(f"build {build.id} is {build.state}, not paused", hint=_way_on(build))
             self.flows.reset_failed(conn, build.flow)
@@ -320,7 +325,9 @@ class Service:
                 builds.change(conn, build.id, to=wish.outcome, wish=wish, ended=time.time())  # it has made nothing yet
                 builds.drop_claim(conn, build.id)
                 self.flows.delete(conn, build.flow)
-            elif builds.change(conn, build.id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=wish, paused=None):
+            elif builds.change(
+                conn, build.id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=wish, paused=None
+            ):
                 self.board.post_in(conn, build.id, {})
             else:
                 builds.change(conn, build.id, wish=wish)  # its conductor sees it within a second, or the next one
@@ -454,4 +461,3 @@ def _way_on(build: Build) -> str:
 def open_for_upgrade(config: Config) -> Database:
     """The database as it is, for `db upgrade` and `db check`."""
     return Database(config.database)
-

@@ -54,9 +54,9 @@ class Task(task.Task):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "execute" in cls.__dict__:
-            cls.execute = _checked(cls.__dict__["execute"])  # type: ignore[method-assign]
+            cls.execute = _checked(cls.__dict__["execute"])
         if "revert" in cls.__dict__:
-            cls.revert = _never_raising(cls.__dict__["revert"])  # type: ignore[method-assign]
+            cls.revert = _never_raising(cls.__dict__["revert"])
 
     def survives(self, result: Any) -> bool:
         """Whether what `execute` made is still there; False runs this step and those after it again.

@@ -14,7 +14,6 @@ from tests.small.flow import ALL, STEPS
 from tests.small.site import Site
 
 
-
 def _storm(folder: Path, database: str, builds: int, gap: float, seconds: float) -> None:
     with Site(folder, database, lease=3.0, max_builds="4") as site:
         for step in STEPS:

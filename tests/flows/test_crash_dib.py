@@ -44,7 +44,7 @@ def _clean(site: Site, build: Build) -> None:
     assert resources.mounts_under(state) == []
     assert site.service.store.tidy(lambda _: False) == []
     site.nothing_left()
-    assert not [pid for pid in site.children(build)]
+    assert list(site.children(build)) == []
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -15,14 +15,13 @@ from typing import Any
 
 import psutil
 
-from imageflow import config, engine
+from imageflow import config, engine, resources
 from imageflow.model import Build, BuildState
 from imageflow.persistence import builds
 from imageflow.persistence.database import Database
 from imageflow.service import Service
 from tests.small import preload
 from tests.small.flow import Trace, small
-
 
 _FORKS = multiprocessing.get_context("forkserver")  # a new worker costs a fork, not a second of imports
 _FORKS.set_forkserver_preload(["tests.small.preload"])
@@ -61,11 +60,13 @@ class Worker:
 class Site:
     """Use it in a `with`: every worker it started is gone afterwards."""
 
-    def __init__(self, folder: Path, database: str = "", lease: float = 2.0, **options: str) -> None:
+    def __init__(
+        self, folder: Path, database: str = "", lease: float = 2.0, host: str = "", **options: str
+    ) -> None:
         self.folder = folder
         self.trace = Trace(folder / "trace")
         self.file = folder / "imageflow.conf"
-        lines = ["[DEFAULT]", f"state_dir = {folder / 'state'}", "[database]"]
+        lines = ["[DEFAULT]", f"state_dir = {folder / 'state'}", *([f"host = {host}"] if host else []), "[database]"]
         lines += [f"connection = {database}"] if database else []
         lines += ["[conductor]", f"lease = {lease}", "poll = 0.1", f"max_builds = {options.pop('max_builds', '2')}"]
         lines += [f"drain_timeout = {options.pop('drain_timeout', '10')}"]
@@ -89,6 +90,7 @@ class Site:
             worker.kill()
             worker.wait()
         self.service.close()
+        resources.remove_tree(self.config.builds_dir)  # whatever a failed test left attached or mounted
 
     def build(self, on_failure: str = "pause", **recipe: Any) -> Build:
         """Queue a build of the small flow."""
@@ -136,7 +138,9 @@ class Site:
                 return value
             time.sleep(0.05)
         log = self.folder / "workers.log"
-        raise AssertionError(f"did not happen in {seconds} s; workers: {log.read_text()[-3000:] if log.exists() else ''}")
+        raise AssertionError(
+            f"did not happen in {seconds} s; workers: {log.read_text()[-3000:] if log.exists() else ''}"
+        )
 
     def states(self, build: Build) -> list[tuple[str, int, str]]:
         """(step, attempt, state) of every step record, in order."""
