@@ -71,7 +71,7 @@ class Cache:
         self._private.mkdir(parents=True, exist_ok=True)
         for file in _cacheable(self._files):
             with contextlib.suppress(FileNotFoundError):  # pruned by another build
-                _hand_over(file, self._private / file.relative_to(self._files))
+                _hand_over(file, self._private / _aside(file.relative_to(self._files)))
         if self._system is None:
             return {}
         taken = self._private / self._system.name
@@ -117,6 +117,11 @@ def _cacheable(folder: Path) -> Iterator[Path]:
         name = file.name
         if file.is_file() and not file.is_symlink() and "bootstrap" not in name and not name.startswith("."):
             yield file
+
+
+def _aside(name: Path) -> Path:
+    """Where a cached file waits: debian-minimal begins with 'apt-get clean', our element brings packages in after it."""
+    return Path("imageflow-packages", *name.parts[1:]) if name.parts[0] == "apt" else name
 
 
 def _age(file: Path) -> float:
