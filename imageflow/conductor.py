@@ -182,6 +182,8 @@ class Conductor:
                 run.interrupt(Cancelled(f"the build was asked to end ({wish})"))
 
     def _beat(self) -> None:
+        if self._only is not None:
+            return  # it serves nobody else: who counts on it would wait for nothing
         me = model.Conductor(
             self.name, self._config.host, os.getpid(), self._started, until=0.0, running=len(self._running())
         )

@@ -257,7 +257,7 @@ class _Change(ShowOne):
             if parsed_args.wait:
                 [build] = see_through(self.app, service, [build])
                 self.exit_code = exit_code([build], self.done)
-            elif not build.state.ended:
+            elif build.state in (BuildState.QUEUED, BuildState.REVERTING):
                 tell_if_nothing_serves(self.app, service)
         return self.dict2columns(
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,8 @@ from imageflow.cli.present import Lines, Optional, Took, duration, short
 if TYPE_CHECKING:
     from imageflow.recipe import ImageRecipe
     from imageflow.service import Plan
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,7 @@ def pinned_lines(pins: Mapping[str, str]) -> Iterator[str]:
     for kind, group in groupby(names, key=lambda parts: parts[0]):
         for number, parts in enumerate(group):
             value = str(pins["".join(parts)])
-            value = value if len(value) <= 40 else short(value)
+            value = short(value) if DIGEST.fullmatch(value) else value
             yield f"{kind if number == 0 else '':<{kinds}}  {parts[2]:<{width}}  {value}".rstrip()
 
 

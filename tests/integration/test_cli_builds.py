@@ -200,6 +200,20 @@ def test_interrupting_a_wait_hands_the_build_back(site: Small, start: Callable[.
     site.nothing_left()
 
 
+def test_a_wait_does_not_count_on_the_conductor_of_another_wait(
+    site: Small, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    first, second = site.paused(), site.paused()
+    site.trace.unset("fail-configure")
+    site.trace.set("slow-configure", "60")
+    start("build", "resume", first, "--wait")
+    site.await_that(lambda: site.trace.executed(first).count("configure") == 2)
+    site.trace.unset("slow-configure")
+    site.program.run("build", "resume", second, "--wait", seconds=40)
+    assert site.service.build(second).state is BuildState.SUCCEEDED
+    assert site.service.build(first).state is BuildState.RUNNING
+
+
 @pytest.mark.parametrize(("answer", "state", "code"), [("c", BuildState.CANCELLED, 1), ("d", BuildState.QUEUED, 130)])
 def test_ctrl_c_on_a_terminal_asks(
     site: Small, start: Callable[..., subprocess.Popen[str]], answer: str, state: BuildState, code: int
