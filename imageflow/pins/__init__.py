@@ -40,6 +40,12 @@ def pin(image: ImageRecipe, folder: Path, config: Config) -> dict[str, str]:
     return dict(sorted(pins.items()))
 
 
+def check(image: ImageRecipe, folder: Path, config: Config) -> None:
+    """Raise RecipeError unless every element and local file of the image is there; reads none of them."""
+    elements.used(image, elements.search_path(image, folder, config))
+    files.named(image, folder)
+
+
 def local(image: ImageRecipe, folder: Path, config: Config, used: dict[str, Path] | None = None) -> dict[str, str]:
     """The pins of files and elements only: cheap, and without the network."""
     if used is None:

@@ -124,7 +124,7 @@ def _missing(image: ImageRecipe, start: Sequence[str], path: Sequence[Path]) -> 
             near = did_you_mean(name, known)
             who = f", which {short(wanted_by[name])} needs," if wanted_by[name] else ""
             message = f"there is no element {short(name)!r}{who} in ELEMENTS_PATH"
-            return image.error(_place(image, name), message, "; ".join(filter(None, [near, looked])))
+            return image.error(_place(image, name), message, " ".join(filter(None, [near, looked])))
         provided |= _words(known[name] / "element-provides")
         for dependency in sorted(_words(known[name] / "element-deps") - wanted_by.keys() - provided):
             wanted_by[dependency] = name

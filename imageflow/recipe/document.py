@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from imageflow.recipe import problems, source
+from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import Problem, did_you_mean, dotted, path_name, short
-from imageflow.recipe.source import Node
 
 
 class Document:

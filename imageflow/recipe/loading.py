@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from imageflow.recipe import definition, problems, setting, wording
 from imageflow.recipe.document import Document, entries
+from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import Problem, path_name, short
 from imageflow.recipe.records import ImageRecipe, Recipe
-from imageflow.recipe.source import Node
 
 if TYPE_CHECKING:
     from imageflow.recipe import models

@@ -8,8 +8,8 @@ from typing import Any
 
 from imageflow.errors import RecipeError
 from imageflow.recipe import definition, source
+from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import short
-from imageflow.recipe.source import Node
 
 _INDEX = re.compile(r"\[(\d{1,6})\]")
 _REFERENCE = re.compile(r"\{\s*secret\s*:[^{}]*\}")

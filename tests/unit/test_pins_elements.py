@@ -126,7 +126,7 @@ def test_an_element_in_an_earlier_folder_wins_quietly(
 def test_a_missing_element_says_where_it_looked(tiny: Path, conf: Config) -> None:
     made = image(tiny, "- imagename: a\n  elements:\n    - debian-minimal\n    - opensh-server\n")
     with pytest.raises(RecipeError) as caught:
-        pins.pin(made, tiny, conf)
+        pins.check(made, tiny, conf)
     said = str(caught.value)
     assert "recipe.yaml:4: [0].elements[1]: there is no element 'opensh-server' in ELEMENTS_PATH" in said
     assert "did you mean 'openssh-server'?" in said

@@ -64,6 +64,10 @@ MALFORMED = {
         HEAD + "    dib:\n      elements: [vm]\n      environment: {MY_PASSWORD: 4711}\n",
         "recipe.yaml:6: images[0].dib.environment.MY_PASSWORD: is a number, text is wanted (write it in quotes)",
     ),
+    "secret that is too large a number is not shown": (
+        HEAD + "    dib:\n      elements: [vm]\n      environment: {MY_PASSWORD: " + "4711" * 9 + "}\n",
+        "recipe.yaml:6: this value is too large a number (write it in quotes if it is text)",
+    ),
     "cyclic base": (
         "images:\n  - {name: a, method: boot, base: {image: b}}\n  - {name: b, method: boot, base: {image: a}}\n",
         "recipe.yaml:2: images[0].method: boot is not in this version (method: dib is)\n"
@@ -103,7 +107,7 @@ MALFORMED = {
     ),
     "escaped NUL": (
         GOOD + '    publish: {name: "a\\0b"}\n',
-        "recipe.yaml:5: there is a NUL in the value (remove it)",
+        "recipe.yaml:5: there is a NUL in the text (remove it)",
     ),
     "escaped surrogate": (
         GOOD + '    publish: {name: "a\\uD800b"}\n',
@@ -156,7 +160,7 @@ MALFORMED = {
     "binary": ("images: !!binary aGVsbG8=\n", None),
     "date": (
         HEAD + "    dib: {elements: [vm], environment: {DIB_DATE: 2024-01-01}}\n",
-        'recipe.yaml:4: 2024-01-01 is a date in YAML (write it in quotes: "2024-01-01")',
+        "recipe.yaml:4: 2024-01-01 is a date in YAML (write it in quotes)",
     ),
     "name with a slash": (
         "images:\n  - {name: a/b, method: dib, dib: {elements: [vm]}}\n",
