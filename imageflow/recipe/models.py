@@ -174,6 +174,8 @@ class Services(Strict):
 class ConfigureStep(Strict):
     """One entry of `configure`: exactly one of these."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
     packages: Annotated[list[Package], Field(min_length=1)] | None = None
     pip: Annotated[list[Requirement], Field(min_length=1)] | None = None
     files: Annotated[list[File], Field(min_length=1)] | None = None
