@@ -35,7 +35,7 @@ _CONDUCTOR: list[cfg.Opt] = [
     cfg.IntOpt("max_builds", default=2, min=1, help="Builds that one conductor runs at once."),
     cfg.FloatOpt("lease", default=30.0, min=1.0, help="Seconds after which a silent conductor has lost its builds."),
     cfg.FloatOpt(
-        "poll", default=1.0, min=0.05, help="Seconds between looks at the queue and at the wishes of running builds."
+        "poll", default=0.25, min=0.05, help="Seconds between looks at the queue and at the wishes of running builds."
     ),
     cfg.FloatOpt(
         "drain_timeout",

@@ -22,6 +22,7 @@ from imageflow.persistence.tables import SERVER, metadata
 T = TypeVar("T")
 Prove = Callable[[sa.Connection], None]
 OnAtom = Callable[[sa.Connection, Any, Any], None]
+Clean = Callable[[str], str]
 
 PATIENCE = 60.0  # seconds that a write waits for a database that is away
 
@@ -70,17 +71,25 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
         *,
         prove: Prove | None = None,
         on_atom: OnAtom | None = None,
+        clean: Clean | None = None,
         patience: float = PATIENCE,
     ) -> None:
         super().__init__({}, engine=db.engine)
         self.db = db
         self.prove = prove
         self.on_atom = on_atom
+        self.clean = clean
         self.patience = patience
         # Atoms as this view last wrote them: only the holder of the claim writes, so there is no need to read them.
         self.written: dict[str, Any] | None = None if prove is None else {}
 
-    def fenced(self, prove: Prove, on_atom: OnAtom | None = None, patience: float | None = None) -> FlowStore:
+    def fenced(
+        self,
+        prove: Prove,
+        on_atom: OnAtom | None = None,
+        clean: Clean | None = None,
+        patience: float | None = None,
+    ) -> FlowStore:
         """A view for one running build.
 
         Every write transaction calls `prove(conn)` first: when it raises (ClaimLost), nothing is written.
@@ -88,12 +97,13 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
         TaskFlow's atom details; what it writes commits with the state or not at all. It may be called again
         for the same change when the transaction is repeated, so it must do nothing outside of `conn`.
 
+        `clean` masks secrets in every text that is stored of an atom: what a command printed stands in its failure.
+
         An atom that a dead worker left RUNNING changes no state when TaskFlow executes it again: call
         `storage.reset(name)` for it first, or `on_atom` (and TaskFlow's listeners) hear nothing of it.
         """
-        return FlowStore(
-            self.db, prove=prove, on_atom=on_atom, patience=self.patience if patience is None else patience
-        )
+        patience = self.patience if patience is None else patience
+        return FlowStore(self.db, prove=prove, on_atom=on_atom, clean=clean, patience=patience)
 
     def get_connection(self) -> Connection:
         """TaskFlow's connection to this backend; cheap."""
@@ -200,7 +210,10 @@ class Connection(stock.Connection):  # type: ignore[misc]
 
     def _put(self, conn: sa.Connection, before: Any, atom: Any) -> None:
         statement = sa.update(TABLES.atomdetails).where(TABLES.atomdetails.c.uuid == atom.uuid)
-        if conn.execute(statement.values(atom.to_dict())).rowcount == 0:
+        values = atom.to_dict()
+        if self._store.clean is not None:
+            values = _cleaned(values, self._store.clean)
+        if conn.execute(statement.values(values)).rowcount == 0:
             raise exceptions.NotFound(f"No atom details found with uuid '{atom.uuid}'")
         if self._store.on_atom is not None and before.state != atom.state:
             self._store.on_atom(conn, before, atom)
@@ -283,6 +296,17 @@ class Connection(stock.Connection):  # type: ignore[misc]
             and _lasting(before.meta) == _lasting(atom.meta)
             and _same(before, atom, meta=False)
         )
+
+
+def _cleaned(value: Any, clean: Clean) -> Any:
+    """A JSON value with every text in it cleaned; keys are TaskFlow's and the tasks' own words."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {key: _cleaned(item, clean) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item, clean) for item in value]
+    return value
 
 
 def _snapshot(atom: Any) -> Any:

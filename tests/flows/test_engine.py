@@ -267,3 +267,20 @@ def test_steps_run_again_when_what_they_made_is_gone(site: Site) -> None:
         "fetch", "boot", "boot", "configure", "configure", "snapshot", "publish", "tidy",
     ]  # fmt: skip
     site.nothing_left()
+
+
+def test_a_secret_that_a_child_prints_is_stored_nowhere(tmp_path: Path) -> None:
+    value = 's3cret "quoted" \\ door'
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "door").write_text(value + "\n")
+    with Site(tmp_path, secrets__directory=str(tmp_path / "secrets")) as site:
+        site.trace.set("tell-boot")
+        build = site.build()
+        site.run_worker()
+        paused = site.service.build(build.id)
+        assert paused.error == "sh ended with exit code 3"
+        assert paused.hint == "the key is ******"
+        assert "the key is ******" in site.service.log_path(build.id).read_text()
+        for file in [*site.config.state_dir.rglob("*"), site.folder / "workers.log"]:
+            if file.is_file():
+                assert b"s3cret" not in file.read_bytes(), file

@@ -2,7 +2,7 @@
 
 Files in the trace folder steer a step by its name: `fail-STEP` makes it fail, `left-STEP` makes its
 revert fail, `die-STEP` and `die-revert-STEP` kill the worker in it, `slow-STEP` holds seconds
-to take, `fill-STEP` makes it fill the disk.
+to take, `fill-STEP` makes it fill the disk, `tell-STEP` makes a child print a secret and fail.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Trail(Task):
         super().__init__(requires=[f"made_{name}" for name in takes], **{"provides": f"made_{step}", **kwargs})
         self._trace = Trace(Path(folder))
 
-    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, **_: Any) -> Any:
+    def execute(
+        self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, secret: Any, **_: Any
+    ) -> Any:
         made = config.builds_dir / f"{build.id}-{self.step}"
         with self._trace.alone(build.id, self.step):
             self._trace.add(execute=self.step, build=build.id)
@@ -100,6 +102,11 @@ class Trail(Task):
                 with (made / "fill").open("wb", buffering=0) as file:
                     while True:
                         file.write(bytes(1 << 16))
+            if self._trace.has(f"tell-{self.step}"):
+                value = secret("door")
+                process.run(
+                    ["sh", "-c", 'echo "the key is $DOOR"; exit 3'], control=control, log=log, env={"DOOR": value}
+                )
             if self._trace.has(f"fail-{self.step}"):
                 raise Refused(f"{self.step} was told to fail", hint="take the file away")
         return {"made": str(made)}
@@ -121,8 +128,10 @@ class Trail(Task):
 class Publish(Trail):
     """Says that there is an image."""
 
-    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, **_: Any) -> Any:
-        super().execute(build, config, ledger, log, control, progress)
+    def execute(
+        self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, secret: Any, **_: Any
+    ) -> Any:
+        super().execute(build, config, ledger, log, control, progress, secret)
         return {"store": "none", "digest": f"{build.id}{'0' * 52}", "path": "nowhere", "artifacts": []}
 
     def survives(self, result: Any) -> bool:
@@ -132,8 +141,10 @@ class Publish(Trail):
 class Tidy(Trail):
     """Removes the folders."""
 
-    def execute(self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, **_: Any) -> Any:
-        super().execute(build, config, ledger, log, control, progress)
+    def execute(
+        self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, secret: Any, **_: Any
+    ) -> Any:
+        super().execute(build, config, ledger, log, control, progress, secret)
         for made in config.builds_dir.glob(f"{build.id}-*"):
             shutil.rmtree(made, ignore_errors=True)
         for step in ALL:

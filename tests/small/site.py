@@ -60,9 +60,7 @@ class Worker:
 class Site:
     """Use it in a `with`: every worker it started is gone afterwards."""
 
-    def __init__(
-        self, folder: Path, database: str = "", lease: float = 2.0, host: str = "", **options: str
-    ) -> None:
+    def __init__(self, folder: Path, database: str = "", lease: float = 2.0, host: str = "", **options: str) -> None:
         self.folder = folder
         self.trace = Trace(folder / "trace")
         self.file = folder / "imageflow.conf"
