@@ -137,6 +137,7 @@ def test_serve_tells_its_manager_runs_builds_and_drains(
     assert site.service.conductors() == []
 
 
+@pytest.mark.serial
 def test_a_second_signal_stops_a_draining_conductor_at_once(
     site: Small, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_wait_does_not_count_on_the_conductor_of_another_wait(
     assert site.service.build(first).state is BuildState.RUNNING
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(("answer", "state", "code"), [("c", BuildState.CANCELLED, 1), ("d", BuildState.QUEUED, 130)])
 def test_ctrl_c_on_a_terminal_asks(
     site: Small, start: Callable[..., subprocess.Popen[str]], answer: str, state: BuildState, code: int
