@@ -28,6 +28,7 @@ from imageflow.reserve import Reserve
 from imageflow.service import Service
 
 LOG = logging.getLogger(__name__)
+_SOON = 0.02  # seconds after a lease has run out that its build is looked for
 
 
 class Conductor:
@@ -67,7 +68,7 @@ class Conductor:
             with concurrent.futures.ThreadPoolExecutor(self._config.conductor.max_builds, "build") as pool:
                 while not self._draining.is_set() and not (until is not None and until() and not self._held):
                     self._claim_some(pool)
-                    self._wake.wait(self._config.conductor.poll)
+                    self._wake.wait(self._until_next_look())
                     self._wake.clear()
                 self._drain()
         finally:
@@ -85,6 +86,15 @@ class Conductor:
         self._drain_end = time.monotonic() + (0.0 if now else self._config.conductor.drain_timeout)
         self._draining.set()
         self._wake.set()
+
+    def _until_next_look(self) -> float:
+        """Seconds: the poll interval, or less when somebody's lease runs out before that."""
+        poll = self._config.conductor.poll
+        with _calmly("look at the leases of others"):
+            left = self._board.until_free(self.name)
+            if left is not None:
+                return min(poll, left + _SOON)
+        return poll
 
     def _claim_some(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
         free = self._config.conductor.max_builds - len(self._held)

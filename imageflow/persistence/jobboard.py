@@ -190,6 +190,16 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
                 raise exceptions.NotFound("there are no jobs")
             self._posted.wait(left)
 
+    def until_free(self, who: str) -> float | None:
+        """Seconds until the first claim of anybody but `who` runs out, unless it is prolonged; None without any."""
+        now = self.db.now()
+        query = sa.select(sa.func.min(jobs.c.until) - now).where(
+            jobs.c.board == self.name, jobs.c.trashed == sa.false(), jobs.c.owner != who, jobs.c.until >= now
+        )
+        with self.db.read() as conn:
+            left = conn.execute(query).scalar_one()
+        return None if left is None else float(left)
+
     def find_owner(self, job: SqlJob) -> str | None:
         """Who holds a job now."""
         row = self.look(job)
