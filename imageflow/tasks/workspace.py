@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,28 +29,32 @@ class PrepareWorkspace(Task):
         work = plan.work
         preflight.check_machine(plan.elements(), plan.outputs)
         size = int(plan.image.dib.get("min-tmpfs") or 2) * preflight.GIB
-        limit = preflight.memory_for(size, preflight.available_memory()) if _may_use_memory(plan, config) else 0
+        mounted = _is_mounted(work)  # by a worker that died
+        limit = 0
+        if not mounted and _may_use_memory(plan, config):
+            limit = preflight.memory_for(size, preflight.available_memory())
+        memory = mounted or limit > 0
 
         ledger.open(ResourceKind.DIRECTORY, str(work.path))
         work.path.mkdir(parents=True, exist_ok=True)
-        need = int(config.dib.min_free * preflight.GIB) + (0 if limit else size)
-        preflight.check_space(work.path, need, "[dib] min_free" if limit else "[dib] min_free and the image itself")
+        need = int(config.dib.min_free * preflight.GIB) + (0 if memory else size)
+        preflight.check_space(work.path, need, "[dib] min_free" if memory else "[dib] min_free and the image itself")
         if limit:
             ledger.open(ResourceKind.MOUNT, str(work.tmp))
             resources.mount_tmpfs(work.tmp, limit)
-        log(f"work folder {work.path}, {f'up to {limit / preflight.GIB:.1f} GiB in memory' if limit else 'on disk'}")
+        where = f"{shutil.disk_usage(work.tmp).total / preflight.GIB:.1f} GiB of memory" if memory else "on disk"
+        log(f"work folder {work.path}, {where}")
         ledger.open(ResourceKind.LOOP, str(work.path))
         for folder in (work.tmp, work.home, work.elements):
             folder.mkdir(exist_ok=True)
-        return {"path": str(work.path), "memory": bool(limit)}
+        return {"path": str(work.path), "memory": memory}
 
     def revert(self, build: Build, config: Config, ledger: Ledger) -> None:
         remove_workspace(Workspace.of(build, config), ledger)
 
     def survives(self, result: Any) -> bool:
         work = Workspace(Path(result["path"]))
-        mounted = any(mount.path == work.tmp for mount in resources.mounts_under(work.tmp))
-        return work.tmp.is_dir() and mounted == result["memory"]
+        return work.tmp.is_dir() and _is_mounted(work) == result["memory"]
 
 
 class RemoveWorkspace(Task):
@@ -74,6 +79,10 @@ def remove_workspace(work: Workspace, ledger: Ledger) -> None:
     ):
         resources.remove(kind, str(name))
         ledger.close(kind, str(name))
+
+
+def _is_mounted(work: Workspace) -> bool:
+    return any(mount.path == work.tmp for mount in resources.mounts_under(work.tmp))
 
 
 def _may_use_memory(plan: DibPlan, config: Config) -> bool:

@@ -247,6 +247,10 @@ def test_what_diskimage_builder_finished_is_not_built_again(state: Path) -> None
         return task.execute(**{name: given[name] for name in names}, **more)
 
     workspace = call(PrepareWorkspace(), "build", "config", "ledger", "log")
+    again = call(PrepareWorkspace(), "build", "config", "ledger", "log")
+    assert again == workspace == {"path": str(run.work), "memory": True}
+    assert PrepareWorkspace().survives(workspace)
+    assert len(resources.mounts_under(run.work)) == 1
     call(CollectInputs(), "build", "config", workspace=workspace)
     arguments = ("build", "config", "log", "progress", "control", "secret")
     first = call(BuildDisk(), *arguments, workspace=workspace, inputs={})
