@@ -262,7 +262,7 @@ class BuildRun:
             self._service.flows.delete(conn, build.flow)
 
         self._end(end)
-        self._service.retire(str(publication.get("image") or build.image), build.recipe)
+        self._service.images.retire(str(publication.get("image") or build.image), build.recipe)
 
     def _pause(self, outcome: Outcome, log: BuildLog) -> None:
         log.step = ""

@@ -10,7 +10,7 @@ import functools
 import secrets as random
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -18,49 +18,32 @@ from typing import TYPE_CHECKING, Self
 import stevedore
 from sqlalchemy import Connection
 
+from imageflow import intake
+from imageflow.catalogue import Catalogue
 from imageflow.config import Config
-from imageflow.control import Control
-from imageflow.errors import ConfigError, Conflict, Corrupt, NotFound
+from imageflow.errors import ConfigError, Conflict
 from imageflow.estimate import Estimate, estimate, typical_seconds
+from imageflow.intake import Plan, Wanted
 from imageflow.model import (
     Build,
     BuildState,
     Conductor,
-    Json,
     Resource,
-    ResourceKind,
     Step,
     StepState,
     Submission,
-    Version,
     Wish,
 )
 from imageflow.persistence import builds, conductors, ledger, steps, versions
 from imageflow.persistence.database import Database
-from imageflow.stores import ImageRef, Store
+from imageflow.stores import Store
 
 if TYPE_CHECKING:
     from imageflow.persistence.flowstore import FlowStore
     from imageflow.persistence.jobboard import SqlJobBoard
-    from imageflow.recipe import ImageRecipe
 
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
 BOARD = "builds"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What submitting a recipe would do with one image."""
-
-    image: str
-    method: str
-    key: str
-    verdict: str  # reuse, join, build
-    reason: str
-    build: Build | None  # the one that would be reused or joined
-    pins: Json
-    steps: tuple[tuple[str, str], ...]  # (name, title)
-    seconds: float | None  # how long it will take, from earlier builds of this image
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +53,6 @@ class Graph:
     build: Build
     nodes: tuple[tuple[str, str, StepState], ...]  # (name, title, state)
     edges: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One image as it would be built now."""
-
-    image: str
-    method: str
-    canonical: Json
-    pins: Json
-    key: str
-    folder: Path
 
 
 class Service:
@@ -132,21 +103,29 @@ class Service:
         board.connect()
         return board
 
+    @functools.cached_property
+    def images(self) -> Catalogue:
+        """The image versions."""
+        return Catalogue(self.config, self.database, self.store)
+
     # -- asking for builds -----------------------------------------------------------------------
 
     def plan(self, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[Plan]:
         """What `submit` would do, without doing it."""
         from imageflow.engine import outline
 
-        return [self._plan(wanted, outline(wanted.method).steps) for wanted in self._wanted(file, images, settings)]
+        return [
+            self._plan(wanted, outline(wanted.method).steps)
+            for wanted in intake.wanted(self.config, file, images, settings)
+        ]
 
-    def _plan(self, wanted: _Wanted, flow: tuple[tuple[str, str], ...]) -> Plan:
+    def _plan(self, wanted: Wanted, flow: tuple[tuple[str, str], ...]) -> Plan:
         with self.database.read() as conn:
             holder = self._usable(builds.holder(conn, wanted.key), conn)
             before = builds.latest(conn, wanted.image)
             seconds = typical_seconds(steps.history(conn, wanted.image), [name for name, _title in flow])
         if holder is None:
-            verdict, reason = "build", self._why(before, wanted)
+            verdict, reason = "build", wanted.why(before)
         elif holder.state is BuildState.SUCCEEDED:
             verdict, reason = "reuse", _same(holder)
         else:
@@ -165,22 +144,9 @@ class Service:
 
         Raises RecipeError, and Unavailable when something to pin does not answer; then nothing was changed.
         """
-        return [self._submit(wanted, force) for wanted in self._wanted(file, images, settings)]
+        return [self._submit(wanted, force) for wanted in intake.wanted(self.config, file, images, settings)]
 
-    def _wanted(self, file: Path, images: Sequence[str], settings: Mapping[str, str] | None) -> list[_Wanted]:
-        from imageflow import recipe
-
-        loaded = recipe.load(file, settings or {})
-        return [self._pinned(image, loaded.folder) for image in loaded.pick(images)]
-
-    def _pinned(self, image: ImageRecipe, folder: Path) -> _Wanted:
-        from imageflow import fingerprint, pins
-
-        canonical = image.canonical()
-        pinned = pins.pin(image, folder, self.config)
-        return _Wanted(image.name, image.method, canonical, pinned, fingerprint.build_key(canonical, pinned), folder)
-
-    def _submit(self, wanted: _Wanted, force: bool) -> Submission:
+    def _submit(self, wanted: Wanted, force: bool) -> Submission:
         if not force:  # most requests end here, without TaskFlow
             with self.database.read() as conn:
                 found = self._found(conn, wanted)
@@ -188,7 +154,7 @@ class Service:
                 return found
         return self.database.transact(lambda conn: self._enlist(conn, wanted, force), patience=PATIENCE)
 
-    def _found(self, conn: Connection, wanted: _Wanted) -> Submission | None:
+    def _found(self, conn: Connection, wanted: Wanted) -> Submission | None:
         holder = self._usable(builds.holder(conn, wanted.key), conn)
         if holder is None:
             return None
@@ -205,14 +171,14 @@ class Service:
             return None
         return holder
 
-    def _enlist(self, conn: Connection, wanted: _Wanted, force: bool) -> Submission:
+    def _enlist(self, conn: Connection, wanted: Wanted, force: bool) -> Submission:
         """Build, flow and job in one transaction, unless somebody was faster."""
         from imageflow import engine
 
         held = builds.holder(conn, wanted.key)
         if held is not None and self._usable(held, conn) is None:
             builds.drop_claim(conn, held.id)
-        reason = self._why(builds.latest(conn, wanted.image), wanted)
+        reason = wanted.why(builds.latest(conn, wanted.image))
         if force:
             reason = f"forced; {reason}"
         build = Build(
@@ -239,12 +205,6 @@ class Service:
         engine.enlist(conn, self.flows, build)
         self.board.post_in(conn, build.id, {})
         return Submission(build, "created", reason)
-
-    @staticmethod
-    def _why(before: Build | None, wanted: _Wanted) -> str:
-        from imageflow import fingerprint
-
-        return fingerprint.why(before, wanted.canonical, wanted.pins)
 
     # -- builds ----------------------------------------------------------------------------------
 
@@ -334,90 +294,6 @@ class Service:
             return builds.get(conn, build.id)
 
         return self.database.transact(end, patience=PATIENCE)
-
-    # -- images ----------------------------------------------------------------------------------
-
-    def versions(self, image: str | None = None) -> list[Version]:
-        """Newest first; deleted ones are not shown."""
-        with self.database.read() as conn:
-            return versions.select(conn, image=image)
-
-    def version(self, ref: str) -> Version:
-        """IMAGE (the newest), IMAGE@DIGEST or DIGEST; a digest by any unique beginning."""
-        with self.database.read() as conn:
-            return versions.get(conn, ref)
-
-    def ref(self, version: Version) -> ImageRef:
-        """A version as its store knows it."""
-        found = self.store.find(version.digest)
-        if found is None:
-            raise NotFound(
-                f"{version.image}@{version.digest[:12]} is not in the store {version.store}",
-                hint=f"build it again, or 'imageflow image delete {version.digest[:12]}'",
-            )
-        return found
-
-    def verify(self, ref: str, control: Control, progress: Callable[[float], None] = lambda _: None) -> Version:
-        """Read every byte of a version again; a corrupt one is never reused from then on."""
-        version = self.version(ref)
-        try:
-            self.store.verify(version.digest, control, progress)
-        except (Corrupt, NotFound):
-
-            def mark(conn: Connection) -> None:
-                versions.mark(conn, version.id, "corrupt")
-                builds.drop_claim(conn, version.build_id)
-
-            self.database.transact(mark, patience=PATIENCE)
-            raise
-        if version.state == "corrupt":
-            self.database.transact(lambda conn: versions.mark(conn, version.id, "stored"), patience=PATIENCE)
-        return self.version(version.digest)
-
-    def export(self, ref: str, to: Path, artifact: str | None, control: Control) -> Path:
-        """Copy an artifact (the primary one by default) out of the store."""
-        return self.store.copy_out(self.ref(self.version(ref)), artifact, to, control)
-
-    def delete(self, ref: str) -> Version:
-        """Delete a version; Conflict while a build uses it."""
-        version = self.version(ref)
-        self._delete(version)
-        return version
-
-    def _delete(self, version: Version) -> None:
-        name = f"{version.store}:{version.digest}"
-
-        def forget(conn: Connection) -> None:
-            users = builds.using(conn, version.digest)
-            if users:
-                raise Conflict(
-                    f"{version.image}@{version.digest[:12]} is used by build {users[0]}",
-                    hint="wait for it to end, or abort it",
-                )
-            versions.mark(conn, version.id, versions.DELETED)
-            builds.drop_claim(conn, version.build_id)
-            ledger.open(conn, version.build_id, ResourceKind.PUBLICATION, name, self.config.host, time.time())
-
-        def forgotten(conn: Connection) -> None:
-            ledger.close(conn, version.build_id, ResourceKind.PUBLICATION, name, self.config.host, time.time())
-
-        self.database.transact(forget, patience=PATIENCE)
-        self.store.delete(version.digest, version.build_id)  # killed before this, the janitor does it
-        self.database.transact(forgotten, patience=PATIENCE)
-
-    def retire(self, image: str, recipe: Json) -> list[Version]:
-        """Delete the versions of an image past the recipe's `publish.keep`, except what builds use."""
-        keep = (recipe.get("publish") or {}).get("keep")
-        if not keep:
-            return []
-        retired = []
-        for version in self.versions(image)[int(keep) :]:
-            try:
-                self._delete(version)
-            except Conflict:
-                continue  # the next build of the image tries again
-            retired.append(version)
-        return retired
 
     # -- operating -------------------------------------------------------------------------------
 

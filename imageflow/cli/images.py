@@ -29,7 +29,7 @@ class List(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
-            versions = service.versions(parsed_args.image)
+            versions = service.images.versions(parsed_args.image)
         columns = ("image", "digest", "created", "size", "packages", "state", "build")
         return columns, [
             (
@@ -80,7 +80,7 @@ class Show(_OneVersion):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
-            version = service.version(parsed_args.ref)
+            version = service.images.version(parsed_args.ref)
             build = service.build(version.build_id)
         from imageflow.cli.summary import boot_command
 
@@ -97,7 +97,7 @@ class Verify(_OneVersion):
         from imageflow.control import Control
 
         with self.app.service() as service, _Percent(self.app, "verifying") as percent:
-            version = service.verify(parsed_args.ref, Control(), percent)
+            version = service.images.verify(parsed_args.ref, Control(), percent)
         return self.describe(version)
 
 
@@ -115,8 +115,8 @@ class Export(ShowOne):
         from imageflow.control import Control
 
         with self.app.service() as service:
-            version = service.version(parsed_args.ref)
-            path = service.export(version.digest, parsed_args.to, parsed_args.artifact, Control())
+            version = service.images.version(parsed_args.ref)
+            path = service.images.export(version.digest, parsed_args.to, parsed_args.artifact, Control())
         return self.dict2columns(
             {"image": version.image, "digest": version.digest, "path": str(path), "size": Size(path.stat().st_size)}
         )
@@ -132,7 +132,7 @@ class Delete(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
-            version = service.delete(parsed_args.ref)
+            version = service.images.delete(parsed_args.ref)
         return self.dict2columns({"image": version.image, "digest": version.digest, "state": "deleted"})
 
 

@@ -14,8 +14,8 @@ from imageflow.cli.command import Command, TextLister
 from imageflow.cli.present import Lines, Optional, Took, duration, short
 
 if TYPE_CHECKING:
+    from imageflow.intake import Plan
     from imageflow.recipe import ImageRecipe
-    from imageflow.service import Plan
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -63,9 +63,9 @@ class _RecipeCommand(TextLister):
 
     def images(self, parsed_args: argparse.Namespace) -> tuple[ImageRecipe, ...]:
         """The images of the recipe that are asked for."""
-        from imageflow import recipe
+        from imageflow import intake
 
-        return recipe.load(parsed_args.file, dict(parsed_args.settings)).pick(parsed_args.images)
+        return intake.validate(self.app.config(), parsed_args.file, parsed_args.images, dict(parsed_args.settings))
 
 
 class Validate(_RecipeCommand):

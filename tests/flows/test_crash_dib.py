@@ -56,7 +56,7 @@ def test_kill_9_then_takeover(site: Site, moment: str) -> None:
     done = site.service.build(build.id)
     assert done.state is BuildState.SUCCEEDED, (done.error, done.hint)
     assert done.digest is not None
-    site.service.verify(done.digest, Control())
+    site.service.images.verify(done.digest, Control())
     _clean(site, build)
     [again] = site.service.submit(RECIPE)
     assert (again.verdict, again.build.id) == ("reused", build.id)

@@ -1,0 +1,110 @@
+"""The image versions: what is in the store, is it sound, who uses it, what may go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import Conflict, Corrupt, NotFound
+from imageflow.model import Json, ResourceKind, Version
+from imageflow.persistence import builds, ledger, versions
+from imageflow.persistence.database import Database
+from imageflow.stores import ImageRef, Store
+
+PATIENCE = 10.0  # seconds that a request waits for a database that is away
+
+
+class Catalogue:
+    """The versions that the database knows, in the store that holds them."""
+
+    def __init__(self, config: Config, database: Database, store: Store) -> None:
+        self._config = config
+        self._database = database
+        self._store = store
+
+    def versions(self, image: str | None = None) -> list[Version]:
+        """Newest first; deleted ones are not shown."""
+        with self._database.read() as conn:
+            return versions.select(conn, image=image)
+
+    def version(self, ref: str) -> Version:
+        """IMAGE (the newest), IMAGE@DIGEST or DIGEST; a digest by any unique beginning."""
+        with self._database.read() as conn:
+            return versions.get(conn, ref)
+
+    def ref(self, version: Version) -> ImageRef:
+        """A version as its store knows it."""
+        found = self._store.find(version.digest)
+        if found is None:
+            raise NotFound(
+                f"{version.image}@{version.digest[:12]} is not in the store {version.store}",
+                hint=f"build it again, or 'imageflow image delete {version.digest[:12]}'",
+            )
+        return found
+
+    def verify(self, ref: str, control: Control, progress: Callable[[float], None] = lambda _: None) -> Version:
+        """Read every byte of a version again; a corrupt one is never reused from then on."""
+        version = self.version(ref)
+        try:
+            self._store.verify(version.digest, control, progress)
+        except (Corrupt, NotFound):
+
+            def mark(conn: Connection) -> None:
+                versions.mark(conn, version.id, "corrupt")
+                builds.drop_claim(conn, version.build_id)
+
+            self._database.transact(mark, patience=PATIENCE)
+            raise
+        if version.state == "corrupt":
+            self._database.transact(lambda conn: versions.mark(conn, version.id, "stored"), patience=PATIENCE)
+        return self.version(version.digest)
+
+    def export(self, ref: str, to: Path, artifact: str | None, control: Control) -> Path:
+        """Copy an artifact (the primary one by default) out of the store."""
+        return self._store.copy_out(self.ref(self.version(ref)), artifact, to, control)
+
+    def delete(self, ref: str) -> Version:
+        """Delete a version; Conflict while a build uses it."""
+        version = self.version(ref)
+        self._delete(version)
+        return version
+
+    def _delete(self, version: Version) -> None:
+        name = f"{version.store}:{version.digest}"
+
+        def forget(conn: Connection) -> None:
+            users = builds.using(conn, version.digest)
+            if users:
+                raise Conflict(
+                    f"{version.image}@{version.digest[:12]} is used by build {users[0]}",
+                    hint="wait for it to end, or abort it",
+                )
+            versions.mark(conn, version.id, versions.DELETED)
+            builds.drop_claim(conn, version.build_id)
+            ledger.open(conn, version.build_id, ResourceKind.PUBLICATION, name, self._config.host, time.time())
+
+        def forgotten(conn: Connection) -> None:
+            ledger.close(conn, version.build_id, ResourceKind.PUBLICATION, name, self._config.host, time.time())
+
+        self._database.transact(forget, patience=PATIENCE)
+        self._store.delete(version.digest, version.build_id)  # killed before this, the janitor does it
+        self._database.transact(forgotten, patience=PATIENCE)
+
+    def retire(self, image: str, recipe: Json) -> list[Version]:
+        """Delete the versions of an image past the recipe's `publish.keep`, except what builds use."""
+        keep = (recipe.get("publish") or {}).get("keep")
+        if not keep:
+            return []
+        retired = []
+        for version in self.versions(image)[int(keep) :]:
+            try:
+                self._delete(version)
+            except Conflict:
+                continue  # the next build of the image tries again
+            retired.append(version)
+        return retired

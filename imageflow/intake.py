@@ -1,0 +1,79 @@
+"""What a recipe asks for, right now: its images with their canonical recipes, pins and build keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imageflow.config import Config
+from imageflow.model import Build, Json
+
+if TYPE_CHECKING:
+    from imageflow.recipe import ImageRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One image as it would be built now."""
+
+    image: str
+    method: str
+    canonical: Json
+    pins: Json
+    key: str
+    folder: Path  # local inputs are relative to it
+
+    def why(self, before: Build | None) -> str:
+        """The reason for building it, against the build of the version before."""
+        from imageflow import fingerprint
+
+        return fingerprint.why(before, self.canonical, self.pins)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What submitting a recipe would do with one image."""
+
+    image: str
+    method: str
+    key: str
+    verdict: str  # reuse, join, build
+    reason: str
+    build: Build | None  # the one that would be reused or joined
+    pins: Json
+    steps: tuple[tuple[str, str], ...]  # (name, title)
+    seconds: float | None  # how long it will take, from earlier builds of this image
+
+
+def wanted(
+    config: Config, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None
+) -> list[Wanted]:
+    """Load a recipe and pin the inputs of the images that are asked for (all by default).
+
+    Raises RecipeError, and Unavailable when something to pin does not answer.
+    """
+    from imageflow import fingerprint, pins, recipe
+
+    loaded = recipe.load(file, settings or {}, images)
+    found = []
+    for image in loaded.pick(images):
+        canonical = image.canonical()
+        pinned = pins.pin(image, loaded.folder, config)
+        key = fingerprint.build_key(canonical, pinned)
+        found.append(Wanted(image.name, image.method, canonical, pinned, key, loaded.folder))
+    return found
+
+
+def validate(
+    config: Config, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None
+) -> tuple[ImageRecipe, ...]:
+    """Everything about a recipe that can be checked without network; raises RecipeError."""
+    from imageflow import pins, recipe
+
+    loaded = recipe.load(file, settings or {}, images)
+    picked = loaded.pick(images)
+    for image in picked:
+        pins.check(image, loaded.folder, config)
+    return picked
