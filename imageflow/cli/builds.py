@@ -74,17 +74,18 @@ class List(Lister):
             help=f"only builds in this state ({', '.join(BuildState)}); can be repeated",
         )
         parser.add_argument("--limit", metavar="N", type=_count, default=50, help="at most N builds (default: 50)")
-        parser.add_argument("--long", action="store_true", help="more columns")
+        parser.add_argument("--long", action="store_true", help="more columns; json and yaml always have them")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         states = [BuildState(state) for state in parsed_args.states]
         with self.app.service() as service:
             builds = service.builds(image=parsed_args.image, states=states, limit=parsed_args.limit)
-        columns: tuple[str, ...] = ("id", "image", "state", "step", "created", "took", "digest", "reason")
-        if parsed_args.long:
-            columns += ("key", "method", "forced", "host", "conductor", "error")
-        return columns, [_row(build, parsed_args.long) for build in builds]
+        columns: tuple[str, ...] = ("id", "image", "state", "step", "created", "took")
+        everything = parsed_args.long or parsed_args.columns or parsed_args.formatter in ("json", "yaml")
+        if everything:  # what fits a terminal is no measure for them
+            columns += ("digest", "reason", "error", "key", "method", "forced", "host", "conductor")
+        return columns, [_row(build, everything) for build in builds]
 
 
 def _count(text: str) -> int:
@@ -93,7 +94,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _row(build: Build, long: bool) -> tuple[Any, ...]:
+def _row(build: Build, everything: bool) -> tuple[Any, ...]:
     row: tuple[Any, ...] = (
         build.id,
         build.image,
@@ -101,17 +102,17 @@ def _row(build: Build, long: bool) -> tuple[Any, ...]:
         Optional(build.step if not build.state.ended else None),
         Age(build.created),
         Took(seconds_taken(build)),
-        Digest(build.digest),
-        Clipped(build.reason),
     )
-    if long:
+    if everything:
         row += (
+            Digest(build.digest),
+            Clipped(build.reason),
+            Clipped(build.error),
             Digest(build.key),
             build.method,
             build.forced,
             Optional(build.host),
             Optional(build.conductor),
-            Clipped(build.error),
         )
     return row
 
