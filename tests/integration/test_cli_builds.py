@@ -51,7 +51,7 @@ class Small(Site):
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Small]:
-    with Small(tmp_path) as site:
+    with Small(tmp_path, lease=8) as site:  # on a busy machine a short lease is lost
         yield site
 
 
