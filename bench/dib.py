@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +121,26 @@ def run(rounds: int = 5) -> list[Result]:
         raise SystemExit("diskimage-builder needs root: run this benchmark as root")
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
         bare, ours = Bare(Path(name) / "bare"), Ours(Path(name) / "ours")
-        sides = (Side("imageflow, s", timed(ours.build)), Side("disk-image-create, s", timed(bare.build)))
+        processor: dict[str, list[float]] = {"ours": [], "bare": []}
+
+        def counted(side: str, build: Callable[[], None]) -> Callable[[], None]:
+            def run() -> None:
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                build()
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                processor[side].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+            return run
+
+        sides = (
+            Side("imageflow, s", timed(counted("ours", ours.build))),
+            Side("disk-image-create, s", timed(counted("bare", bare.build))),
+        )
         alternate(sides, rounds, warm_up=2)  # the first fills the caches, the second uses what it filled
         again = Side("imageflow again, s", timed(ours.rebuild))
         alternate((again,), rounds)
         print(ours.steps(), flush=True)
+    used = [statistics.median(values[-rounds:]) for values in processor.values()]
     pairs = [one / other for one, other in zip(sides[0].values, sides[1].values, strict=True)]
     return [
         Result(
@@ -134,6 +151,7 @@ def run(rounds: int = 5) -> list[Result]:
             1.03,
             notes=(
                 f"pair by pair: {' '.join(f'{pair:.3f}' for pair in pairs)}; their median {statistics.median(pairs):.3f}",
+                f"processor time: {used[0]:.1f} s against {used[1]:.1f} s, ratio {used[0] / used[1]:.3f}",
                 "ours includes pins, manifest, SHA-256 and durable storage; its convert uses qemu-img's threads",
             ),
         ),

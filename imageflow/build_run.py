@@ -189,7 +189,9 @@ class BuildRun:
             "store": self._service.store,
             "secret": secret,
         }
-        flow = FlowRun(self._service.flows.fenced(self.claim.prove, recorder.on_atom, log.clean), build, inject, revert=revert)
+        flow = FlowRun(
+            self._service.flows.fenced(self.claim.prove, recorder.on_atom, log.clean), build, inject, revert=revert
+        )
         recorder.order(flow.positions)
         return flow, recorder
 

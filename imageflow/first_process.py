@@ -24,7 +24,8 @@ def main(argv: list[str]) -> int:
         try:
             os.execvp(argv[0], argv)
         except OSError as error:
-            print(f"{argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
+            sys.stderr.flush()
             os._exit(127)
     while True:
         pid, status = os.wait()

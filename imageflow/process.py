@@ -51,7 +51,7 @@ _CHECK = 0.25  # seconds between two looks at `control`
 _LINGER = 1.0  # seconds that what the child left behind may go on writing
 _LINE_END = re.compile(rb"\r\n|[\r\n]")
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), *range(10, 32), 127)}  # all but the tab
+_CONTROLS = dict.fromkeys((*range(9), *range(10, 32), 127), "\N{REPLACEMENT CHARACTER}")  # all but the tab
 
 
 def run(
