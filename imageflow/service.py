@@ -58,16 +58,13 @@ class Graph:
 class Service:
     """Everything that can be asked of imageflow, over one database and one store."""
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.database = database
 
     @classmethod
     def open(cls, config: Config) -> Self:
-        """Connect; an embedded database is made or upgraded on the way."""
-        database = Database(config.database)
-        database.ready()
-        return cls(config, database)
+        """Nothing is opened or made before it is needed: a bad recipe leaves no trace."""
+        return cls(config)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +73,15 @@ class Service:
         self.close()
 
     def close(self) -> None:
-        self.database.close()
+        if "database" in self.__dict__:
+            self.database.close()
+
+    @functools.cached_property
+    def database(self) -> Database:
+        """Connected at the first use; an embedded one is made or upgraded on the way."""
+        database = Database(self.config.database)
+        database.ready()
+        return database
 
     @functools.cached_property
     def store(self) -> Store:
