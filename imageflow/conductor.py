@@ -8,26 +8,27 @@ and nothing more is written, because every write proves the claim in its own tra
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
 
 from taskflow import exceptions as taskflow_errors
 
 from imageflow import model
 from imageflow.build_run import BuildRun, Claim
 from imageflow.config import Config
-from imageflow.errors import Cancelled, ClaimLost, ImageflowError, Unavailable
+from imageflow.errors import Cancelled, ClaimLost, ImageflowError
 from imageflow.janitor import Janitor
 from imageflow.persistence import builds, conductors
 from imageflow.reserve import Reserve
 from imageflow.service import Service
 
 LOG = logging.getLogger(__name__)
+QUIET = 30.0  # seconds between two complaints about the same thing
 _SOON = 0.02  # seconds after a lease has run out that its build is looked for
 
 
@@ -45,6 +46,7 @@ class Conductor:
         # Unique per process: a claim under a dead process's name would be taken for its own.
         self.name = f"{self._config.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._started = time.time()
+        self._complaints = Complaints()
         self._held: dict[str, BuildRun] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -74,8 +76,8 @@ class Conductor:
         finally:
             self._finished.set()
             heartbeat.join()
-            tidy.join()
-            with _calmly("say goodbye"):
+            tidy.join(5.0)  # what it is at can be finished by the next one
+            with self._complaints.instead_of_failing("say goodbye"):
                 self._database.transact(lambda conn: conductors.remove(conn, self.name))
 
     def stop(self, *, now: bool = False) -> None:
@@ -90,7 +92,7 @@ class Conductor:
     def _until_next_look(self) -> float:
         """Seconds: the poll interval, or less when somebody's lease runs out before that."""
         poll = self._config.conductor.poll
-        with _calmly("look at the leases of others"):
+        with self._complaints.instead_of_failing("look at the leases of others"):
             left = self._board.until_free(self.name)
             if left is not None:
                 return min(poll, left + _SOON)
@@ -100,7 +102,7 @@ class Conductor:
         free = self._config.conductor.max_builds - len(self._held)
         if free <= 0:
             return
-        with _calmly("look for work"):
+        with self._complaints.instead_of_failing("look for work"):
             for job in (
                 self._board.iterjobs(only_unclaimed=True) if self._only is None else self._board.unclaimed(self._only)
             ):
@@ -127,11 +129,11 @@ class Conductor:
         except ImageflowError as error:
             LOG.error("build %s: %s; it is handed back", run.build_id, error)
             self._draining.wait(min(5.0, self._config.conductor.lease / 4))  # no hot loop
-            with _calmly("hand a build back"):
+            with self._complaints.instead_of_failing("hand a build back"):
                 run.hand_back()
         except Exception:
             LOG.exception("build %s: a bug in imageflow", run.build_id)
-            with _calmly("pause a build"):
+            with self._complaints.instead_of_failing("pause a build"):
                 run.pause_for_bug()
         finally:
             with self._lock:
@@ -167,13 +169,11 @@ class Conductor:
                     self._renew(running)
                     self._beat()
                     renewed = began
-            except Unavailable as error:
-                LOG.warning("heartbeat: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the leases have to be watched
+                self._complaints.add("renew the leases", error)
                 if time.monotonic() - renewed > lease * 0.9:  # others may take our builds over from now on
                     for run in running:
                         run.lose()
-            except Exception:
-                LOG.exception("heartbeat")
 
     def _renew(self, running: list[BuildRun]) -> None:
         lost = self._board.extend_all([run.claim.job for run in running], self._config.conductor.lease)
@@ -203,26 +203,34 @@ class Conductor:
 
     def _tidy(self) -> None:
         while True:
-            with _calmly("tidy up"):
+            with self._complaints.instead_of_failing("tidy up"):
                 self._janitor.round()
             if self._finished.wait(self._config.janitor_interval):
                 return
 
 
-class _calmly:  # noqa: N801 - reads as a statement
-    """A conductor goes on when the database is away, or when one thing it does fails."""
+class Complaints:
+    """A conductor goes on when the database is away, or when one thing it does fails; it says so now and then."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[str, float]] = {}  # what can't be done -> (why, when that was said)
 
-    def __enter__(self) -> None:
-        return None
+    @contextlib.contextmanager
+    def instead_of_failing(self, what: str) -> Iterator[None]:
+        """Log what goes wrong in the block, and go on after it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - that is its purpose
+            self.add(what, error)
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+    def add(self, what: str, error: Exception) -> None:
+        """Log an error, but the same one only every half minute; a bug with its traceback."""
+        why, now = f"{type(error).__name__}: {error}", time.monotonic()
+        before, when = self._said.get(what, ("", 0.0))
+        if why == before and now - when < QUIET:
+            return
+        self._said[what] = (why, now)
         if isinstance(error, ImageflowError):
-            LOG.warning("can't %s now: %s", self._what, error)
-            return True
-        if isinstance(error, Exception):
-            LOG.error("can't %s", self._what, exc_info=error)
-            return True
-        return False
+            LOG.warning("can't %s now: %s", what, error)
+        else:
+            LOG.error("can't %s", what, exc_info=error)

@@ -9,7 +9,7 @@ from imageflow.cli.present import duration
 from imageflow.model import BuildState, StepState
 
 if TYPE_CHECKING:
-    from imageflow.cli.wait import Picture
+    from imageflow.cli.view import Picture
     from imageflow.model import Build, Step
 
 TENTHS = 10  # a running step says something at every tenth of its progress

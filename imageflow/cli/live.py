@@ -16,7 +16,7 @@ from imageflow.cli.present import clip, duration, mark
 from imageflow.model import BuildState, StepState
 
 if TYPE_CHECKING:
-    from imageflow.cli.wait import Picture
+    from imageflow.cli.view import Picture
     from imageflow.model import Step
 
 LOG_LINES = 6

@@ -8,17 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.follow import Tail
+from imageflow.cli.view import Picture, View
 from imageflow.errors import Unavailable
-from imageflow.model import Build, BuildState, Step
+from imageflow.model import Build, BuildState
 
 if TYPE_CHECKING:
     from imageflow.cli.app import App
     from imageflow.conductor import Conductor
-    from imageflow.estimate import Estimate
     from imageflow.service import Service
 
 LOOK = 0.3  # seconds between two looks at the database
@@ -26,29 +25,6 @@ LOOK_FOR_CONDUCTORS = 5.0
 PATIENCE = 300.0  # seconds that a database may be away before we give up watching
 TAIL = 15  # log lines that are kept for the view
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One build as a view shows it."""
-
-    build: Build
-    steps: Sequence[tuple[str, str, Step | None]]  # (name, title, the latest attempt)
-    estimate: Estimate | None  # of a running build
-    log: Sequence[str]  # the last lines
-
-
-class View(Protocol):
-    """Where pictures go."""
-
-    def show(self, pictures: Sequence[Picture]) -> None:
-        """Something may have changed."""
-
-    def say(self, text: str) -> None:
-        """A message that stays."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was; showing again is fine."""
 
 
 def exit_code(builds: Sequence[Build], done: BuildState = BuildState.SUCCEEDED) -> int:

@@ -13,7 +13,8 @@ from imageflow.cli.graph import as_text, dot
 from imageflow.cli.lines import LineView
 from imageflow.cli.live import LiveView
 from imageflow.cli.summary import boot_command, outcome_lines
-from imageflow.cli.wait import Picture, exit_code, settled
+from imageflow.cli.view import Picture
+from imageflow.cli.wait import exit_code, settled
 from imageflow.estimate import Estimate
 from imageflow.model import Artifact, Build, BuildState, Step, StepState, Version, Wish
 from imageflow.service import Graph
