@@ -190,7 +190,10 @@ class BuildRun:
             "secret": secret,
         }
         flow = FlowRun(
-            self._service.flows.fenced(self.claim.prove, recorder.on_atom, log.clean), build, inject, revert=revert
+            self._service.flows.fenced(self.claim.prove, recorder.on_atom, clean=log.clean),
+            build,
+            inject,
+            revert=revert,
         )
         recorder.order(flow.positions)
         return flow, recorder

@@ -87,8 +87,8 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
         self,
         prove: Prove,
         on_atom: OnAtom | None = None,
-        clean: Clean | None = None,
         patience: float | None = None,
+        clean: Clean | None = None,
     ) -> FlowStore:
         """A view for one running build.
 

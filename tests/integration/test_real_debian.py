@@ -15,7 +15,7 @@ from imageflow.model import BuildState
 from tests.small.site import Site
 
 RECIPE = Path(__file__).parents[2] / "etc" / "recipes" / "debian.yaml"
-MOMENTS = ("hooks/root.d/", "hooks/install.d/", "sudo mkfs")  # bootstrap, packages, the disk with its loop device
+MOMENTS = ("hooks/root.d/", "in_target.d/install.d/", "sudo mkfs")  # bootstrap, packages, the disk with its loop device
 pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.timeout(1800)]
 
 
