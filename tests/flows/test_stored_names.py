@@ -1,0 +1,24 @@
+"""Names that lie in databases: a flow that was begun by an older imageflow is resumed by them."""
+
+from __future__ import annotations
+
+from imageflow.engine import factory_of, outline
+
+
+def test_the_steps_of_dib() -> None:
+    """Never rename one; a new shape is a new factory, and the old one stays for a release."""
+    assert factory_of("dib") == "imageflow.flows.dib.build_by_dib"
+    assert [name for name, _title in outline("dib").steps] == [
+        "prepare-workspace",
+        "collect-inputs",
+        "build-disk",
+        "finish-outputs",
+        "describe-image",
+        "publish-image",
+        "remove-workspace",
+    ]
+
+
+def test_a_linear_flow_has_one_edge_between_two_steps() -> None:
+    steps = [name for name, _title in outline("dib").steps]
+    assert list(outline("dib").edges) == list(zip(steps, steps[1:], strict=False))
