@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import inspect
+import io
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, NoReturn
 
@@ -88,6 +89,8 @@ class App(CliffApp):
         level = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO}.get(self.options.verbose_level, logging.DEBUG)
         console.setLevel(logging.DEBUG if self.options.debug else level)
         root.addHandler(console)
+        if self.options.verbose_level < 3 and not self.options.debug:  # a failed step is a traceback to TaskFlow
+            logging.getLogger("taskflow.engines").setLevel(logging.CRITICAL)
         if self.options.log_file:
             to_file = logging.FileHandler(self.options.log_file)
             to_file.setFormatter(logging.Formatter(self.LOG_FILE_MESSAGE_FORMAT))
@@ -99,11 +102,11 @@ class App(CliffApp):
             try:
                 return self._run(list(argv))
             finally:
-                self.stdout.flush()
+                self._flush()
         except HelpExit:
             return 0
         except BrokenPipeError:  # the reader of our output has gone, as in '| head'
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+            self._drop_output()
             return BROKEN_PIPE
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -141,9 +144,21 @@ class App(CliffApp):
         except ValueError:
             self._unknown(argv)
         named = {"cmd_name": name} if "cmd_name" in inspect.signature(factory).parameters else {}
+        if name == "help":
+            self._check_known(rest)
         command = factory(self, self.options, **named)
         parser = command.get_parser(f"{self.NAME} {name}")
-        return command.run(parser.parse_args(rest))
+        parsed = parser.parse_args(rest)
+        _check_text(vars(parsed).values())
+        return command.run(parsed)
+
+    def _check_known(self, words: list[str]) -> None:
+        """'help nonsense' is answered as 'nonsense' is."""
+        if words and not words[0].startswith("-"):
+            try:
+                self.command_manager.find_command(words)
+            except ValueError:
+                self._unknown(words)
 
     def _unknown(self, argv: list[str]) -> NoReturn:
         from difflib import get_close_matches
@@ -171,9 +186,23 @@ class App(CliffApp):
         width = max(len(name) for name, _ in rows)
         self.stdout.writelines(f"  {name:<{width}}  {words}\n" for name, words in rows)
 
+    def _flush(self) -> None:
+        try:
+            self.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._drop_output()
+            raise ImageflowError(f"standard output can't be written: {error.strerror}") from error
+
+    def _drop_output(self) -> None:
+        """What is buffered would fail once more at the exit."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+
     def complain(self, message: str, hint: str = "") -> None:
         """Tell what went wrong, and on the next line the way out."""
-        self.stdout.flush()
+        with suppress(ImageflowError, OSError):
+            self._flush()
         self.stderr.write(f"{self.NAME}: {message}\n")
         if hint:
             self.stderr.write(f"({hint})\n")
@@ -203,7 +232,34 @@ class App(CliffApp):
             traceback.print_exc(file=self.stderr)
 
 
+def _check_text(values: Iterable[object]) -> None:
+    """BadInput for bytes that are no text: names in the database are; a path (a Path here) may be any bytes."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            _check_text(value)
+        elif isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise BadInput(f"{value!r} is not text in UTF-8") from None
+
+
+def _ensure_streams() -> None:
+    """Whoever closed a standard stream gets the null device: else the next file opened is taken for it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ✔ is no reason to fail
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script."""
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # oslo's, and nothing we use
+    _ensure_streams()
     return App().run(sys.argv[1:] if argv is None else argv)

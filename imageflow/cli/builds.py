@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from imageflow.service import Service
 
 
+_MOST = 2**31 - 1  # what every database takes for a LIMIT
+
+
 def named(service: Service, build_id: str | None) -> Build:
     """The build with this id or beginning of an id; the newest one when none is named."""
     if build_id is not None:
@@ -89,9 +92,9 @@ class List(Lister):
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of builds")
-    return int(text)
+    if not text.isdecimal() or not text.isascii() or int(text[:20]) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return min(int(text[:20]), _MOST)
 
 
 def _row(build: Build, everything: bool) -> tuple[Any, ...]:
@@ -234,6 +237,7 @@ class Why(TextShowOne):
 class _Change(ShowOne):
     """Ask for something that happens to a build; with --wait, see it through."""
 
+    columns = ("id", "image", "state", "wish", "error", "hint")
     done = BuildState.SUCCEEDED  # what the build ends in when all goes well
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

@@ -49,8 +49,11 @@ class _Formatted(Command, cliff.display.DisplayCommandBase[Any]):
     """A command with -f and -c; `exit_code` is what it ends with when nothing is raised."""
 
     exit_code = 0
+    columns: tuple[str, ...] = ()  # of a command that changes something: a wrong -c is found before that
 
     def run(self, parsed_args: argparse.Namespace) -> int:
+        if self.columns:
+            self._generate_columns_and_selector(parsed_args, self.columns)
         super().run(parsed_args)
         return self.exit_code
 

@@ -24,6 +24,8 @@ class Create(TextLister):
     final ones, and the exit code is 0 when all images are there, 1 when a build failed, 3 when one is paused.
     """
 
+    columns = ("id", "image", "state", "reason", "digest", "path", "verdict")
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add_recipe_arguments(parser)
@@ -41,6 +43,8 @@ class Create(TextLister):
             builds = [submission.build for submission in submissions]
             if parsed_args.wait:
                 builds = self._see_through(service, builds)
+            elif any(build.state is BuildState.PAUSED for build in builds):
+                self.exit_code = 3  # joined, and it does not go on by itself
             elif any(build.state is BuildState.QUEUED for build in builds):
                 from imageflow.cli.wait import tell_if_nothing_serves
 
@@ -49,8 +53,7 @@ class Create(TextLister):
                 (submission, build, _version(service, submission, build))
                 for submission, build in zip(submissions, builds, strict=True)
             ]
-        columns = ("id", "image", "state", "reason", "digest", "path", "verdict")
-        return columns, [_row(*result) for result in self._results]
+        return self.columns, [_row(*result) for result in self._results]
 
     def _see_through(self, service: Service, builds: list[Build]) -> list[Build]:
         if all(build.state is BuildState.SUCCEEDED for build in builds):

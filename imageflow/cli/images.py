@@ -104,10 +104,12 @@ class Verify(_OneVersion):
 class Export(ShowOne):
     """Copy an image out of the store"""
 
+    columns = ("image", "digest", "path", "size")
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("ref", metavar="IMAGE", help=REF)
-        parser.add_argument("to", metavar="PATH", type=Path, help="the file to write, or the folder to write it into")
+        parser.add_argument("to", metavar="PATH", type=_path, help="the file to write, or the folder to write it into")
         parser.add_argument("--artifact", metavar="NAME", help="this file of the version (default: the image itself)")
         return parser
 
@@ -125,6 +127,8 @@ class Export(ShowOne):
 class Delete(ShowOne):
     """Delete an image version from the store, unless a build uses it"""
 
+    columns = ("image", "digest", "state")
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("ref", metavar="IMAGE", help=REF)
@@ -134,6 +138,12 @@ class Delete(ShowOne):
         with self.app.service() as service:
             version = service.images.delete(parsed_args.ref)
         return self.dict2columns({"image": version.image, "digest": version.digest, "state": "deleted"})
+
+
+def _path(text: str) -> Path:
+    if not text:  # a variable that a script forgot to set
+        raise argparse.ArgumentTypeError("an empty text is not a path")
+    return Path(text)
 
 
 class _Percent:

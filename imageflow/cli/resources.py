@@ -40,6 +40,7 @@ class Reap(Lister):
     Exit code 1 when something could not be removed; the reason is in the row.
     """
 
+    columns = ("build", "kind", "name", "removed", "error")
     nothing = "nothing to remove"
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
@@ -48,4 +49,4 @@ class Reap(Lister):
         if any(why is not None for _, why in reaped):
             self.exit_code = 1
         rows = [(thing.build_id, str(thing.kind), thing.name, why is None, Optional(why)) for thing, why in reaped]
-        return ("build", "kind", "name", "removed", "error"), rows
+        return self.columns, rows

@@ -8,8 +8,7 @@ from pathlib import Path
 from imageflow.config import Config
 from imageflow.errors import ConfigError
 from imageflow.model import Build
-
-_UNUSABLE = set(" \t\n:;,'\"\\$`*?[](){}<>|&!#~")  # diskimage-builder's shell does not quote its paths
+from imageflow.pins.elements import unusable_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +21,9 @@ class Workspace:
     def of(cls, build: Build, config: Config) -> Workspace:
         """The work folder of a build; ConfigError when diskimage-builder could not work in it."""
         path = config.builds_dir / build.id
-        if bad := sorted(_UNUSABLE.intersection(str(path))):
+        if bad := unusable_in(path):
             raise ConfigError(
-                f"diskimage-builder can't work below {config.state_dir}: the path contains {bad[0]!r}",
+                f"diskimage-builder can't work below {config.state_dir}: the path contains {bad!r}",
                 hint="choose another state_dir",
             )
         return cls(path)

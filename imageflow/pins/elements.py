@@ -18,6 +18,7 @@ from imageflow.recipe.definition import elements as named_elements
 from imageflow.recipe.problems import did_you_mean, path_name, short
 
 _IGNORED_FOLDERS = ("__pycache__", ".git")  # made by using an element, or by keeping it
+_UNUSABLE = set(" \t\n:;,'\"\\$`*?[](){}<>|&!#~")  # diskimage-builder's shell does not quote its paths
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "ppc64le": "ppc64el"}
 
 
@@ -53,7 +54,17 @@ def search_path(image: ImageRecipe, folder: Path, config: Config) -> list[Path]:
                 "correct ELEMENTS_PATH, or elements_path in the configuration",
             )
         found.append(path)
-    return list(dict.fromkeys([*found, own_folder(), stock_folder()]))
+    every = list(dict.fromkeys([*found, own_folder(), stock_folder()]))
+    for path in every:
+        if bad := unusable_in(path.resolve()):  # a link would not help: it is followed
+            message = f"diskimage-builder can't use elements in {path_name(path)}: the path contains {bad!r}"
+            raise image.error(("dib",), message, "move that folder, or rename what it is in")
+    return every
+
+
+def unusable_in(path: Path) -> str:
+    """A character of a path that diskimage-builder's shell would trip over, or worse run; '' when there is none."""
+    return min(_UNUSABLE.intersection(str(path)), default="")
 
 
 def architecture(image: ImageRecipe) -> str:

@@ -36,6 +36,8 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
             if not images or _name(image) in images:
                 document.images[index] = setting.apply(image, key, value)
     absolute = Path(os.path.abspath(path))
+    if not _is_text(str(absolute.parent)):  # it is stored with the build
+        raise problems.error([Problem(path_name(path), "the folder's name is not text in UTF-8", "rename the folder")])
     found: list[Problem] = []
     checked: list[models.Image] = []
     for index, image in enumerate(document.images):
@@ -52,6 +54,14 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
     merged = definition.merge([entries(image) for image in document.images])
     pairs = zip(checked, merged, strict=True)
     return Recipe(absolute, tuple(_accept(*pair, document, index, absolute) for index, pair in enumerate(pairs)))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def plain_secret(path: Path, image: str, variable: str) -> str | None:

@@ -1,0 +1,102 @@
+"""The program in hands that are careless: odd arguments, closed streams, foreign terminals, strange folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli_program import ROOT, Program
+
+RECIPES = ROOT / "tests/recipes"
+TINY = str(RECIPES / "tiny.yaml")
+NOT_TEXT = "\udcff"  # how Python shows an argument that is the byte FF
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path / "state")
+
+
+def complained(done: subprocess.CompletedProcess[str]) -> str:
+    """What it said, which is neither a traceback nor nothing."""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(("imageflow: ", "usage: "))
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["help", "nonsense"],
+        ["help", "build", "nonsense"],
+        ["image", "show", NOT_TEXT],
+        ["image", "list", NOT_TEXT],
+        ["build", "list", "--image", NOT_TEXT],
+        ["build", "create", TINY, NOT_TEXT],
+        ["build", "create", TINY, "--set", f"name={NOT_TEXT}"],
+        ["build", "log", "-n", "0"],
+        ["build", "list", "--limit", "many"],
+        ["image", "export", "tiny", ""],
+    ],
+    ids=lambda words: " ".join(words[:2]) + f" {words[-1]!a}",
+)
+def test_a_word_that_means_nothing_is_bad_input(program: Program, words: list[str]) -> None:
+    complained(program.run(*words, expect=2))
+
+
+def test_a_huge_number_of_builds_is_all_of_them(program: Program) -> None:
+    assert program.json("build", "list", "--limit", "9" * 30) == []
+
+
+def test_a_wrong_column_changes_nothing(program: Program) -> None:
+    said = complained(program.run("build", "create", TINY, "-c", "nope", expect=2))
+    assert "columns: id, image, state, reason, digest, path, verdict" in said
+    assert program.json("build", "list") == []
+    [row] = program.json("build", "create", TINY)
+    complained(program.run("build", "cancel", row["id"], "-c", "nope", expect=2))
+    assert program.json("build", "show", row["id"])["state"] == "queued"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_bug(program: Program, closed: str) -> None:
+    line = f'"$@" {closed}'
+    argv = ["bash", "-c", line, "bash", *program.argv, "build", "list", "-f", "json"]
+    done = subprocess.run(argv, env=program.env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "[]\n")
+
+
+def test_output_that_nobody_can_store_fails_with_its_name(program: Program) -> None:
+    with open("/dev/full", "w") as full:
+        argv = [*program.argv, "build", "list", "-f", "json"]
+        done = subprocess.run(argv, env=program.env, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert complained(done) == "imageflow: standard output can't be written: No space left on device\n"
+
+
+def test_a_terminal_without_unicode_is_no_bug(program: Program) -> None:
+    program.env.update(LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert "there is no build" in complained(program.run("build", "show", expect=2))
+    assert "usage: imageflow [options] COMMAND \\u2026" in program.run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "bad"), [("My Recipes", "' '"), ("$(touch it)", "' '"), ("a:b", "':'"), ("it's", '"\'"')]
+)
+def test_elements_where_a_shell_would_trip_over_their_folder_are_refused(
+    program: Program, tmp_path: Path, folder: str, bad: str
+) -> None:
+    shutil.copytree(RECIPES, tmp_path / folder)
+    said = complained(program.run("build", "create", str(tmp_path / folder / "tiny.yaml"), expect=2))
+    assert f"can't use elements in {tmp_path / folder}/elements: the path contains {bad}" in said
+    assert not program.state_dir.exists()
+
+
+def test_a_folder_whose_name_is_not_text_is_refused(program: Program, tmp_path: Path) -> None:
+    shutil.copytree(RECIPES, tmp_path / NOT_TEXT)
+    said = complained(program.run("build", "create", os.fspath(tmp_path / NOT_TEXT / "tiny.yaml"), expect=2))
+    assert "is not text in UTF-8" in said
