@@ -6,6 +6,7 @@ consumes the job: succeeded, paused, failed, aborted, cancelled, or handed back 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import traceback
@@ -20,13 +21,14 @@ from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
 from imageflow.errors import ClaimLost, ImageflowError
-from imageflow.model import Artifact, Build, BuildState, ResourceKind, Version, Wish
-from imageflow.persistence import builds, ledger, versions
+from imageflow.model import Artifact, Build, BuildState, ResourceKind, StepState, Version, Wish
+from imageflow.persistence import builds, ledger, steps, versions
 from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
 from imageflow.persistence.ledger import BuildLedger
 from imageflow.recorder import Recorder
 from imageflow.service import Service
 
+LOG = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that a write waits for a database that is away
 
 
@@ -65,6 +67,7 @@ class BuildRun:
         self.build_id = build_id
         self.control = Control(build_id=build_id)
         self.over = False  # the job is consumed or given back
+        self._log = BuildLog(service.log_path(build_id))
         self._suspend = threading.Event()
         self._reverting = False
 
@@ -87,9 +90,10 @@ class BuildRun:
 
     def interrupt(self, why: ImageflowError) -> None:
         """End the running step, because the build was asked to end; reverts are not interrupted."""
+        control = self.control  # taken first: a revert that begins now has another one
         if not self._reverting:
             self._suspend.set()
-            self.control.stop(why)
+            control.stop(why)
 
     # -- the build's thread ----------------------------------------------------------------------
 
@@ -108,24 +112,26 @@ class BuildRun:
         if build is None:
             return
         process.end_leftovers(build.id)
-        log = BuildLog(self._service.log_path(build.id))
+        log = self._log
         try:
             if build.wish is not None:
                 self._revert(build, log)
                 return
             outcome = self._forward(build, log)
-            wish = self._wish()
             if outcome.end is End.SUCCEEDED:
                 self._succeed(build, outcome, log)
-            elif wish is None and outcome.end is End.FAILED and build.recipe.get("on_failure") == "revert":
-                self._write(
-                    lambda conn: builds.change(conn, build.id, wish=Wish.REVERT, error=outcome.error, hint=outcome.hint)
-                )
-                self._revert(replace(build, wish=Wish.REVERT, error=outcome.error, hint=outcome.hint), log)
-            elif wish is not None:
+                return
+            said: dict[str, Any] = {"error": _cleaned(log, outcome.error), "hint": _cleaned(log, outcome.hint)}
+            if outcome.end is End.FAILED and build.recipe.get("on_failure") == "revert":
+                self._write(lambda conn: builds.change(conn, build.id, unwished=True, wish=Wish.REVERT, **said))
+                build = replace(build, **said)
+            wish = self._wish()
+            if wish is None and outcome.end is End.FAILED:
+                if self._pause(outcome, log):
+                    return
+                wish = self._wish()  # it was asked to end in this very moment
+            if wish is not None:
                 self._revert(replace(build, wish=wish), log)
-            elif outcome.end is End.FAILED:
-                self._pause(outcome, log)
             else:
                 self.hand_back()
         finally:
@@ -133,14 +139,19 @@ class BuildRun:
 
     def _take(self) -> Build | None:
         """Make the build ours in the database, or end a job that nobody needs any more."""
+        deadline: float | None = None
 
         def take(conn: Connection) -> Build | None:
+            nonlocal deadline
             self.claim.prove(conn)
             build = builds.get(conn, self.build_id)
             if build.state.ended or build.state is BuildState.PAUSED:
                 self.claim.board.consume_in(conn, self.claim.job)  # a worker died between the end and its job's
                 return None
-            deadline = build.deadline or time.time() + self._timeout(build, "build", self._config.builds.timeout)
+            if deadline is None and build.deadline is not None:
+                deadline = build.deadline + self.claim.job.idle  # time without a worker is not the build's
+            elif deadline is None:
+                deadline = time.time() + self._timeout(build, "build", self._config.builds.timeout)
             builds.change(
                 conn,
                 build.id,
@@ -219,9 +230,7 @@ class BuildRun:
         if self.claim.dropped:
             raise ClaimLost()
         self._write(lambda conn: builds.change(conn, build.id, to=BuildState.REVERTING))
-        flow, _recorder = self._flow(build, log, self.control, revert=True)
-        outcome = flow.revert()
-        left = "; ".join(outcome.left)
+        left = log.clean("; ".join(self._undo(build, log)))
         state = build.wish.outcome
         log.step = ""
         log(f"{state}" + (f"; left for the janitor: {left}" if left else "; everything it made is removed"))
@@ -236,6 +245,19 @@ class BuildRun:
             self._service.flows.delete(conn, build.flow)
 
         self._end(end)
+
+    def _undo(self, build: Build, log: BuildLog) -> tuple[str, ...]:
+        """Revert the steps; -> what could not be removed, in words: the ledger and the janitor know it, too."""
+        try:
+            flow, _recorder = self._flow(build, log, self.control, revert=True)
+        except ImageflowError:
+            raise
+        except Exception as error:  # its package is gone, its rows are damaged: it has to end all the same
+            LOG.exception("build %s: its flow can't be loaded, its steps are not reverted", build.id)
+            return (f"its flow can't be loaded ({type(error).__name__}: {error})",)
+        with self._database.read() as conn:
+            last = {step.name: step.state for step in steps.of(conn, build.id)}
+        return flow.revert([name for name, state in last.items() if state is not StepState.REVERTED]).left
 
     def _succeed(self, build: Build, outcome: Outcome, log: BuildLog) -> None:
         publication = outcome.results["publication"]
@@ -267,35 +289,42 @@ class BuildRun:
             self._service.flows.delete(conn, build.flow)
 
         self._end(end)
-        self._service.images.retire(str(publication.get("image") or build.image), build.recipe)
+        try:
+            self._service.images.retire(str(publication.get("image") or build.image), build.recipe)
+        except ImageflowError as error:  # the next build of the image tries again
+            LOG.warning("build %s: old versions are still there: %s", build.id, error)
+            log(f"old versions are still there: {error}")
 
-    def _pause(self, outcome: Outcome, log: BuildLog) -> None:
-        log.step = ""
-        log(f"paused: {outcome.step}: {outcome.error}; resume or abort it")
+    def _pause(self, outcome: Outcome, log: BuildLog, *, unwished: bool = True) -> bool:
+        """-> False, and nothing is written, when it is to be `unwished` and was asked to end meanwhile."""
 
-        def end(conn: Connection) -> None:
-            builds.change(
+        def end(conn: Connection) -> bool:
+            return builds.change(
                 conn,
                 self.build_id,
+                unwished=unwished,
                 to=BuildState.PAUSED,
                 paused=time.time(),
                 deadline=None,
                 step=outcome.step,
-                error=log.clean(outcome.error or ""),
-                hint=log.clean(outcome.hint) if outcome.hint else None,
+                error=_cleaned(log, outcome.error) or "",
+                hint=_cleaned(log, outcome.hint),
             )
 
-        self._end(end)
+        if not self._end(end):
+            return False
+        log.step = ""
+        log(f"paused: {outcome.step}: {outcome.error}; resume or abort it")
+        return True
 
     def pause_for_bug(self) -> None:
         """An error that nobody foresaw: keep everything, say so, let a person look at it."""
-        log = BuildLog(self._service.log_path(self.build_id))
+        log = self._log
         try:
             log(traceback.format_exc())
             error = traceback.format_exc().strip().rpartition("\n")[2]
-            self._pause(
-                Outcome(End.FAILED, {}, None, error, "this is a bug in imageflow: the build log has the traceback"), log
-            )
+            hint = "this is a bug in imageflow: the build log has the traceback"
+            self._pause(Outcome(End.FAILED, {}, None, error, hint), log, unwished=False)
         finally:
             log.close()
 
@@ -321,16 +350,22 @@ class BuildRun:
 
         self._database.transact(fenced, patience=PATIENCE)
 
-    def _end(self, work: Any) -> None:
-        """Write the end of the build and consume its job, together or not at all."""
+    def _end(self, work: Any) -> bool:
+        """Write the end of the build and consume its job, together or not at all; not when `work` says False."""
 
-        def ending(conn: Connection) -> None:
+        def ending(conn: Connection) -> bool:
             self.claim.prove(conn)
-            work(conn)
+            if work(conn) is False:
+                return False
             self.claim.board.consume_in(conn, self.claim.job)
+            return True
 
-        self._database.transact(ending, patience=PATIENCE)
-        self.over = True
+        self.over = self._database.transact(ending, patience=PATIENCE)
+        return self.over
+
+
+def _cleaned(log: BuildLog, text: str | None) -> str | None:
+    return log.clean(text) if text else None
 
 
 def _version(build: Build, publication: Mapping[str, Any], now: float) -> Version:

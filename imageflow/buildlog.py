@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Iterable
@@ -18,11 +19,9 @@ class BuildLog:
     """
 
     def __init__(self, path: Path, secrets: Iterable[str] = ()) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.step = ""
-        self._file = path.open("ab", buffering=0)
-        path.chmod(0o640)
+        self._file: io.FileIO | None = None
         self._lost = 0
         self._lock = threading.Lock()
         self._secrets: list[str] = []
@@ -54,6 +53,8 @@ class BuildLog:
         if self._lost:
             line = f"({self._lost} lines are missing here: they could not be written)\n{line}"
         try:
+            if self._file is None:
+                self._file = _opened(self.path)
             self._file.write(line.encode("utf-8", "backslashreplace"))
         except OSError:
             self._lost += 1
@@ -61,4 +62,15 @@ class BuildLog:
             self._lost = 0
 
     def close(self) -> None:
-        self._file.close()
+        """A line written later opens it again."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+
+def _opened(path: Path) -> io.FileIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab", buffering=0)
+    path.chmod(0o640)
+    return file

@@ -55,13 +55,19 @@ class Catalogue:
         except (Corrupt, NotFound):
 
             def mark(conn: Connection) -> None:
-                versions.mark(conn, version.id, "corrupt")
-                builds.drop_claim(conn, version.build_id)
+                for same in versions.holding(conn, version.store, version.digest):
+                    versions.mark(conn, same.id, "corrupt")
+                    builds.drop_claim(conn, same.build_id)
 
             self._database.transact(mark, patience=PATIENCE)
             raise
         if version.state == "corrupt":
-            self._database.transact(lambda conn: versions.mark(conn, version.id, "stored"), patience=PATIENCE)
+
+            def mend(conn: Connection) -> None:
+                for same in versions.holding(conn, version.store, version.digest):
+                    versions.mark(conn, same.id, "stored")
+
+            self._database.transact(mend, patience=PATIENCE)
         return self.version(version.digest)
 
     def export(self, ref: str, to: Path, artifact: str | None, control: Control) -> Path:

@@ -46,6 +46,7 @@ class Conductor:
         # Unique per process: a claim under a dead process's name would be taken for its own.
         self.name = f"{self._config.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._started = time.time()
+        self._reserve = Reserve(self._config.state_dir / "reserve")
         self._complaints = Complaints()
         self._held: dict[str, BuildRun] = {}
         self._lock = threading.Lock()
@@ -58,10 +59,9 @@ class Conductor:
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """Claim and run builds until `stop()`, or until `until()` says so and none runs here."""
-        reserve = Reserve(self._config.state_dir / "reserve")
-        self._database.relief = reserve.give_up
+        self._database.relief = self._reserve.give_up
         self._beat()
-        reserve.keep()
+        self._reserve.keep()
         heartbeat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
         heartbeat.start()
         tidy = threading.Thread(target=self._tidy, name="janitor", daemon=True)
@@ -203,6 +203,7 @@ class Conductor:
 
     def _tidy(self) -> None:
         while True:
+            self._reserve.keep()  # again, where it was given up
             with self._complaints.instead_of_failing("tidy up"):
                 self._janitor.round()
             if self._finished.wait(self._config.janitor_interval):

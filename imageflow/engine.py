@@ -9,7 +9,7 @@ of a revert is judged by the steps, never by the flow's state: TaskFlow says REV
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -172,9 +172,15 @@ class FlowRun:
             return Outcome(End.SUSPENDED, {})
         return Outcome(End.SUCCEEDED, self._engine.storage.fetch_all())
 
-    def revert(self) -> Outcome:
-        """Revert every step that began; again after a crash is fine."""
+    def revert(self, began: Collection[str] = ()) -> Outcome:
+        """Revert every step that began; again after a crash is fine.
+
+        `began`: steps that may have made something although they were reset since, to run again.
+        """
         storage = self._engine.storage
+        for task in self._tasks():
+            if task.name in began and self._state(task) == states.PENDING:
+                storage.set_atom_state(task.name, states.REVERTING)  # TaskFlow reverts nothing that is pending
         if any(self._state(task) not in _UNDONE for task in self._tasks()):
             if storage.get_flow_state() == states.REVERTED:
                 storage.set_flow_state(states.FAILURE)  # else TaskFlow would reset every step and build again

@@ -63,7 +63,7 @@ class Janitor:
                 self._unpublish(resource)
             else:
                 resources.remove(resource.kind, resource.name)
-        except ImageflowError as error:
+        except (ImageflowError, OSError) as error:  # what can't be removed must not keep the rest
             why = str(error)
             if why != resource.error:
                 LOG.warning("can't remove %s %s of build %s: %s", resource.kind, resource.name, resource.build_id, why)
@@ -75,10 +75,12 @@ class Janitor:
 
     def _unpublish(self, resource: Resource) -> None:
         """Remove an image that no version owns; what other builds made of the same bytes stays."""
+        digest = resource.name.rpartition(":")[2]
         with self._database.read() as conn:
             version = versions.of(conn, resource.build_id)
-        if version is None or version.state == versions.DELETED:
-            self._store.delete(resource.name.rpartition(":")[2], resource.build_id)
+        # A build may have published twice: who took over from a dead worker seldom makes the same bytes.
+        if version is None or version.state == versions.DELETED or version.digest != digest:
+            self._store.delete(digest, resource.build_id)
 
     def _is_active(self, build_id: str) -> bool:
         try:

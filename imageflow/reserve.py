@@ -19,8 +19,10 @@ class Reserve:
         """Make the file, if there is room for it and as much again; else go without."""
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists() and self._path.stat().st_size >= SIZE:
+                return
             room = os.statvfs(self._path.parent)
-            if self._path.exists() or room.f_bavail * room.f_frsize < 2 * SIZE:
+            if room.f_bavail * room.f_frsize < 2 * SIZE:
                 return
             with self._path.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, SIZE)

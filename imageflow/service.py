@@ -6,6 +6,7 @@ takes most of a second, is imported only when a flow is laid down or run.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets as random
 import time
@@ -21,7 +22,7 @@ from sqlalchemy import Connection
 from imageflow import intake
 from imageflow.catalogue import Catalogue
 from imageflow.config import Config
-from imageflow.errors import ConfigError, Conflict
+from imageflow.errors import ConfigError, Conflict, NotFound
 from imageflow.estimate import Estimate, estimate, typical_seconds
 from imageflow.intake import Plan, Wanted
 from imageflow.model import (
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
 BOARD = "builds"
+_WORKED_ON = (BuildState.QUEUED, BuildState.RUNNING, BuildState.REVERTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +159,15 @@ class Service:
                 found = self._found(conn, wanted)
             if found is not None:
                 return found
-        return self.database.transact(lambda conn: self._enlist(conn, wanted, force), patience=PATIENCE)
+        made = random.token_hex(6)  # the same one when the answer of a commit got lost
+        return self.database.transact(lambda conn: self._enlist(conn, wanted, force, made), patience=PATIENCE)
 
     def _found(self, conn: Connection, wanted: Wanted) -> Submission | None:
         holder = self._usable(builds.holder(conn, wanted.key), conn)
-        if holder is None:
-            return None
+        return None if holder is None else self._answer(conn, holder)
+
+    @staticmethod
+    def _answer(conn: Connection, holder: Build) -> Submission:
         if holder.state is BuildState.SUCCEEDED:
             return Submission(holder, "reused", _same(holder), versions.of(conn, holder.id))
         return Submission(holder, "joined", _joined(holder))
@@ -176,18 +181,22 @@ class Service:
             return None
         return holder
 
-    def _enlist(self, conn: Connection, wanted: Wanted, force: bool) -> Submission:
+    def _enlist(self, conn: Connection, wanted: Wanted, force: bool, build_id: str) -> Submission:
         """Build, flow and job in one transaction, unless somebody was faster."""
         from imageflow import engine
 
+        with contextlib.suppress(NotFound):
+            made = builds.get(conn, build_id)
+            return Submission(made, "created", made.reason)
         held = builds.holder(conn, wanted.key)
-        if held is not None and self._usable(held, conn) is None:
+        usable = self._usable(held, conn)
+        if held is not None and usable is None:
             builds.drop_claim(conn, held.id)
-        reason = wanted.why(builds.latest(conn, wanted.image))
+        reason = _unchanged(usable) if usable else wanted.why(builds.latest(conn, wanted.image))
         if force:
             reason = f"forced; {reason}"
         build = Build(
-            id=random.token_hex(6),
+            id=build_id,
             image=wanted.image,
             method=wanted.method,
             state=BuildState.QUEUED,
@@ -200,13 +209,14 @@ class Service:
             folder=str(wanted.folder),
             pins=wanted.pins,
         )
-        holder = builds.claim_or_holder(conn, build)
-        if holder is not None:
+        while (holder := builds.claim_or_holder(conn, build)) is not None:
+            if self._usable(holder, conn) is None:
+                builds.drop_claim(conn, holder.id)
+                continue
             if not force:
-                found = self._found(conn, wanted)
-                assert found is not None
-                return found
+                return self._answer(conn, holder)
             builds.insert(conn, build, claim=False)
+            break
         engine.enlist(conn, self.flows, build)
         self.board.post_in(conn, build.id, {})
         return Submission(build, "created", reason)
@@ -251,9 +261,13 @@ class Service:
 
     def resume(self, build_id: str) -> Build:
         """Let a paused build go on from its failed step."""
+        tried = False
 
         def resume(conn: Connection) -> Build:
+            nonlocal tried
             build = builds.get(conn, build_id)
+            if tried and build.state in (BuildState.QUEUED, BuildState.RUNNING):
+                return build  # it is done, only the answer of the commit got lost
             if not builds.change(
                 conn,
                 build.id,
@@ -267,6 +281,7 @@ class Service:
                 raise Conflict(f"build {build.id} is {build.state}, not paused", hint=_way_on(build))
             self.flows.reset_failed(conn, build.flow)
             self.board.post_in(conn, build.id, {})
+            tried = True
             return builds.get(conn, build.id)
 
         return self.database.transact(resume, patience=PATIENCE)
@@ -280,11 +295,16 @@ class Service:
         return self._end(build_id, Wish.CANCEL)
 
     def _end(self, build_id: str, wish: Wish) -> Build:
+        tried = False
+
         def end(conn: Connection) -> Build:
+            nonlocal tried
             build = builds.get(conn, build_id)
+            if tried and build.wish is wish and build.state is not BuildState.PAUSED:
+                return build  # it is done, only the answer of the commit got lost
             if build.state.ended:
                 raise Conflict(f"build {build.id} has ended already: {build.state}", hint=_way_on(build))
-            if build.wish is not None:
+            if build.wish is not None and build.state is not BuildState.PAUSED:  # paused: its revert hit a bug
                 return build
             if build.state is BuildState.QUEUED and build.started is None and self.board.withdraw_in(conn, build.id):
                 builds.change(conn, build.id, to=wish.outcome, wish=wish, ended=time.time())  # it has made nothing yet
@@ -294,8 +314,9 @@ class Service:
                 conn, build.id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=wish, paused=None
             ):
                 self.board.post_in(conn, build.id, {})
-            else:
-                builds.change(conn, build.id, wish=wish)  # its conductor sees it within a second, or the next one
+            elif not builds.change(conn, build.id, frm=_WORKED_ON, wish=wish):  # its conductor sees it, or the next one
+                return end(conn)  # it was paused, or has ended, in this very moment
+            tried = True
             return builds.get(conn, build.id)
 
         return self.database.transact(end, patience=PATIENCE)
@@ -324,7 +345,11 @@ class Service:
 
 
 def _same(build: Build) -> str:
-    return f"already built: nothing that goes into it changed since build {build.id}"
+    return f"already built: {_unchanged(build)}"
+
+
+def _unchanged(build: Build) -> str:
+    return f"nothing that goes into it changed since build {build.id}"
 
 
 def _joined(build: Build) -> str:

@@ -142,11 +142,17 @@ def latest(conn: sa.Connection, image: str) -> Build | None:
 
 
 def change(
-    conn: sa.Connection, id: str, to: BuildState | None = None, frm: Sequence[BuildState] = (), **values: Any
+    conn: sa.Connection,
+    id: str,
+    to: BuildState | None = None,
+    frm: Sequence[BuildState] = (),
+    *,
+    unwished: bool = False,
+    **values: Any,
 ) -> bool:
     """Set the state (and other columns) of a build, if its state is one of `frm`; -> whether it was.
 
-    A build that ends without success stands for its key no longer.
+    `unwished`: and only if it was not asked to end. A build that ends without success stands for its key no longer.
     """
     values = {name: _plain(value) for name, value in values.items()}
     if to is not None:
@@ -156,6 +162,8 @@ def change(
     statement = sa.update(builds).where(builds.c.id == id)
     if frm:
         statement = statement.where(builds.c.state.in_([s.value for s in frm]))
+    if unwished:
+        statement = statement.where(builds.c.wish.is_(None))
     return conn.execute(statement.values(**values)).rowcount == 1
 
 

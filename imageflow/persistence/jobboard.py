@@ -42,6 +42,7 @@ class SqlJob(base.Job):  # type: ignore[misc]  # taskflow has no types
         )
         self.fence: int = row.fence
         self.owner: str | None = row.owner
+        self.idle = 0.0  # seconds that nobody held it, between the last claim and ours
         self._created: float = row.created
         self._priority = _NAMES[row.priority]
 
@@ -223,6 +224,9 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
 
         def work(conn: sa.Connection) -> tuple[bool, Any]:
             now = self.db.now()
+            past = sa.select(jobs.c.until, now.label("now")).where(jobs.c.uuid == job.uuid, jobs.c.until > 0)
+            before = conn.execute(past).first()
+            job.idle = 0.0 if before is None else max(0.0, before.now - before.until)
             free = sa.or_(jobs.c.owner.is_(None), jobs.c.until < now)
             statement = sa.update(jobs).where(jobs.c.uuid == job.uuid, jobs.c.trashed == sa.false(), free)
             values = {"owner": who, "until": now + float(expiry or self._lease), "fence": jobs.c.fence + 1}
@@ -283,7 +287,7 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
 
     def abandon_in(self, conn: sa.Connection, job: SqlJob) -> None:
         """Give back a job that we hold, inside the caller's transaction; raises ClaimLost."""
-        if conn.execute(sa.update(jobs).where(*self._mine(job)).values(owner=None, until=0.0)).rowcount != 1:
+        if conn.execute(sa.update(jobs).where(*self._mine(job)).values(owner=None, until=self.db.now())).rowcount != 1:
             raise ClaimLost(f"build {job.name}: {job.owner} no longer holds it")
 
     def withdraw_in(self, conn: sa.Connection, build_id: str) -> bool:
@@ -300,7 +304,9 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
     @base.check_who  # type: ignore[untyped-decorator]
     def abandon(self, job: SqlJob, who: str) -> None:
         """Give a job back that `who` holds; raises TaskFlow's JobFailure or NotFound."""
-        self._end(job, who, "abandon", lambda mine: sa.update(jobs).where(*mine).values(owner=None, until=0.0))
+        self._end(
+            job, who, "abandon", lambda mine: sa.update(jobs).where(*mine).values(owner=None, until=self.db.now())
+        )
 
     @base.check_who  # type: ignore[untyped-decorator]
     def trash(self, job: SqlJob, who: str) -> None:

@@ -83,8 +83,9 @@ def get(conn: sa.Connection, ref: str) -> Version:
 
 
 def mark(conn: sa.Connection, id: int, state: str) -> bool:
-    """Set a version's state (stored, corrupt, deleted); -> whether it is there."""
-    return conn.execute(sa.update(versions).where(versions.c.id == id).values(state=state)).rowcount == 1
+    """Set a version's state (stored, corrupt, deleted); -> whether it is there. Deleted is for ever."""
+    there = (versions.c.id == id, versions.c.state.in_(_PRESENT))
+    return conn.execute(sa.update(versions).where(*there).values(state=state)).rowcount == 1
 
 
 def holding(conn: sa.Connection, store: str, digest: str) -> list[Version]:

@@ -37,6 +37,7 @@ class DescribeImage(Task):
         )
         plan.work.finished.mkdir(exist_ok=True)
         file = plan.work.finished / f"{build.image}.manifest.json"
+        file.unlink(missing_ok=True)  # not written over: the store may have it under a name of its own
         file.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         return {
             "packages": None if packages is None else len(packages),

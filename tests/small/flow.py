@@ -2,7 +2,8 @@
 
 Files in the trace folder steer a step by its name: `fail-STEP` makes it fail, `left-STEP` makes its
 revert fail, `die-STEP` and `die-revert-STEP` kill the worker in it, `slow-STEP` holds seconds
-to take, `fill-STEP` makes it fill the disk, `tell-STEP` makes a child print a secret and fail.
+to take, `fill-STEP` makes it fill the disk, `tell-STEP` makes a child print a secret and fail, `shout-STEP`
+makes the step fail with a secret in its error.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class Trail(Task):
                 process.run(
                     ["sh", "-c", 'echo "the key is $DOOR"; exit 3'], control=control, log=log, env={"DOOR": value}
                 )
+            if self._trace.has(f"shout-{self.step}"):
+                raise Refused(f"the key is {secret('door')}")
             if self._trace.has(f"fail-{self.step}"):
                 raise Refused(f"{self.step} was told to fail", hint="take the file away")
         return {"made": str(made)}
