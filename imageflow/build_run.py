@@ -35,9 +35,11 @@ PATIENCE = 60.0  # seconds that a write waits for a database that is away
 class Claim:
     """The right to write about a build, as long as the lease on its job is held."""
 
-    def __init__(self, board: SqlJobBoard, job: SqlJob) -> None:
+    def __init__(self, board: SqlJobBoard, job: SqlJob, until: float) -> None:
+        """`until`: time.monotonic() at which the lease runs out, unless it is renewed."""
         self.board = board
         self.job = job
+        self.until = until
         self._lost = threading.Event()
 
     def drop(self) -> None:
@@ -47,6 +49,13 @@ class Claim:
     @property
     def dropped(self) -> bool:
         return self._lost.is_set()
+
+    def check(self) -> None:
+        """Raise ClaimLost when the lease has run out, even if the database can't be asked, or the process slept."""
+        if time.monotonic() > self.until:
+            self.drop()
+        if self._lost.is_set():
+            raise ClaimLost()
 
     def prove(self, conn: Connection) -> None:
         """Raise ClaimLost in the transaction of a write that isn't ours to make."""
@@ -65,7 +74,7 @@ class BuildRun:
         self._conductor = conductor
         self.claim = claim
         self.build_id = build_id
-        self.control = Control(build_id=build_id)
+        self.control = Control(build_id=build_id, guard=claim.check)
         self.over = False  # the job is consumed or given back
         self._log = BuildLog(service.log_path(build_id))
         self._suspend = threading.Event()
@@ -226,7 +235,7 @@ class BuildRun:
         """Remove everything the build made, then end it as its wish says."""
         assert build.wish is not None
         self._reverting = True
-        self.control = Control(build_id=build.id)
+        self.control = Control(build_id=build.id, guard=self.claim.check)
         if self.claim.dropped:
             raise ClaimLost()
         self._write(lambda conn: builds.change(conn, build.id, to=BuildState.REVERTING))

@@ -111,11 +111,12 @@ class Conductor:
                 build_id = str(job.name)
                 if build_id in self._held:
                     continue
+                lease_end = time.monotonic() + self._config.conductor.lease
                 try:
                     self._board.claim(job, self.name, self._config.conductor.lease)
                 except (taskflow_errors.UnclaimableJob, taskflow_errors.NotFound):
                     continue  # another one was faster
-                run = BuildRun(self._service, Claim(self._board, job), self.name, build_id)
+                run = BuildRun(self._service, Claim(self._board, job, lease_end), self.name, build_id)
                 with self._lock:
                     self._held[build_id] = run
                 pool.submit(self._carry_out, run)
@@ -176,9 +177,12 @@ class Conductor:
                         run.lose()
 
     def _renew(self, running: list[BuildRun]) -> None:
+        lease_end = time.monotonic() + self._config.conductor.lease
         lost = self._board.extend_all([run.claim.job for run in running], self._config.conductor.lease)
         for run in running:
-            if run.claim.job in lost and not run.over:
+            if run.claim.job not in lost:
+                run.claim.until = lease_end
+            elif not run.over:
                 run.lose()
 
     def _see_wishes(self, running: list[BuildRun]) -> None:

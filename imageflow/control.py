@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from imageflow.errors import ImageflowError, TimedOut
 
@@ -15,7 +16,11 @@ class Control:
     both and ends its children. Deadlines are `time.monotonic()` seconds.
     """
 
-    def __init__(self, deadline: float | None = None, build_id: str = "") -> None:
+    def __init__(
+        self, deadline: float | None = None, build_id: str = "", guard: Callable[[], None] = lambda: None
+    ) -> None:
+        """`guard` raises when the worker has lost the build; it is asked at every `check()`."""
+        self._guard = guard
         self.build_id = build_id  # every child process carries it in its environment, so that it can be found
         self._build_deadline = deadline
         self._step_deadline: float | None = None
@@ -49,6 +54,7 @@ class Control:
         """Raise the reason to stop, if there is one; TimedOut when a deadline has passed."""
         if self._why is not None:
             raise self._why
+        self._guard()
         now = time.monotonic()
         if self._step_deadline is not None and now > self._step_deadline:
             raise TimedOut(

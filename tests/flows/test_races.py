@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from imageflow.model import Artifact, Build, BuildState, ResourceKind, Version, 
 from imageflow.persistence import builds, ledger, versions
 from imageflow.persistence.database import Database
 from imageflow.persistence.flowstore import TABLES
+from imageflow.persistence.jobboard import SqlJobBoard
 from imageflow.stores import ImageRef
 from tests.small.site import Site
 
@@ -26,8 +28,8 @@ TINY = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with Site(tmp_path) as site:
+def site(tmp_path: Path, database_url: str) -> Iterator[Site]:
+    with Site(tmp_path, database=database_url) as site:
         yield site
 
 
@@ -165,6 +167,42 @@ def test_resume_and_abort_whose_answers_got_lost(site: Site, monkeypatch: pytest
 
 
 # Time
+
+
+def test_a_step_ends_with_the_lease_even_if_the_database_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heartbeat waits for an answer that does not come; others may take the build over all the same."""
+    with Site(tmp_path) as site:
+        site.trace.set("slow-boot", "60")
+        build = site.build()
+        hang = threading.Event()
+        extend = SqlJobBoard.extend_all
+
+        def hanging(*args: Any) -> Any:
+            if hang.is_set():
+                assert over.wait(60)
+            return extend(*args)
+
+        over = threading.Event()
+        monkeypatch.setattr(SqlJobBoard, "extend_all", hanging)
+        conductor = Conductor(site.service)
+        thread = threading.Thread(target=conductor.run)
+        thread.start()
+        try:
+            made = site.config.builds_dir / f"{build.id}-boot" / "pids"
+            site.await_that(made.exists)
+            hang.set()
+            began = time.monotonic()
+            site.await_that(lambda: list(site.children(build)) == [], seconds=20)
+            assert time.monotonic() - began < site.config.conductor.lease + 2
+            assert ("boot", 1, "failed") not in site.states(build)
+        finally:
+            site.trace.set("slow-boot", "0.1")
+            over.set()
+            conductor.stop()
+            thread.join(60)
+        site.run_worker()
+        assert site.service.build(build.id).state is BuildState.SUCCEEDED
+        site.nothing_left()
 
 
 def test_time_without_a_worker_is_not_the_builds(site: Site) -> None:
