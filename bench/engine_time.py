@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -16,7 +19,10 @@ from taskflow.patterns import linear_flow
 from taskflow.persistence import backends, models
 
 from bench.measure import Result, Side, alternate
-from bench.site import not_succeeded, open_site, run_all, submit
+from bench.site import not_succeeded, open_site, run_all, submit, write_config
+from imageflow import config
+from imageflow.conductor import Conductor
+from imageflow.service import Service
 
 STEPS = 50
 
@@ -85,26 +91,31 @@ def per_step(rounds: int = 7) -> Result:
 
 
 def at_once(rounds: int = 5, builds: int = 32, steps: int = 20) -> Result:
-    """Steps per second of 32 builds at once against one after the other."""
+    """Steps per second of 32 builds at once against one after the other.
+
+    A conductor is one Python process, and an engine's work is processor time: for many builds at once an
+    operator starts a conductor for each core, and so does this side.
+    """
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
-        sites = {count: open_site(Path(name) / str(count), poll=0.05, max_builds=count) for count in (builds, 1)}
+        cores = os.cpu_count() or 1
+        many, one = Path(name) / "many", Path(name) / "one"
+        files = {many: write_config(many, poll=0.05, max_builds=-(-builds // cores)), one: write_config(one, poll=0.05)}
+        services = {side: Service.open(config.load([str(file)])) for side, file in files.items()}
         wrong: list[str] = []
 
-        def rate(count: int) -> float:
-            service = sites[count]
-            made = [submit(service, [steps]) for _ in range(builds if count > 1 else builds // 4)]
-            began = time.perf_counter()
-            run_all(service)
-            seconds = time.perf_counter() - began
+        def rate(side: Path, conductors: int, count: int) -> float:
+            service = services[side]
+            made = [submit(service, [steps]) for _ in range(count)]
+            seconds = _conduct(files[side], conductors)
             wrong.extend(not_succeeded(service, made))
-            return len(made) * steps / seconds
+            return count * steps / seconds
 
         sides = (
-            Side(f"{builds} builds at once, steps per second", lambda: rate(builds)),
-            Side("one at a time, steps per second", lambda: rate(1)),
+            Side(f"{builds} builds at once, steps per second", lambda: rate(many, cores, builds)),
+            Side("one at a time, steps per second", lambda: rate(one, 1, builds // 4)),
         )
         alternate(sides, rounds)
-        for service in sites.values():
+        for service in services.values():
             service.close()
     return Result(
         f"steps per second, {builds} builds at once against one",
@@ -114,7 +125,42 @@ def at_once(rounds: int = 5, builds: int = 32, steps: int = 20) -> Result:
         1.3,
         at_least=True,
         failed="; ".join(wrong[:3]),
+        notes=(
+            f"at once: {cores} conductors with {-(-builds // cores)} builds each; one: one conductor with one build",
+        ),
     )
+
+
+def _conduct(file: Path, conductors: int) -> float:
+    """Seconds that these conductors take, from a common start, until nothing is queued."""
+    go = file.with_name("go")
+    code = "import sys; from bench.engine_time import conduct; conduct(*sys.argv[1:])"
+    children = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, file, go], stdout=subprocess.PIPE)
+        for _ in range(conductors)
+    ]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+    go.touch()
+    began = time.perf_counter()
+    for child in children:
+        if child.wait(600):
+            raise AssertionError(f"a conductor ended with exit code {child.returncode}")
+    seconds = time.perf_counter() - began
+    go.unlink()
+    return seconds
+
+
+def conduct(file: str, go: str) -> None:
+    """A conductor in a process of its own, which begins when the file `go` is there."""
+    logging.getLogger("taskflow").setLevel(logging.CRITICAL)
+    with Service.open(config.load([file])) as service:
+        conductor = Conductor(service)
+        print("ready", flush=True)
+        while not Path(go).exists():
+            time.sleep(0.005)
+        conductor.run(until=lambda: service.board.job_count == 0)
 
 
 def run() -> list[Result]:
