@@ -6,7 +6,10 @@ Order, last wins: defaults, configuration files, the environment (`OS_GROUP__OPT
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +79,10 @@ _SECRETS: list[cfg.Opt] = [
         help="One file per secret; IMAGEFLOW_SECRET_NAME in the environment wins.",
     ),
 ]
+
+
+LOG = logging.getLogger(__name__)
+_LOCATION = re.compile(r"LocationInfo\(location=.*?, detail=(?P<quote>['\"])(?P<place>.*?)(?P=quote)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +176,48 @@ def load(files: Sequence[str] = (), state_dir: str | None = None) -> Config:
     for group, options in list_opts():
         conf.register_opts(options, group=None if group == "DEFAULT" else group)
     found = list(files) or [p for f in CONFIG_FILES if os.path.exists(p := os.path.expanduser(f))]
+    hint = "see etc/imageflow.conf.sample"
     try:
         conf([], project="imageflow", default_config_files=found, default_config_dirs=[])
-        return _freeze(conf, state_dir)
+        _check_finite(conf)
+        frozen = _freeze(conf, state_dir)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration: {', '.join(found)}: not text in UTF-8", hint=hint) from error
+    except OSError as error:
+        raise ConfigError(f"configuration: {error.filename}: {error.strerror}", hint=hint) from error
     except (cfg.Error, ValueError) as error:
-        raise ConfigError(f"configuration: {error}", hint="see etc/imageflow.conf.sample") from error
+        raise ConfigError(f"configuration: {_LOCATION.sub(_place, str(error))}", hint=hint) from error
+    for place in _unknown(found):
+        LOG.warning("configuration: there is no option %s; it is ignored (%s)", place, hint)
+    return frozen
+
+
+def _check_finite(conf: cfg.ConfigOpts) -> None:
+    """'nan' and 'inf' are numbers to oslo.config, and within every bound; raises ValueError."""
+    for group, options in list_opts():
+        for option in options:
+            if isinstance(option, cfg.FloatOpt) and not math.isfinite(value := conf[group][option.dest]):
+                raise ValueError(f"[{group}] {option.name} can't be {value}")
+
+
+def _unknown(files: Sequence[str]) -> list[str]:
+    """What is set in these files and means nothing: a typing error, most often; oslo.config says nothing of it."""
+    known = {(group, option.name) for group, options in list_opts() for option in options}
+    found: list[str] = []
+    for file in files:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(file, sections).parse()
+        found += [
+            f"[{group}] {name} ({file})"
+            for group, values in sections.items()
+            for name in values
+            if (group if group == "DEFAULT" else group.lower(), name) not in known
+        ]
+    return found
+
+
+def _place(match: re.Match[str]) -> str:
+    return match["place"]
 
 
 def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:

@@ -95,7 +95,7 @@ class Corrupt(Refused):
 class InputChanged(Refused):
     """An input is not what it was when the build was planned."""
 
-    hint = "create the build again: it will pin the new content"
+    hint = "create the build again: it will pin the new content; or put the input back, and resume this one"
 
 
 class TimedOut(ImageflowError):

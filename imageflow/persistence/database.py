@@ -203,12 +203,12 @@ def _engine(url: sa.URL, path: Path | None) -> sa.Engine:
 def _prepare_sqlite(engine: sa.Engine, path: Path) -> None:
     @event.listens_for(engine, "do_connect")
     def make_file(*_: Any) -> None:
-        if not path.exists():
-            try:
+        try:
+            if not path.exists():
                 path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o640))
-            except OSError as error:
-                raise file_trouble(error, path) from error
+        except OSError as error:
+            raise file_trouble(error, path) from error
 
     @event.listens_for(engine, "connect")
     def configure(dbapi: Any, _: Any) -> None:

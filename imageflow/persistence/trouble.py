@@ -56,11 +56,14 @@ def translated(place: str, path: Path | None) -> Iterator[None]:
         raise verdict from error
 
 
+_ELSEWHERE = "use another --state-dir or IMAGEFLOW_STATE_DIR, or [database] connection"
+
+
 def file_trouble(error: OSError, path: Path) -> ImageflowError:
     """The error for a SQLite file, or its folder, that can't be made."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"no space for the database {path}", hint=_FULL)
-    return ConfigError(f"the database {path} can't be opened: {error.strerror}", hint="see [database] connection")
+    return ConfigError(f"the database {path} can't be opened: {error.strerror}", hint=_ELSEWHERE)
 
 
 def _verdict(error: sa.exc.DBAPIError, place: str, path: Path | None) -> ImageflowError | None:

@@ -106,6 +106,8 @@ class DirectoryStore:
         to = to / name if to.is_dir() else to
         if os.path.lexists(to):
             raise Conflict(f"{to} exists already", hint="give another path, or remove it first")
+        if not to.parent.is_dir():
+            raise NotFound(f"there is no folder {to.parent}", hint="make it first")
         half = to.with_name(f".{to.name[:200]}.{secrets.token_hex(4)}")
         with _explained("exporting to", to), self.open(ref, name) as source:
             try:

@@ -100,3 +100,46 @@ def test_a_folder_whose_name_is_not_text_is_refused(program: Program, tmp_path: 
     shutil.copytree(RECIPES, tmp_path / NOT_TEXT)
     said = complained(program.run("build", "create", os.fspath(tmp_path / NOT_TEXT / "tiny.yaml"), expect=2))
     assert "is not text in UTF-8" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"[conductor]\nmax_builds = many\n", "max_builds from {file} is not valid"),
+        (b"[conductor]\nlease = nan\n", "[conductor] lease can't be nan"),
+        (b"[builds]\ntimeout = inf\n", "[builds] timeout can't be inf"),
+        (b"\xff\xfe\n", "{file}: not text in UTF-8"),
+        (b"[store]\ndriver = nope\n", "there is no store driver 'nope'"),
+        (b"[database]\nconnection = nonsense://me:pass-4711@host/db\n", "'nonsense' is not supported"),
+    ],
+)
+def test_a_wrong_configuration_names_the_place_and_keeps_passwords(
+    program: Program, tmp_path: Path, text: bytes, said: str
+) -> None:
+    file = tmp_path / "imageflow.conf"
+    file.write_bytes(text)
+    program.argv += ["--config-file", str(file)]
+    shown = complained(program.run("image", "export", "tiny", str(tmp_path / "out"), expect=2))
+    assert said.format(file=file) in shown
+    assert "pass-4711" not in shown
+
+
+def test_a_configuration_that_is_a_folder_is_bad_input(program: Program, tmp_path: Path) -> None:
+    said = complained(program.run("--config-file", str(tmp_path), "build", "list", expect=2))
+    assert f"{tmp_path}: Is a directory" in said
+
+
+def test_an_option_that_does_not_exist_is_told_and_does_no_harm(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "imageflow.conf"
+    file.write_text("[builds]\npause_tll = 5\npause_ttl = 5\n")
+    done = program.run("--config-file", str(file), "build", "list", "-f", "json")
+    assert done.stdout == "[]\n"
+    assert complained(done).startswith(f"imageflow: configuration: there is no option [builds] pause_tll ({file})")
+    assert "pause_ttl" not in done.stderr
+
+
+def test_a_state_directory_that_is_a_file_is_bad_input(program: Program) -> None:
+    program.state_dir.write_text("")
+    said = complained(program.run("build", "list", expect=2))
+    assert f"{program.state_dir}/imageflow.db can't be opened: File exists" in said
+    assert "--state-dir" in said
