@@ -9,6 +9,7 @@ of a revert is judged by the steps, never by the flow's state: TaskFlow says REV
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +29,15 @@ from imageflow.persistence.flowstore import FlowStore
 from imageflow.tasks.base import Task
 
 FLOWS = "imageflow.methods"  # entry points: method -> factory of its flow
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """The error of a step may hold a secret, which only the build's log knows to mask; there it stands, too."""
+    record.exc_info = record.exc_text = None
+    return True
+
+
+logging.getLogger("taskflow.engines.action_engine.engine").addFilter(_without_traceback)
 _NOT_BEGUN = frozenset({states.PENDING, states.IGNORE})
 _UNDONE = frozenset({states.REVERTED, *_NOT_BEGUN})
 
