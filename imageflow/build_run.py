@@ -6,6 +6,7 @@ consumes the job: succeeded, paused, failed, aborted, cancelled, or handed back 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -16,11 +17,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from imageflow import process
+from imageflow import process, secrets
 from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
-from imageflow.errors import ClaimLost, ImageflowError
+from imageflow.errors import ClaimLost, ImageflowError, SecretMissing
 from imageflow.model import Artifact, Build, BuildState, ResourceKind, StepState, Version, Wish
 from imageflow.persistence import builds, ledger, steps, versions
 from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
@@ -193,11 +194,13 @@ class BuildRun:
         )
 
         def secret(name: str) -> str:
-            from imageflow import secrets
-
             value = secrets.resolve(name, self._config)
             log.mask(value)
             return value
+
+        for name in secrets.named_in(build.recipe):  # what an earlier worker's steps wrote may hold them
+            with contextlib.suppress(SecretMissing):
+                secret(name)
 
         inject: Mapping[str, Any] = {
             "build": build,

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from imageflow.config import Config
 from imageflow.errors import RecipeError, SecretMissing
@@ -44,6 +46,17 @@ def resolve(name: str, config: Config) -> str:
             hint=f"set {variable(name)}, or write it to {config.secrets_dir / name}, where the build runs",
         )
     return value
+
+
+def named_in(recipe: Any) -> Iterator[str]:
+    """The name of every secret that a canonical recipe, or a part of one, refers to."""
+    if isinstance(recipe, Mapping):
+        if set(recipe) == {"secret"} and isinstance(recipe["secret"], str):
+            yield recipe["secret"]
+        recipe = list(recipe.values())
+    if isinstance(recipe, list | tuple):
+        for part in recipe:
+            yield from named_in(part)
 
 
 def _from_file(path: Path) -> str | None:

@@ -239,6 +239,17 @@ def test_a_secret_in_an_error_is_stored_nowhere(
                 assert b"s3cret" not in file.read_bytes(), file
 
 
+def test_a_worker_that_takes_over_knows_what_to_mask(tmp_path: Path) -> None:
+    """What the steps of another worker left may hold secrets that this one has not used."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "door").write_text("s3cret-door")
+    with Site(tmp_path, secrets__directory=str(tmp_path / "secrets")) as site:
+        site.trace.set("fail-boot", "found s3cret-door in a file")
+        build = site.build(dib={"environment": {"DOOR": {"secret": "door"}, "GONE": {"secret": "gone"}}})
+        site.run_worker()
+        assert site.service.build(build.id).error == "found ****** in a file"
+
+
 # Versions
 
 

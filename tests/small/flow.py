@@ -1,6 +1,6 @@
 """Steps that leave traces: each runs a real child and makes a ledgered folder, its revert removes it.
 
-Files in the trace folder steer a step by its name: `fail-STEP` makes it fail, `left-STEP` makes its
+Files in the trace folder steer a step by its name: `fail-STEP` makes it fail (with the words in it), `left-STEP` makes its
 revert fail, `die-STEP` and `die-revert-STEP` kill the worker in it, `slow-STEP` holds seconds
 to take, `fill-STEP` makes it fill the disk, `tell-STEP` makes a child print a secret and fail, `shout-STEP`
 makes the step fail with a secret in its error.
@@ -111,7 +111,8 @@ class Trail(Task):
             if self._trace.has(f"shout-{self.step}"):
                 raise Refused(f"the key is {secret('door')}")
             if self._trace.has(f"fail-{self.step}"):
-                raise Refused(f"{self.step} was told to fail", hint="take the file away")
+                why = (self._trace.folder / f"fail-{self.step}").read_text()
+                raise Refused(why or f"{self.step} was told to fail", hint="take the file away")
         return {"made": str(made)}
 
     def revert(self, build: Any, config: Any, ledger: Any, **_: Any) -> None:
