@@ -43,7 +43,7 @@ class BuildDisk(Task):
         if (done := _finished(work)) is not None:
             log("diskimage-builder had finished already: its files are taken as they are")
             return done
-        empty(work)
+        empty(work, control.check)
         for folder in (work.built, work.home, config.cache_dir / "locks"):
             folder.mkdir(parents=True, exist_ok=True)
         env = plan.environment(secret)
@@ -75,14 +75,18 @@ class BuildDisk(Task):
         return _complete(result)
 
 
-def empty(work: Workspace) -> None:
-    """Remove what an earlier run has left, but not the folder or the memory itself."""
+def empty(work: Workspace, check: Callable[[], None] = lambda: None) -> None:
+    """Remove what an earlier run has left, but not the folder or the memory itself.
+
+    `check` raises when the build is another worker's by now: what is there then is its work.
+    """
     resources.detach_loops(work.path)
     work.marker.unlink(missing_ok=True)
     for mount in resources.mounts_under(work.tmp):
         if mount.path != work.tmp:
             resources.unmount(mount.path)
     for entry in [*work.tmp.glob("*"), work.home, work.cache]:
+        check()
         resources.remove_tree(entry)
 
 

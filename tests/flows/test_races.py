@@ -205,12 +205,17 @@ def test_a_step_ends_with_the_lease_even_if_the_database_hangs(tmp_path: Path, m
         site.nothing_left()
 
 
-def test_time_without_a_worker_is_not_the_builds(site: Site) -> None:
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_time_without_a_worker_is_not_the_builds(site: Site, how: str) -> None:
     """A machine that was off over night must not find its builds too late for everything."""
-    site.trace.set("die-boot")
-    build = site.build(timeout={"build": 6})
-    site.run_worker(expect=-9)
-    site.trace.unset("die-boot")
+    site.trace.set(*{"killed": ("die-boot",), "stopped": ("slow-boot", "1")}[how])
+    build = site.build(timeout={"build": 60})
+    worker = site.worker()
+    site.await_that(lambda: "boot" in site.trace.executed(build.id))
+    worker.terminate()
+    assert worker.wait() == {"killed": -9, "stopped": 0}[how]
+    site.trace.set("slow-boot", "0.1")
+    (site.trace.folder / "die-boot").unlink(missing_ok=True)
     before = site.service.build(build.id).deadline
     with site.service.database.begin() as conn:  # the lease ran out an hour ago, and the build was due soon after
         conn.execute(sa.text("update jobs set until = until - 3600"))
