@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -35,14 +36,20 @@ class Catalogue:
     def version(self, ref: str) -> Version:
         """IMAGE (the newest), IMAGE@DIGEST or DIGEST; a digest by any unique beginning."""
         with self._database.read() as conn:
-            return versions.get(conn, ref)
+            return self.located(versions.get(conn, ref))
+
+    def located(self, version: Version) -> Version:
+        """With the path where it is now, as seen from here: a store can be moved, or mounted elsewhere."""
+        found = self._store.find(version.digest)
+        return version if found is None else replace(version, path=found.path)
 
     def ref(self, version: Version) -> ImageRef:
         """A version as its store knows it."""
         found = self._store.find(version.digest)
         if found is None:
+            wrong = "is corrupt" if version.state == "corrupt" else f"is not whole in the store '{version.store}'"
             raise NotFound(
-                f"{version.image}@{version.digest[:12]} is not in the store {version.store}",
+                f"{version.image}@{version.digest[:12]} {wrong}",
                 hint=f"build it again, or 'imageflow image delete {version.digest[:12]}'",
             )
         return found

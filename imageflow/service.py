@@ -166,10 +166,10 @@ class Service:
         holder = self._usable(builds.holder(conn, wanted.key), conn)
         return None if holder is None else self._answer(conn, holder)
 
-    @staticmethod
-    def _answer(conn: Connection, holder: Build) -> Submission:
+    def _answer(self, conn: Connection, holder: Build) -> Submission:
         if holder.state is BuildState.SUCCEEDED:
-            return Submission(holder, "reused", _same(holder), versions.of(conn, holder.id))
+            version = versions.of(conn, holder.id)
+            return Submission(holder, "reused", _same(holder), version and self.images.located(version))
         return Submission(holder, "joined", _joined(holder))
 
     def _usable(self, holder: Build | None, conn: Connection) -> Build | None:

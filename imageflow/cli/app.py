@@ -89,8 +89,9 @@ class App(CliffApp):
         level = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO}.get(self.options.verbose_level, logging.DEBUG)
         console.setLevel(logging.DEBUG if self.options.debug else level)
         root.addHandler(console)
-        if self.options.verbose_level < 3 and not self.options.debug:  # a failed step is a traceback to TaskFlow
-            logging.getLogger("taskflow.engines").setLevel(logging.CRITICAL)
+        if self.options.verbose_level < 3 and not self.options.debug:  # they log tracebacks of what we say in words
+            for name in ("taskflow.engines", "oslo_utils.excutils"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         if self.options.log_file:
             to_file = logging.FileHandler(self.options.log_file)
             to_file.setFormatter(logging.Formatter(self.LOG_FILE_MESSAGE_FORMAT))

@@ -159,4 +159,6 @@ def _where(service: Service, build: Build) -> str:
         return f"it runs on {build.host}: the log is there, in {service.log_path(build.id)}"
     if not build.state.ended:
         return f"it is {build.state}: '--follow' waits for its log"
+    if build.started is not None:
+        return f"{service.log_path(build.id)} was removed"
     return "it ended before its first step"

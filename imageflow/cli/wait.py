@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -67,7 +68,8 @@ def see_through(app: App, service: Service, builds: Sequence[Build]) -> list[Bui
 
 
 def _view(app: App) -> View:
-    if app.stderr.isatty() and sys.stdin.isatty():
+    capable = os.environ.get("TERM", "dumb") != "dumb"  # else nothing can be drawn again in its place
+    if capable and app.stderr.isatty() and sys.stdin.isatty():
         from imageflow.cli.live import LiveView
 
         return LiveView(app.stderr)
@@ -267,5 +269,7 @@ def _last_words(app: App, service: Service, watch: Watch) -> None:
             app.note("imageflow: detached; the build goes on")
         else:
             app.note("imageflow: detached; the build is queued and goes on where it was when something serves")
-            app.note("('imageflow serve', or the same command again)")
+            # the same command again would build a forced one once more
+            again = "" if all(build.forced for build in watch.builds) else ", or the same command again"
+            app.note(f"('imageflow serve'{again})")
         app.note(f"(imageflow build show {unsettled[0]})")

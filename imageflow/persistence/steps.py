@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from imageflow.model import BuildState, Step, StepState
 from imageflow.persistence.tables import builds, steps
 
+INTERRUPTED = "interrupted: its worker stopped"
 _COLUMNS = [steps.c[f.name] for f in fields(Step)]
 
 
@@ -30,7 +31,13 @@ def begin(
     conductor: str | None = None,
     state: StepState = StepState.RUNNING,
 ) -> int:
-    """A step starts; -> the number of this attempt, from 1. Only the build's holder may call it."""
+    """A step starts; -> the number of this attempt, from 1. Only the build's holder may call it.
+
+    So an attempt that is still running was a worker's that died or gave up: it is over now.
+    """
+    before = (steps.c.build_id == build_id, steps.c.name == name, steps.c.state == StepState.RUNNING.value)
+    over = {"state": StepState.FAILED.value, "ended": started, "error": INTERRUPTED}
+    conn.execute(sa.update(steps).where(*before).values(**over))
     last = sa.select(sa.func.max(steps.c.attempt)).where(steps.c.build_id == build_id, steps.c.name == name)
     attempt = (conn.execute(last).scalar() or 0) + 1
     conn.execute(

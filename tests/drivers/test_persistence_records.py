@@ -193,6 +193,17 @@ def test_steps_and_attempts(database: Database) -> None:
         assert steps.last(conn, build.id, "other") is None
 
 
+def test_an_attempt_that_nobody_ended_is_over_when_the_next_one_begins(database: Database) -> None:
+    build = a_build()
+    with database.begin() as conn:
+        builds.insert(conn, build, claim=True)
+        steps.begin(conn, build.id, "disk", position=0, started=10.0, conductor="the dead")
+        steps.begin(conn, build.id, "disk", position=0, started=20.0, conductor="the next")
+        first, second = steps.of(conn, build.id)
+    assert (first.state, first.ended, first.error) == (StepState.FAILED, 20.0, steps.INTERRUPTED)
+    assert (second.state, second.ended, second.error) == (StepState.RUNNING, None, None)
+
+
 def test_history_is_of_succeeded_builds_of_the_image(database: Database) -> None:
     with database.begin() as conn:
         for number, (image, state) in enumerate(

@@ -211,7 +211,7 @@ def test_drain_is_bounded(tmp_path: Path) -> None:
         site.trace.set("slow-boot", "0.1")
         site.run_worker()
         assert site.service.build(build.id).state is BuildState.SUCCEEDED
-        assert site.states(build)[1:3] == [("boot", 1, "running"), ("boot", 2, "succeeded")]
+        assert site.states(build)[1:3] == [("boot", 1, "failed"), ("boot", 2, "succeeded")]
         site.nothing_left()
 
 
@@ -234,7 +234,7 @@ def test_a_stopped_worker_writes_nothing_after_its_lease(site: Site) -> None:
     assert done.conductor == owner
     assert f":{zombie.pid}:" not in str(owner)
     attempts = [step for step in site.service.steps(build.id) if step.name == "configure"]
-    assert [str(step.state) for step in attempts] == ["running", "succeeded"]
+    assert [str(step.state) for step in attempts] == ["failed", "succeeded"]
     assert f":{zombie.pid}:" in str(attempts[0].conductor)
     assert os.path.exists(f"/proc/{zombie.pid}")
     assert site.trace.executed(build.id) == [*ALL[:3], *ALL[2:]]

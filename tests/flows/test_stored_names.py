@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from imageflow.engine import factory_of, outline
 
 
@@ -21,4 +23,4 @@ def test_the_steps_of_dib() -> None:
 
 def test_a_linear_flow_has_one_edge_between_two_steps() -> None:
     steps = [name for name, _title in outline("dib").steps]
-    assert list(outline("dib").edges) == list(zip(steps, steps[1:], strict=False))
+    assert list(outline("dib").edges) == list(pairwise(steps))

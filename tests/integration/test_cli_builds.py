@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -77,6 +78,7 @@ def test_a_pause_is_exit_code_3_with_the_reason_the_log_and_the_ways_on(site: Sm
     assert "3/6 configure (attempt 2): failed" in done.stderr
     assert "configure was told to fail" in done.stderr
     assert "working on configure" in done.stderr  # the last lines of the log
+    assert "Traceback" not in done.stderr
     shown = site.program.json("build", "show", build_id)
     assert (shown["error"], shown["hint"]) == ("configure was told to fail", "take the file away")
     assert shown["next"] == [f"imageflow build resume {build_id} --wait", f"imageflow build abort {build_id} --wait"]
@@ -315,6 +317,15 @@ def test_a_finished_image_is_reused_at_once(tiny: Program) -> None:
     assert plan["seconds"] > 0
 
 
+def test_an_image_is_where_its_store_is_now(tiny: Program, tmp_path: Path) -> None:
+    moved = Program(tmp_path / "moved")
+    shutil.copytree(tiny.state_dir, moved.state_dir)
+    [row] = moved.json("build", "create", str(TINY))
+    assert row["verdict"] == "reused"
+    assert Path(row["path"]).is_relative_to(moved.state_dir / "images")
+    assert moved.json("image", "show", "tiny")["path"] == row["path"]
+
+
 def test_a_reused_image_costs_no_taskflow(tiny: Program) -> None:
     code = "import sys; from imageflow.cli.app import main; main(sys.argv[1:]); print(*sys.modules)"
     words = ["build", "create", str(TINY), "--wait"]
@@ -331,6 +342,14 @@ def test_what_would_change_is_built_again_and_says_why(tiny: Program) -> None:
     [plan] = tiny.json("recipe", "plan", str(TINY), "--set", "dib.environment.DIB_JOURNAL_SIZE=8")
     assert plan["verdict"] == "build"
     assert "DIB_JOURNAL_SIZE" in plan["reason"]
+
+
+def test_a_log_that_was_removed_is_said_to_be(tiny: Program) -> None:
+    [row] = tiny.json("build", "create", str(TINY))
+    log = Path(tiny.json("build", "show", row["id"])["log"])
+    log.rename(log.with_suffix(".away"))
+    assert f"{log} was removed" in tiny.run("build", "log", row["id"], expect=2).stderr
+    log.with_suffix(".away").rename(log)
 
 
 def test_a_queued_build_says_how_it_is_begun(tiny: Program) -> None:
@@ -365,6 +384,8 @@ def test_a_corrupt_image_is_found_and_not_reused_and_a_deleted_one_is_gone(tiny:
         file.write(bytes([byte[0] ^ 1]))
     done = tiny.run("image", "verify", "tiny", expect=1)
     assert path.name in done.stderr
+    done = tiny.run("image", "export", "tiny", str(path.parent.parent / "out"), expect=2)
+    assert "is corrupt" in done.stderr
     assert tiny.json("recipe", "plan", str(TINY))[0]["verdict"] == "build"
     assert tiny.json("image", "delete", "tiny")["state"] == "deleted"
     assert not path.exists()

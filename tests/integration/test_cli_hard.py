@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
 import subprocess
 from pathlib import Path
@@ -143,3 +145,27 @@ def test_a_state_directory_that_is_a_file_is_bad_input(program: Program) -> None
     said = complained(program.run("build", "list", expect=2))
     assert f"{program.state_dir}/imageflow.db can't be opened: File exists" in said
     assert "--state-dir" in said
+
+
+def test_a_pause_is_told_without_a_traceback_and_joining_it_is_no_success(program: Program) -> None:
+    program.env["OS_DIB__MIN_FREE"] = "1e9"  # no machine has as many GiB; who is not root is paused for that
+    done = program.run("build", "create", TINY, "--wait", "-f", "json", expect=3)
+    assert "Traceback" not in done.stderr
+    [row] = program.json("build", "create", TINY, expect=3)
+    assert (row["state"], row["verdict"]) == ("paused", "joined")
+    assert program.json("build", "abort", row["id"], "--wait")["state"] == "aborted"
+
+
+def test_a_terminal_that_can_only_append_gets_lines(program: Program) -> None:
+    program.env.update(OS_DIB__MIN_FREE="1e9", TERM="dumb")
+    ours, theirs = pty.openpty()
+    with program.start("build", "create", TINY, "--wait", stdin=theirs, stdout=theirs, stderr=theirs) as waiting:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # the other side is closed
+            while data := os.read(ours, 65536):
+                seen += data
+    os.close(ours)
+    assert waiting.returncode == 3
+    assert b"1/7 Prepare the work folder: failed" in seen
+    assert b"\x1b" not in seen
