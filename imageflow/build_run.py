@@ -7,6 +7,8 @@ consumes the job: succeeded, paused, failed, aborted, cancelled, or handed back 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import logging
 import threading
 import time
@@ -22,47 +24,16 @@ from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
 from imageflow.errors import ClaimLost, ImageflowError, SecretMissing
-from imageflow.model import Artifact, Build, BuildState, ResourceKind, StepState, Version, Wish
+from imageflow.model import Artifact, Build, BuildState, ResourceKind, Step, StepState, Version, Wish
 from imageflow.persistence import builds, ledger, steps, versions
-from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
+from imageflow.persistence.claim import Claim
 from imageflow.persistence.ledger import BuildLedger
 from imageflow.recorder import Recorder
 from imageflow.service import Service
 
 LOG = logging.getLogger(__name__)
+DEATHS = 10  # workers in a row that may die in the same step, or be stopped in it, before its build pauses
 PATIENCE = 60.0  # seconds that a write waits for a database that is away
-
-
-class Claim:
-    """The right to write about a build, as long as the lease on its job is held."""
-
-    def __init__(self, board: SqlJobBoard, job: SqlJob, until: float) -> None:
-        """`until`: time.monotonic() at which the lease runs out, unless it is renewed."""
-        self.board = board
-        self.job = job
-        self.until = until
-        self._lost = threading.Event()
-
-    def drop(self) -> None:
-        """From now on nothing is written, whatever the board says."""
-        self._lost.set()
-
-    @property
-    def dropped(self) -> bool:
-        return self._lost.is_set()
-
-    def check(self) -> None:
-        """Raise ClaimLost when the lease has run out, even if the database can't be asked, or the process slept."""
-        if time.monotonic() > self.until:
-            self.drop()
-        if self._lost.is_set():
-            raise ClaimLost()
-
-    def prove(self, conn: Connection) -> None:
-        """Raise ClaimLost in the transaction of a write that isn't ours to make."""
-        if self._lost.is_set():
-            raise ClaimLost()
-        self.board.prove(conn, self.job)
 
 
 class BuildRun:
@@ -228,11 +199,32 @@ class BuildRun:
         failed = flow.failed()
         if failed is not None:  # a worker died between the failure and its bookkeeping
             return failed
+        if (deadly := self._deadly(build)) is not None:
+            return deadly
         flow.rewind()
         lost = flow.forget_lost()
         if lost:
             log(f"what these steps made is not here any more, they run again: {', '.join(lost)}")
         return flow.run(self._suspend.is_set)
+
+    def _deadly(self, build: Build) -> Outcome | None:
+        """The failure of a step that its workers did not survive, again and again: it must not end them all."""
+        with self._database.read() as conn:
+            records = [step for step in steps.of(conn, build.id) if step.name == build.step]
+
+        def unfinished(step: Step) -> bool:
+            return step.state is StepState.RUNNING or step.error == steps.INTERRUPTED
+
+        died = len(list(itertools.takewhile(unfinished, reversed(records))))
+        if died < DEATHS:
+            return None
+        last, error = records[-1], f"{died} workers in a row died in this step, or gave it up"
+        hint = "see the system's log (out of memory?), then resume or abort the build"
+        failed = functools.partial(
+            steps.finish, build_id=build.id, name=last.name, attempt=last.attempt, state=StepState.FAILED
+        )
+        self._write(lambda conn: failed(conn, ended=time.time(), error=error))
+        return Outcome(End.FAILED, {}, last.name, error, hint)
 
     def _revert(self, build: Build, log: BuildLog) -> None:
         """Remove everything the build made, then end it as its wish says."""

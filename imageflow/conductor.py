@@ -19,11 +19,12 @@ from collections.abc import Callable, Collection, Iterator
 from taskflow import exceptions as taskflow_errors
 
 from imageflow import model
-from imageflow.build_run import BuildRun, Claim
+from imageflow.build_run import BuildRun
 from imageflow.config import Config
 from imageflow.errors import Cancelled, ClaimLost, ImageflowError
 from imageflow.janitor import Janitor
 from imageflow.persistence import builds, conductors
+from imageflow.persistence.claim import Claim
 from imageflow.reserve import Reserve
 from imageflow.service import Service
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from imageflow.build_run import BuildRun
+from imageflow.build_run import DEATHS, BuildRun
 from imageflow.conductor import Conductor
 from imageflow.control import Control
 from imageflow.errors import Conflict, DatabaseUnavailable
 from imageflow.model import Artifact, Build, BuildState, ResourceKind, Version, Wish
-from imageflow.persistence import builds, ledger, versions
+from imageflow.persistence import builds, ledger, steps, versions
 from imageflow.persistence.database import Database
 from imageflow.persistence.flowstore import TABLES
 from imageflow.persistence.jobboard import SqlJobBoard
@@ -131,6 +131,27 @@ def test_what_a_failed_step_left_is_reverted_when_its_resume_is_cancelled(site: 
     assert site.service.build(build.id).state is BuildState.CANCELLED
     assert site.trace.reverted(build.id) == ["configure", "boot", "fetch"]
     assert [state for _step, _attempt, state in site.states(build)] == ["reverted"] * 3
+    site.nothing_left()
+
+
+def test_a_step_that_kills_every_worker_pauses(site: Site) -> None:
+    """One build must not end all the conductors there are, for ever."""
+    site.trace.set("die-boot")
+    build = site.build()
+    site.run_worker(expect=-9)
+    with site.service.database.begin() as conn:  # eight more workers
+        for _ in range(DEATHS - 2):
+            steps.begin(conn, build.id, "boot", position=1, started=time.time())
+    site.run_worker(expect=-9)
+    site.run_worker()
+    paused = site.service.build(build.id)
+    assert (paused.state, paused.step) == (BuildState.PAUSED, "boot")
+    assert "10 workers" in (paused.error or "")
+    assert site.states(build)[-1] == ("boot", DEATHS, "failed")
+    site.trace.unset("die-boot")
+    site.service.resume(build.id)
+    site.run_worker()
+    assert site.service.build(build.id).state is BuildState.SUCCEEDED
     site.nothing_left()
 
 

@@ -122,7 +122,7 @@ class Site:
     def run_worker(self, *arguments: str, expect: int = 0, seconds: float = 60) -> None:
         """Run a worker until nothing is queued, or until it dies as expected."""
         code = self.worker("idle", *arguments).wait(seconds)
-        assert code == expect, (self.folder / "workers.log").read_text()[-3000:]
+        assert code == expect, f"exit code {code}: " + (self.folder / "workers.log").read_text()[-3000:]
 
     def await_state(self, build: Build, *states: BuildState, seconds: float = 60) -> Build:
         """Wait until the build is in one of the states."""
