@@ -184,7 +184,8 @@ def load(files: Sequence[str] = (), state_dir: str | None = None) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"configuration: {', '.join(found)}: not text in UTF-8", hint=hint) from error
     except OSError as error:
-        raise ConfigError(f"configuration: {error.filename}: {error.strerror}", hint=hint) from error
+        where = error.filename or "the current folder"
+        raise ConfigError(f"configuration: {where}: {error.strerror}", hint=hint) from error
     except (cfg.Error, ValueError) as error:
         raise ConfigError(f"configuration: {_LOCATION.sub(_place, str(error))}", hint=hint) from error
     for place in _unknown(found):
