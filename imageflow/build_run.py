@@ -145,6 +145,8 @@ class BuildRun:
 
         build = self._database.transact(take, patience=PATIENCE)
         self.over = build is None
+        if build is not None:
+            LOG.info("build %s: %s %s", build.id, "ending" if build.wish else "building", build.image)
         return build
 
     @staticmethod
@@ -248,7 +250,8 @@ class BuildRun:
             builds.drop_claim(conn, build.id)
             self._service.flows.delete(conn, build.flow)
 
-        self._end(end)
+        if self._end(end):
+            LOG.info("build %s: %s", build.id, state)
 
     def _undo(self, build: Build, log: BuildLog) -> tuple[str, ...]:
         """Revert the steps; -> what could not be removed, in words: the ledger and the janitor know it, too."""
@@ -293,6 +296,7 @@ class BuildRun:
             self._service.flows.delete(conn, build.flow)
 
         self._end(end)
+        LOG.info("build %s: succeeded, %s", build.id, publication["path"])
         try:
             self._service.images.retire(str(publication.get("image") or build.image), build.recipe)
         except ImageflowError as error:  # the next build of the image tries again
@@ -317,6 +321,7 @@ class BuildRun:
 
         if not self._end(end):
             return False
+        LOG.info("build %s: paused", self.build_id)
         log.step = ""
         log(f"paused: {outcome.step}: {outcome.error}; resume or abort it")
         return True
