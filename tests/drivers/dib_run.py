@@ -92,7 +92,7 @@ class Run:
         return self.config.builds_dir / self.build.id
 
     def said(self) -> str:
-        return self.log.path.read_text()
+        return self.log.path.read_text() if self.log.path.exists() else ""
 
 
 def _changed(before: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

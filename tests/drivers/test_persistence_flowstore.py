@@ -234,7 +234,7 @@ def test_another_worker_goes_on_where_the_first_was_killed(bench: Bench) -> None
     engine.run()
     assert bench.attempts() == [
         ("a", 1, "succeeded"),
-        ("b", 1, "running"),
+        ("b", 1, "failed"),  # interrupted: its worker died
         ("b", 2, "succeeded"),
         ("c", 1, "succeeded"),
     ]
