@@ -2,7 +2,7 @@
 
 Both sides run on this machine in turn, with their caches warm: the bootstrapped system and the packages.
 The bare side is `disk-image-create` as its manual has it, with the same elements, mirrors, arguments and
-zstd compression. imageflow does more in the same time, all of it counted: the process and its imports,
+zstd compression, in namespaces that die with this program. imageflow does more in the same time, all of it counted: the process and its imports,
 pins (elements, tools, the archives' Release files), the queue, namespaces, step records, a package
 manifest, the SHA-256 of the image, and a store whose files are on the disk when it ends.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -23,6 +24,7 @@ from typing import Any
 
 from bench.measure import Result, Side, alternate, timed
 from bench.site import write_config
+from imageflow import process
 from imageflow.pins import archives
 
 ELEMENTS = ("debian-minimal", "openssh-server")
@@ -46,24 +48,39 @@ class Bare:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir()
+        (folder / "tmp").mkdir()
         hosts = archives.mirrors({}, archives.family(ELEMENTS)).environment()
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("DIB_")},
             "PATH": f"{BIN}:{os.environ['PATH']}",
             **hosts,
             "DIB_RELEASE": RELEASE,
+            "TMPDIR": str(folder / "tmp"),
             "DIB_IMAGE_CACHE": str(folder / "cache"),
             "DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE": "1",
+            "DIB_DEBOOTSTRAP_CACHE": "1",  # without it the cache is read, but never written
         }
+        self.log = folder / "log"
 
     def build(self) -> None:
         """One image, to its end."""
         out = self._folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        argv = ["disk-image-create", "-a", "amd64", "-o", str(out / "bench"), "-t", "qcow2"]
+        argv = [
+            *process.DIE_WITH_PARENT,
+            *process.ISOLATE,
+            "disk-image-create",
+            "-a",
+            "amd64",
+            "-o",
+            str(out / "bench"),
+            "-t",
+            "qcow2",
+        ]
         argv += ["--qemu-img-options", "compression_type=zstd", *ELEMENTS]
-        _run(argv, self._folder / "log", self._env)
+        self.log.unlink(missing_ok=True)
+        _run(argv, self.log, self._env)
         assert (out / "bench.qcow2").stat().st_size > 50 << 20
 
 
@@ -76,6 +93,7 @@ class Ours:
         self._state = folder / "state"
         self._recipe = folder / "recipe.yaml"
         self._recipe.write_text(RECIPE)
+        self.log = folder / "log"
 
     def create(self, *options: str) -> dict[str, Any]:
         """`imageflow build create`; -> its row."""
@@ -90,6 +108,7 @@ class Ours:
         assert row["verdict"] == "created", row
         assert row["state"] == "succeeded", row
         assert Path(row["path"]).stat().st_size > 50 << 20
+        self.log = self._state / "logs" / f"{row['id']}.log"
 
     def rebuild(self) -> None:
         """The same inputs again."""
@@ -103,6 +122,13 @@ class Ours:
 
     def _imageflow(self, *arguments: str) -> str:
         return _run([str(BIN / "imageflow"), "--state-dir", str(self._state), *arguments], self._folder / "log", None)
+
+
+def _warm(log: Path) -> str:
+    """What a build fetched, in apt's words; '' unless it began with a bootstrapped system out of its cache."""
+    text = log.read_text("utf-8", "replace")
+    fetched = re.findall(r"Need to get ([\d.,]+ k?M?B)", text)
+    return f"apt fetched {', '.join(fetched) or 'nothing'}" if "found in cache. Using." in text else ""
 
 
 def _run(argv: list[str], log: Path, env: dict[str, str] | None) -> str:
@@ -123,23 +149,27 @@ def run(rounds: int = 5) -> list[Result]:
         bare, ours = Bare(Path(name) / "bare"), Ours(Path(name) / "ours")
         processor: dict[str, list[float]] = {"ours": [], "bare": []}
 
-        def counted(side: str, build: Callable[[], None]) -> Callable[[], None]:
+        fetched: dict[str, list[str]] = {"ours": [], "bare": []}
+
+        def counted(side: str, maker: Ours | Bare) -> Callable[[], None]:
             def run() -> None:
                 before = resource.getrusage(resource.RUSAGE_CHILDREN)
-                build()
+                maker.build()
                 after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                fetched[side].append(_warm(maker.log))
                 processor[side].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
             return run
 
         sides = (
-            Side("imageflow, s", timed(counted("ours", ours.build))),
-            Side("disk-image-create, s", timed(counted("bare", bare.build))),
+            Side("imageflow, s", timed(counted("ours", ours))),
+            Side("disk-image-create, s", timed(counted("bare", bare))),
         )
         alternate(sides, rounds, warm_up=2)  # the first fills the caches, the second uses what it filled
         again = Side("imageflow again, s", timed(ours.rebuild))
         alternate((again,), rounds)
         print(ours.steps(), flush=True)
+    cold = [side for side, words in fetched.items() if not all(words[-rounds:])]
     used = [statistics.median(values[-rounds:]) for values in processor.values()]
     pairs = [one / other for one, other in zip(sides[0].values, sides[1].values, strict=True)]
     return [
@@ -149,9 +179,11 @@ def run(rounds: int = 5) -> list[Result]:
             sides[1].median,
             "s",
             1.03,
+            failed=f"cold caches: {', '.join(cold)}" if cold else "",
             notes=(
                 f"pair by pair: {' '.join(f'{pair:.3f}' for pair in pairs)}; their median {statistics.median(pairs):.3f}",
                 f"processor time: {used[0]:.1f} s against {used[1]:.1f} s, ratio {used[0] / used[1]:.3f}",
+                f"caches warm on both sides; ours: {fetched['ours'][-1]}; bare: {fetched['bare'][-1]}",
                 "ours includes pins, manifest, SHA-256 and durable storage; its convert uses qemu-img's threads",
             ),
         ),

@@ -94,12 +94,17 @@ def at_once(rounds: int = 5, builds: int = 32, steps: int = 20) -> Result:
     """Steps per second of 32 builds at once against one after the other.
 
     A conductor is one Python process, and an engine's work is processor time: for many builds at once an
-    operator starts a conductor for each core, and so does this side.
+    operator starts a conductor for each core, and so does this side. What one conductor does with all of
+    them is measured and told beside it.
     """
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
         cores = os.cpu_count() or 1
-        many, one = Path(name) / "many", Path(name) / "one"
-        files = {many: write_config(many, poll=0.05, max_builds=-(-builds // cores)), one: write_config(one, poll=0.05)}
+        many, single, one = Path(name) / "many", Path(name) / "single", Path(name) / "one"
+        files = {
+            many: write_config(many, poll=0.05, max_builds=-(-builds // cores)),
+            single: write_config(single, poll=0.05, max_builds=builds),
+            one: write_config(one, poll=0.05),
+        }
         services = {side: Service.open(config.load([str(file)])) for side, file in files.items()}
         wrong: list[str] = []
 
@@ -113,6 +118,7 @@ def at_once(rounds: int = 5, builds: int = 32, steps: int = 20) -> Result:
         sides = (
             Side(f"{builds} builds at once, steps per second", lambda: rate(many, cores, builds)),
             Side("one at a time, steps per second", lambda: rate(one, 1, builds // 4)),
+            Side(f"{builds} builds in one conductor, steps per second", lambda: rate(single, 1, builds)),
         )
         alternate(sides, rounds)
         for service in services.values():
@@ -127,6 +133,8 @@ def at_once(rounds: int = 5, builds: int = 32, steps: int = 20) -> Result:
         failed="; ".join(wrong[:3]),
         notes=(
             f"at once: {cores} conductors with {-(-builds // cores)} builds each; one: one conductor with one build",
+            f"one conductor with all {builds} builds: {sides[2].median:.4g} steps per second, "
+            f"ratio {sides[2].median / sides[1].median:.3f}",
         ),
     )
 
