@@ -69,6 +69,7 @@ class Bare:
         out.mkdir()
         argv = [
             *process.DIE_WITH_PARENT,
+            str(os.getpid()),
             *process.ISOLATE,
             "disk-image-create",
             "-a",
