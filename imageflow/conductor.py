@@ -27,6 +27,7 @@ from imageflow.persistence import builds, conductors
 from imageflow.persistence.claim import Claim
 from imageflow.reserve import Reserve
 from imageflow.service import Service
+from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
 QUIET = 30.0  # seconds between two complaints about the same thing
@@ -51,8 +52,8 @@ class Conductor:
         self._complaints = Complaints()
         self._held: dict[str, BuildRun] = {}
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._draining = threading.Event()
+        self._wake = Flag()
+        self._draining = Flag()
         self._drain_end = float("inf")
         self._finished = threading.Event()
 

@@ -15,6 +15,7 @@ from imageflow.cli.follow import Tail
 from imageflow.cli.view import Picture, View
 from imageflow.errors import Unavailable
 from imageflow.model import Build, BuildState
+from imageflow.signals import Flag
 
 if TYPE_CHECKING:
     from imageflow.cli.app import App
@@ -82,7 +83,7 @@ class Interrupts:
     """Counts SIGINT and SIGTERM, so that no transaction is torn by an exception."""
 
     def __init__(self) -> None:
-        self.seen = threading.Event()
+        self.seen = Flag()
         self.terminated = False
 
     def __call__(self, number: int, _frame: Any) -> None:

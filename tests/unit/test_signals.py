@@ -1,0 +1,44 @@
+"""Setting a flag from a signal handler, at every instruction of the thread that waits for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+from imageflow.signals import Flag
+
+
+def test_a_handler_may_set_it_whatever_the_main_thread_does_with_it() -> None:
+    """With an Event in place of the flag this stands still within a second."""
+    flag = Flag()
+    handled = 0
+
+    def handler(*_: object) -> None:
+        nonlocal handled
+        handled += 1
+        flag.set()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.00005, 0.00005)
+    end = time.monotonic() + 1.0
+    try:
+        while time.monotonic() < end:
+            flag.wait(0.001)
+            flag.clear()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert handled > 1000
+
+
+def test_it_wakes_who_waits() -> None:
+    flag = Flag()
+    threading.Timer(0.05, flag.set).start()
+    began = time.monotonic()
+    assert flag.wait(30)
+    assert time.monotonic() - began < 10
+    assert flag.wait(0)
+    flag.clear()
+    assert not flag.is_set()
+    assert not flag.wait(0.01)
