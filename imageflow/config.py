@@ -72,6 +72,36 @@ _STORE: list[cfg.Opt] = [
     cfg.StrOpt("driver", default="directory", help="Where images live."),
     cfg.StrOpt("path", help="Folder of the directory store; images/ in state_dir by default."),
 ]
+_COMPUTE: list[cfg.Opt] = [
+    cfg.StrOpt("driver", default="qemu", help="Where build machines run."),
+]
+_QEMU: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "accelerator",
+        default="auto",
+        choices=("auto", "kvm", "tcg"),
+        help="auto: KVM where a probe shows that it runs guests, else TCG.",
+    ),
+    cfg.IntOpt("max_memory", min=64, help="MiB for all machines together; three quarters of the host's by default."),
+    cfg.IntOpt("max_vcpus", min=1, help="Virtual processors of all machines together; twice the host's by default."),
+    cfg.StrOpt("emulator", default="qemu-system-x86_64", help="QEMU's program."),
+    cfg.StrOpt("uefi_code", help="UEFI firmware (OVMF_CODE); looked for where distributions put it by default."),
+    cfg.StrOpt("uefi_vars", help="Its empty variable store (OVMF_VARS)."),
+]
+_LAYERS: list[cfg.Opt] = [
+    cfg.FloatOpt("max_age", default=7 * 86400.0, min=0.0, help="Seconds after which an unused layer is removed."),
+    cfg.FloatOpt("max_size", default=40.0, min=0.0, help="GiB that all layers may take together."),
+]
+_INSTALL: list[cfg.Opt] = [
+    cfg.FloatOpt(
+        "stall", default=900.0, min=1.0, help="Seconds without serial output or disk writes that are a stall."
+    ),
+    cfg.FloatOpt("dialog", default=45.0, min=1.0, help="Seconds that an installer may wait at a dialog."),
+    cfg.FloatOpt(
+        "screenshots", default=30.0, min=1.0, help="Seconds between two screenshots of an unattended machine."
+    ),
+    cfg.FloatOpt("ssh", default=600.0, min=1.0, help="Seconds until a booted machine must answer over SSH."),
+]
 _SECRETS: list[cfg.Opt] = [
     cfg.StrOpt(
         "directory",
@@ -114,6 +144,36 @@ class DibConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class QemuConfig:
+    """How machines are run by QEMU."""
+
+    accelerator: str  # auto, kvm, tcg
+    max_memory: int | None  # MiB
+    max_vcpus: int | None
+    emulator: str
+    uefi_code: Path | None
+    uefi_vars: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayersConfig:
+    """How long layers are kept."""
+
+    max_age: float  # seconds
+    max_size: float  # GiB
+
+
+@dataclass(frozen=True, slots=True)
+class InstallConfig:
+    """How long an unattended machine is waited for, in seconds."""
+
+    stall: float
+    dialog: float
+    screenshots: float
+    ssh: float
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of the configuration."""
 
@@ -127,6 +187,25 @@ class Config:
     store: str  # name of the driver
     store_path: Path
     secrets_dir: Path
+    compute: str  # name of the driver
+    qemu: QemuConfig
+    layers: LayersConfig
+    install: InstallConfig
+
+    @property
+    def machines_dir(self) -> Path:
+        """One folder per machine of the qemu driver."""
+        return self.state_dir / "machines"
+
+    @property
+    def layers_dir(self) -> Path:
+        """Frozen disks that machines start from."""
+        return self.state_dir / "layers"
+
+    @property
+    def records_dir(self) -> Path:
+        """One folder per build: console output and screenshots, kept as long as its log."""
+        return self.state_dir / "records"
 
     @property
     def builds_dir(self) -> Path:
@@ -163,6 +242,10 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
         ("janitor", _JANITOR),
         ("dib", _DIB),
         ("store", _STORE),
+        ("compute", _COMPUTE),
+        ("qemu", _QEMU),
+        ("layers", _LAYERS),
+        ("install", _INSTALL),
         ("secrets", _SECRETS),
     ]
 
@@ -245,4 +328,20 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
         store=conf.store.driver,
         store_path=Path(conf.store.path).absolute() if conf.store.path else state / "images",
         secrets_dir=Path(conf.secrets.directory),
+        compute=conf.compute.driver,
+        qemu=QemuConfig(
+            accelerator=conf.qemu.accelerator,
+            max_memory=conf.qemu.max_memory,
+            max_vcpus=conf.qemu.max_vcpus,
+            emulator=conf.qemu.emulator,
+            uefi_code=Path(conf.qemu.uefi_code) if conf.qemu.uefi_code else None,
+            uefi_vars=Path(conf.qemu.uefi_vars) if conf.qemu.uefi_vars else None,
+        ),
+        layers=LayersConfig(max_age=conf.layers.max_age, max_size=conf.layers.max_size),
+        install=InstallConfig(
+            stall=conf.install.stall,
+            dialog=conf.install.dialog,
+            screenshots=conf.install.screenshots,
+            ssh=conf.install.ssh,
+        ),
     )

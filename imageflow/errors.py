@@ -98,6 +98,16 @@ class InputChanged(Refused):
     hint = "create the build again: it will pin the new content; or put the input back, and resume this one"
 
 
+class MachineTrouble(Refused):
+    """An unattended machine will not get any further."""
+
+    hint = "see it with 'imageflow build screenshot' and 'imageflow build console'"
+
+
+class NotSealed(Refused):
+    """The image still holds what must not be published."""
+
+
 class TimedOut(ImageflowError):
     """This took longer than its limit."""
 

@@ -68,6 +68,8 @@ class ResourceKind(StrEnum):
     DIRECTORY = "directory"  # name: absolute path
     MOUNT = "mount"  # name: absolute path of the mount point
     LOOP = "loop"  # name: absolute path; every loop device backed by a file below it
+    MACHINE = "machine"  # name: of a machine of the compute driver, 'BUILD-main'
+    LAYERS = "layers"  # name: the build's id; what it holds of the compute driver's layers, and its half-made ones
     PUBLICATION = "publication"  # name: STORE:DIGEST of an image that no version owns yet
 
 
