@@ -14,15 +14,22 @@ def schema() -> dict[str, Any]:
 
     from imageflow.recipe import models
 
-    image = models.Image.model_json_schema(ref_template="#/$defs/{model}")
-    parts = image.pop("$defs", {})
+    parts: dict[str, Any] = {}
+    methods = {}
+    for method, model in models.METHODS.items():
+        methods[method] = model.model_json_schema(ref_template="#/$defs/{model}")
+        parts |= methods[method].pop("$defs", {})
     entry = copy.deepcopy(diskimage_builder.DIB_SCHEMA["items"])
     for key, described in _help().items():
         entry["properties"][key]["description"] = described
     own = copy.deepcopy(entry)
     own["properties"]["environment"]["additionalProperties"] = {"anyOf": [{"type": "string"}, models.REFERENCE]}
-    parts |= {"Image": image, "DibDefinition": own}
-    image["properties"]["dib"] = {
+    parts |= {models.METHODS[method].__name__: described for method, described in methods.items()}
+    parts |= {
+        "Image": {"oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in models.METHODS.values()]},
+        "DibDefinition": own,
+    }
+    methods["dib"]["properties"]["dib"] = {
         "description": "diskimage-builder's own image definition, verbatim; a list is merged as diskimage-builder does.",
         "anyOf": [
             {"$ref": "#/$defs/DibDefinition", "required": ["elements"]},

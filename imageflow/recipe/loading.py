@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imageflow.recipe import definition, problems, setting, wording
+from imageflow.recipe import definition, inputs, problems, setting, wording
 from imageflow.recipe.document import Document, entries
 from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import Problem, path_name, short
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from imageflow.recipe import models
 
 _ENOUGH = 1000  # problems; looking for more helps nobody
-_LATER = ("boot", "install")
-_OF_OTHERS = ("base", "iso", "answers", "machine", "verify")  # keys of the methods above
 
 
 def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Sequence[str] = ()) -> Recipe:
@@ -51,8 +48,9 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
     found += _cycles(document)
     if found:
         raise problems.error(found)
-    merged = definition.merge([entries(image) for image in document.images])
-    pairs = zip(checked, merged, strict=True)
+    static = [image for image, model in zip(document.images, checked, strict=True) if model.method == "dib"]
+    merged = iter(definition.merge([entries(image) for image in static]) if static else [])
+    pairs = [(model, next(merged) if model.method == "dib" else {}) for model in checked]
     return Recipe(absolute, tuple(_accept(*pair, document, index, absolute) for index, pair in enumerate(pairs)))
 
 
@@ -88,19 +86,19 @@ def _check(document: Document, index: int, image: Node, folder: Path) -> tuple[l
     here: problems.Path = ("images", index)
     if image.keys is None:
         return [wording.wrong_type(document, here, "a mapping")], None
-    method = image.keys.get("method")
-    if method is not None and method.value in _LATER:
-        return [document.problem((*here, "method"), f"{method.value} is not in this version", "method: dib is")], None
+    node = image.keys.get("method")
+    method = node.value if node is not None and node.value in models.METHODS else ""
     found = list(_not_yet(document, here, image))
     data = image.data
-    for key in ("on", *_OF_OTHERS):
-        data.pop(key, None)
+    data.pop("on", None)
     model = None
     try:
-        model = models.Image.model_validate(data)
+        model = models.METHODS.get(method, models.Image if node is not None else models.DibImage).model_validate(
+            data if method or node is None else {key: data[key] for key in models.Image.model_fields if key in data}
+        )
     except ValidationError as error:
-        found += [wording.problem_of(document, here, one) for one in error.errors(include_url=False)[:_ENOUGH]]
-    if "dib" in image.keys:
+        found += [wording.problem_of(document, here, one, method) for one in error.errors(include_url=False)[:_ENOUGH]]
+    if "dib" in image.keys and method in ("dib", ""):
         faults = definition.faults(entries(image) if image.keys["dib"].keys is not None else image.keys["dib"].data)
         single = image.keys["dib"].keys is not None
         found += wording.faults_of(document, (*here, "dib"), single, itertools.islice(faults, _ENOUGH))
@@ -114,42 +112,14 @@ def _not_yet(document: Document, here: problems.Path, image: Node) -> Iterator[P
             yield document.problem(
                 (*here, key), "triggers are not in this version", "remove 'on:' and create builds yourself"
             )
-        elif key in _OF_OTHERS:
-            yield document.problem((*here, key), "belongs to methods that are not in this version", f"remove '{key}:'")
 
 
 def _files(document: Document, here: problems.Path, image: Node, folder: Path) -> Iterator[Problem]:
-    """The files that `configure` names."""
-    configure = (image.keys or {}).get("configure")
-    for step_index, step in enumerate((configure.items if configure is not None else None) or []):
-        files = (step.keys or {}).get("files")
-        for file_index, file in enumerate((files.items if files is not None else None) or []):
-            given = (file.keys or {}).get("source")
-            if given is not None and isinstance(given.value, str):
-                path = (*here, "configure", step_index, "files", file_index, "source")
-                if wrong := _unusable(folder, given.value):
-                    yield document.problem(path, *wrong)
-
-
-def _unusable(folder: Path, name: str) -> tuple[str, str] | None:
-    """Why a file can't be an input; None when it can."""
-    try:
-        real = os.path.realpath(folder / name)
-        root = os.path.realpath(folder)
-        if os.path.commonpath([real, root]) != root:
-            return f"{short(name)} is outside of the recipe's folder", "copy it beside the recipe"
-        mode = os.stat(real).st_mode
-        if not os.access(real, os.R_OK):
-            return f"{short(name)} can't be read", "check its permissions"
-    except FileNotFoundError:
-        return f"there is no file {short(name)}", f"paths are relative to {path_name(folder)}"
-    except (OSError, ValueError):
-        return f"{short(name)} is not a usable path", "name a file beside the recipe"
-    if stat.S_ISDIR(mode):
-        return f"{short(name)} is a directory", "name each file"
-    if not stat.S_ISREG(mode):
-        return f"{short(name)} is not a regular file", "name a file beside the recipe"
-    return None
+    """The local files and folders that it names."""
+    data = image.data
+    for named in inputs.of_image(data if isinstance(data, dict) else {}):
+        if wrong := named.unusable(folder):
+            yield document.problem((*here, *named.path), *wrong)
 
 
 def _doubles(document: Document) -> Iterator[Problem]:
@@ -196,31 +166,15 @@ def _cycles(document: Document) -> Iterator[Problem]:
 
 def _accept(model: models.Image, entry: dict[str, Any], document: Document, index: int, path: Path) -> ImageRecipe:
     """The canonical form of an image without problems; `entry`: its definition, merged."""
+    from imageflow.recipe.canonical import canonical
+
     environment: dict[str, Any] = entry.get("environment", {})
     for variable, value in environment.items():
         if isinstance(value, str) and definition.is_secret(variable, value):
             environment[variable] = {"secret": f"recipe:{path}#{model.name}/{variable}"}
-    data: dict[str, Any] = {
-        "name": model.name,
-        "method": model.method,
-        "dib": entry,
-        "configure": [_whole(step, path.parent) for step in model.configure],
-        "outputs": model.outputs or definition.outputs(entry),
-        "publish": model.publish.model_dump() | {"name": model.publish.name or model.name},
-        "on_failure": model.on_failure,
-        "timeout": model.timeout.model_dump(),
-    }
+    data = canonical(model, entry, path.parent)
 
     def where(inner: Sequence[str | int]) -> str:
         return document.where(("images", index, *inner))
 
     return ImageRecipe(data, model.name, where)
-
-
-def _whole(step: models.ConfigureStep, folder: Path) -> dict[str, Any]:
-    """The one key of a step, with the defaults of what is below it; local files by one name each."""
-    whole: dict[str, Any] = step.model_dump(exclude_none=True)
-    for file in whole.get("files", ()):
-        if "source" in file:
-            file["source"] = os.path.relpath(folder / file["source"], folder)
-    return whole

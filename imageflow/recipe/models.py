@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -12,17 +13,20 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainValidator,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from imageflow.recipe.definition import SECRET_NAME
-from imageflow.recipe.problems import did_you_mean
+from imageflow.recipe.problems import did_you_mean, listed
 
 Output = Literal["qcow2", "raw", "tar", "tgz", "squashfs", "vhd", "aci", "kernel"]
+DiskOutput = Literal["qcow2", "raw", "vhd"]
 
 _MONTH = 30 * 86400.0  # seconds
 _CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9=,$+-]{13,}")  # crypt(5): $id$salt$hash
@@ -121,6 +125,23 @@ Password = Annotated[
 ]
 
 
+def _environment_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        name = value.get("secret")
+        if set(value) == {"secret"} and isinstance(name, str) and SECRET_NAME.fullmatch(name):
+            return {"secret": name}
+        raise wrong("is not a reference to a secret", "{secret: NAME}; a name is letters, digits, '_', '.' and '-'")
+    if not isinstance(value, str):
+        raise wrong("is not text", "write it in quotes")
+    return value
+
+
+EnvironmentValue = Annotated[
+    Any, PlainValidator(_environment_value), WithJsonSchema({"anyOf": [{"type": "string"}, REFERENCE]})
+]
+Sha256 = Annotated[str, _form(r"[0-9a-f]{64}", "is not a SHA-256", "64 hexadecimal digits, small letters")]
+
+
 class Strict(BaseModel):
     """No unknown keys, no conversions: what is written is what is meant."""
 
@@ -171,8 +192,76 @@ class Services(Strict):
         return self
 
 
+class Script(Strict):
+    """A script: its text, or a file in the recipe's folder."""
+
+    run: Annotated[
+        str | None, Field(min_length=1, description="The script itself; run by sh unless it begins with '#!'.")
+    ] = None
+    source: Annotated[str | None, Field(description="A file in the recipe's folder.")] = None
+    environment: Annotated[dict[str, EnvironmentValue], Field(description="Text, or {secret: NAME}.")] = {}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string", "minLength": 1}, handler(core_schema)]}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Script:
+        if (self.run is None) == (self.source is None):
+            raise wrong("needs one of 'run' and 'source'", "run: COMMANDS, or source: FILE beside the recipe")
+        return self
+
+    @field_validator("environment")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise wrong(
+                    f"{name[:60]!r} is not a variable's name", "letters, digits and '_', not beginning with a digit"
+                )
+        return value
+
+
+class Ansible(Strict):
+    """A playbook, run on this host over the build's key."""
+
+    playbook: Annotated[str, Field(description="A file in the recipe's folder.")]
+    with_: Annotated[
+        list[str], Field(alias="with", description="Files and folders that it uses: nothing else is seen.")
+    ] = []
+    variables: Annotated[dict[str, Any], Field(description="Extra variables; a value may be {secret: NAME}.")] = {}
+    tags: list[Line] = []
+
+
+class Puppet(Strict):
+    """A manifest, applied in the machine by `puppet apply`."""
+
+    manifest: Annotated[str, Field(description="A file in the recipe's folder.")]
+    modules: Annotated[list[str], Field(description="Folders with modules.")] = []
+
+
+class Salt(Strict):
+    """States, applied in the machine by `salt-call --local`."""
+
+    states: Annotated[str, Field(description="A folder in the recipe's folder: the file root.")]
+    apply: Annotated[Line | None, Field(description="Which state; the highstate by default.")] = None
+    pillar: dict[str, Any] = {}
+
+
+class Chef(Strict):
+    """Cookbooks, run in the machine by `chef-client --local-mode`."""
+
+    cookbooks: Annotated[str, Field(description="A folder in the recipe's folder.")]
+    run_list: Annotated[list[Line], Field(min_length=1)]
+
+
 class ConfigureStep(Strict):
-    """One entry of `configure`: exactly one of these."""
+    """One entry of `configure` of a static image: exactly one of these."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
@@ -184,9 +273,46 @@ class ConfigureStep(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> ConfigureStep:
-        if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
-            raise wrong("is not one step", "one of packages, pip, files, users, services in each entry of the list")
+        kinds = self.model_fields_set - {"timeout", "checkpoint"}
+        if len(kinds) != 1 or getattr(self, next(iter(kinds))) is None:
+            known = ", ".join(name for name in type(self).model_fields if name not in ("timeout", "checkpoint"))
+            raise wrong("is not one step", f"one of {known} in each entry of the list")
         return self
+
+
+class MachineFile(File):
+    """A file to put into a machine."""
+
+    template: Annotated[bool, Field(description="Fill in {{ variables }} (Jinja2).")] = False
+    variables: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _used(self) -> MachineFile:
+        if self.variables and not self.template:
+            raise wrong("has variables and is no template", "add 'template: true'")
+        return self
+
+
+class MachineStep(ConfigureStep):
+    """One entry of `configure` of a booted machine: exactly one of these, and its own limits."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    files: Annotated[list[MachineFile], Field(min_length=1)] | None = None  # type: ignore[assignment]
+    shell: Script | None = None
+    ansible: Ansible | None = None
+    puppet: Puppet | None = None
+    salt: Salt | None = None
+    chef: Chef | None = None
+    timeout: Annotated[float, Field(gt=0, le=_MONTH, description="Seconds.")] | None = None
+    checkpoint: Annotated[bool, Field(description="Keep a layer after it, where that is not free.")] = False
+
+
+class Verification(Strict):
+    """One check inside a throw-away boot of the finished image; it fails when the script does."""
+
+    shell: Script
+    timeout: Annotated[float, Field(gt=0, le=_MONTH, description="Seconds.")] = 300.0
 
 
 class Publish(Strict):
@@ -204,44 +330,160 @@ class Timeout(Strict):
     step: Annotated[float, Field(gt=0, le=_MONTH)] | None = None
 
 
+class Machine(Strict):
+    """The machine that an image is made on."""
+
+    vcpus: Annotated[int, Field(ge=1, le=256)] = 2
+    memory: Annotated[int, Field(ge=32, le=4 << 20, description="MiB.")] = 1024
+    disk: Annotated[int | None, Field(ge=1, le=65536, description="GiB; the base's own size by default.")] = None
+    firmware: Literal["bios", "uefi"] = "bios"
+    user: Annotated[Account, Field(description="Whom to log in as; another than root needs sudo.")] = "root"
+
+
+class Base(Strict):
+    """What a machine's disk starts as: exactly one of image, file and url."""
+
+    image: Annotated[Name | None, Field(description="Another image of imageflow: its newest version.")] = None
+    file: Annotated[str | None, Field(description="A qcow2 or raw file: absolute, or relative to the recipe.")] = None
+    url: Annotated[str | None, Field(description="Where to download it.")] = None
+    sha256: Annotated[Sha256 | None, Field(description="What it must be; needed with a url.")] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Base:
+        _one_source(self, ("image", "file", "url"))
+        if self.image is not None and self.sha256 is not None:
+            raise wrong("has a sha256 for an image", "remove it: images are pinned by their digests anyway")
+        return self
+
+
+class Iso(Strict):
+    """An installer ISO: exactly one of file and url."""
+
+    file: Annotated[str | None, Field(description="Absolute, or relative to the recipe.")] = None
+    url: Annotated[str | None, Field(description="Where to download it.")] = None
+    sha256: Annotated[Sha256 | None, Field(description="What it must be; needed with a url.")] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Iso:
+        _one_source(self, ("file", "url"))
+        return self
+
+
+def _one_source(model: Base | Iso, names: tuple[str, ...]) -> None:
+    given = [name for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        raise wrong(f"needs one of {', '.join(names)}", f"{names[0]}: …")
+    if model.url is not None:
+        if not re.match(r"(https?|file)://[^\s]+\Z", model.url):
+            raise wrong("has a url that can't be fetched", "http://, https:// or file://")
+        if model.sha256 is None:
+            raise wrong("has a url without its sha256", "add 'sha256:', so that the same recipe means the same bytes")
+
+
+class AnswerFile(Strict):
+    """The answer file of an unattended installation: exactly one of the first four."""
+
+    preseed: str | None = None
+    kickstart: str | None = None
+    autoinstall: str | None = None
+    autoyast: str | None = None
+    release: Annotated[Line | None, Field(description="kickstart: pykickstart's version name, such as RHEL9.")] = None
+    arguments: Annotated[Line | None, Field(description="More arguments for the installer's kernel.")] = None
+
+    @property
+    def kind(self) -> str:
+        return next(name for name in ANSWERS if getattr(self, name) is not None)
+
+    @model_validator(mode="after")
+    def _one(self) -> AnswerFile:
+        given = [name for name in ANSWERS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise wrong("needs one answer file", f"one of {', '.join(ANSWERS)}: FILE")
+        if self.release is not None and given != ["kickstart"]:
+            raise wrong("has a release without a kickstart", "remove 'release:'")
+        return self
+
+
+ANSWERS = ("preseed", "kickstart", "autoinstall", "autoyast")
+
+
 class Image(Strict):
-    """An image and how it is built."""
+    """What every image says, however it is built."""
 
     name: Name
-    method: Literal["dib"]
-    dib: Annotated[Any, Field(description="diskimage-builder's own image definition.")]
-    configure: list[ConfigureStep] = []
-    outputs: Annotated[list[Output], Field(min_length=1)] | None = None
+    method: Literal["dib", "boot", "install"]
     publish: Publish = Publish()
     on_failure: Literal["pause", "revert"] = "pause"
     timeout: Timeout = Timeout()
 
-    @field_validator("outputs")
+    @field_validator("outputs", check_fields=False)
     @classmethod
-    def _once(cls, value: list[Output] | None) -> list[Output] | None:
+    def _once(cls, value: list[str] | None) -> list[str] | None:
         if value is not None and len(set(value)) != len(value):
             raise wrong("names an output twice", "name each once")
         return value
 
 
-def known_keys(path: tuple[str | int, ...]) -> list[str]:
-    """The keys that an image may have at this path, for 'did you mean'."""
-    model: Any = Image
+class DibImage(Image):
+    """An image that diskimage-builder puts together."""
+
+    method: Literal["dib"]
+    dib: Annotated[Any, Field(description="diskimage-builder's own image definition.")]
+    configure: list[ConfigureStep] = []
+    outputs: Annotated[list[Output], Field(min_length=1)] | None = None
+
+
+class _OnMachine(Image):
+    machine: Machine = Machine()
+    configure: list[MachineStep] = []
+    verify: list[Verification] = []
+    outputs: Annotated[list[DiskOutput], Field(min_length=1)] = ["qcow2"]
+
+
+class BootImage(_OnMachine):
+    """An image made by booting another one and configuring it."""
+
+    method: Literal["boot"]
+    base: Base
+
+
+class InstallImage(_OnMachine):
+    """An image made by an unattended installation from an ISO."""
+
+    method: Literal["install"]
+    iso: Iso
+    answers: AnswerFile
+
+    @model_validator(mode="after")
+    def _disk(self) -> InstallImage:
+        if self.machine.disk is None:
+            raise wrong("does not say how large the disk is", "machine: {disk: GIB}")
+        return self
+
+
+METHODS: dict[str, type[Image]] = {"dib": DibImage, "boot": BootImage, "install": InstallImage}
+
+
+def _below(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation such as `list[File] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_below, typing.get_args(annotation))), None)
+
+
+def known_keys(path: tuple[str | int, ...], method: str) -> list[str]:
+    """The keys that an image of this method may have at this path, for 'did you mean'."""
+    model: type[BaseModel] = METHODS.get(method, DibImage)
     for part in path:
-        if isinstance(part, int):
-            continue
-        model = {
-            "publish": Publish,
-            "timeout": Timeout,
-            "configure": ConfigureStep,
-            "files": File,
-            "users": User,
-            "services": Services,
-        }.get(part, model)
-    return list(model.model_fields)
+        if isinstance(part, str) and part in model.model_fields:
+            model = _below(model.model_fields[part].annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def mean(path: tuple[str | int, ...], word: str) -> str:
+def mean(path: tuple[str | int, ...], word: str, method: str) -> str:
     """The hint for an unknown key at this path."""
-    known = known_keys(path)
+    known = known_keys(path, method)
+    others = [name for name, model in METHODS.items() if not path and word in model.model_fields]
+    if others:
+        return f"it belongs to method: {listed(others)}"
     return did_you_mean(word, known, f"known keys: {', '.join(known)}")

@@ -29,8 +29,11 @@ class ImageRecipe:
     def canonical(self) -> dict[str, Any]:
         """Everything the recipe says about this image, defaults included.
 
-        {"name", "method", "dib": {…}, "configure": [{"packages": […]}, …], "outputs": […],
+        {"name", "method", …, "configure": [{"packages": […]}, …], "outputs": […],
         "publish": {"name", "keep", "properties"}, "on_failure", "timeout": {"build", "step"}}
+        dib: "dib": {…}. boot, install: "machine": {"vcpus", "memory", "disk", "firmware", "user"},
+        "verify": [{"shell": {…}, "timeout"}]. boot: "base": {"image"} | {"file"} | {"url", "sha256"}.
+        install: "iso": {"file"} | {"url", "sha256"}, "answers": {"kind", "file", "release"?, "arguments"?}.
         """
         return copy.deepcopy(dict(self.data))
 
@@ -41,12 +44,18 @@ class ImageRecipe:
     @property
     def dib(self) -> Json:
         """diskimage-builder's entry; values of its environment are text or {"secret": NAME}."""
-        value: Json = self.data["dib"]
+        value: Json = self.data.get("dib", {})
+        return value
+
+    @property
+    def machine(self) -> Json:
+        """What the image is made on: {"vcpus", "memory" MiB, "disk" GiB | None, "firmware", "user"}."""
+        value: Json = self.data["machine"]
         return value
 
     @property
     def configure(self) -> Sequence[Json]:
-        """The steps in their order, each with one key: packages, pip, files, users or services."""
+        """The steps in their order, each with one key of a provisioner, and maybe "timeout" and "checkpoint"."""
         steps: Sequence[Json] = self.data["configure"]
         return steps
 

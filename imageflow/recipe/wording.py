@@ -27,7 +27,7 @@ _LIMITS = {
 }
 
 
-def problem_of(document: Document, prefix: Path, error: Any) -> Problem:
+def problem_of(document: Document, prefix: Path, error: Any, method: str) -> Problem:
     """One entry of pydantic's `ValidationError.errors()` as a problem below `prefix`."""
     from imageflow.recipe import models
 
@@ -41,7 +41,7 @@ def problem_of(document: Document, prefix: Path, error: Any) -> Problem:
     if kind == "missing":
         return document.problem(path, "is missing", _example(str(loc[-1])))
     if kind == "extra_forbidden":
-        return document.problem(path, "there is no such key", models.mean(loc[:-1], str(loc[-1])))
+        return document.problem(path, "there is no such key", models.mean(loc[:-1], str(loc[-1]), method))
     if kind == "literal_error":
         allowed = [word.strip(" '") for word in context["expected"].replace(" or ", ", ").split(",")]
         given = short(error["input"])
@@ -71,8 +71,11 @@ def wrong_type(document: Document, path: Path, wanted: str) -> Problem:
 def _example(key: str) -> str:
     return {
         "name": "add 'name: NAME'",
-        "method": "add 'method: dib'",
+        "method": "add 'method: dib', boot or install",
         "dib": "add diskimage-builder's definition, at least 'elements'",
+        "base": "add 'base: {image: NAME}', {file: PATH} or {url: URL, sha256: DIGEST}",
+        "iso": "add 'iso: {file: PATH}' or {url: URL, sha256: DIGEST}",
+        "answers": "add 'answers: {preseed: FILE}', kickstart, autoinstall or autoyast",
         "path": "add 'path: /WHERE/IN/THE/IMAGE'",
     }.get(key, "")
 

@@ -1,0 +1,87 @@
+"""The canonical form of an image: what its recipe says with every default filled in, as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imageflow.recipe import definition, models
+
+
+def canonical(model: models.Image, entry: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """See ImageRecipe.canonical; `entry`: diskimage-builder's definition, merged; `folder`: the recipe's, absolute."""
+    data: dict[str, Any] = {"name": model.name, "method": model.method}
+    if isinstance(model, models.DibImage):
+        data |= {"dib": entry, "configure": [_whole(step, folder) for step in model.configure]}
+        data["outputs"] = model.outputs or definition.outputs(entry)
+    else:
+        data |= _of_machine(model, folder)
+    data |= {
+        "publish": model.publish.model_dump() | {"name": model.publish.name or model.name},
+        "on_failure": model.on_failure,
+        "timeout": model.timeout.model_dump(),
+    }
+    return data
+
+
+def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
+    """What the methods that use a machine say about it."""
+    assert isinstance(model, models.BootImage | models.InstallImage)
+    data: dict[str, Any] = {}
+    if isinstance(model, models.BootImage):
+        data["base"] = _relative(model.base.model_dump(exclude_none=True), ("file",), folder)
+    else:
+        data["iso"] = _relative(model.iso.model_dump(exclude_none=True), ("file",), folder)
+        answers = model.answers.model_dump(exclude_none=True)
+        file = answers.pop(model.answers.kind)
+        data["answers"] = _relative({"kind": model.answers.kind, "file": file, **answers}, ("file",), folder)
+    data["machine"] = model.machine.model_dump()
+    data["configure"] = [_whole(step, folder) for step in model.configure]
+    data["verify"] = [
+        {"shell": _relative(check.shell.model_dump(exclude_none=True), ("source",), folder), "timeout": check.timeout}
+        for check in model.verify
+    ]
+    data["outputs"] = list(model.outputs)
+    return data
+
+
+def _relative(value: dict[str, Any], keys: Sequence[str], folder: Path) -> dict[str, Any]:
+    """With its local files by one name each: relative to the recipe's folder where they are in it."""
+    for key in keys:
+        if key in value:
+            value[key] = _one_name(value[key], folder)
+    return value
+
+
+def _one_name(name: str, folder: Path) -> str:
+    absolute = os.path.abspath(folder / name)
+    inside = os.path.commonpath([absolute, folder]) == str(folder)
+    return os.path.relpath(absolute, folder) if inside else absolute
+
+
+def _whole(step: models.ConfigureStep, folder: Path) -> dict[str, Any]:
+    """The key of a step with the defaults of what is below it, local files by one name each; its own limits."""
+    whole: dict[str, Any] = step.model_dump(exclude_none=True, by_alias=True)
+    if not whole.get("checkpoint"):
+        whole.pop("checkpoint", None)
+    for file in whole.get("files", ()):
+        _relative(file, ("source",), folder)
+        if not file.get("template"):
+            file.pop("template", None)
+            file.pop("variables", None)
+    if "shell" in whole:
+        _relative(whole["shell"], ("source",), folder)
+    for key, names in (
+        ("ansible", ("playbook",)),
+        ("puppet", ("manifest",)),
+        ("salt", ("states",)),
+        ("chef", ("cookbooks",)),
+    ):
+        if key in whole:
+            _relative(whole[key], names, folder)
+    for key, name in (("ansible", "with"), ("puppet", "modules")):
+        if key in whole:
+            whole[key][name] = [_one_name(each, folder) for each in whole[key][name]]
+    return whole
