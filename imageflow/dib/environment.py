@@ -11,8 +11,8 @@ from typing import Any
 
 from imageflow.buildlog import MASK
 from imageflow.config import Config
-from imageflow.dib.workspace import Workspace
 from imageflow.model import Json
+from imageflow.workspace import Workspace
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TZ")

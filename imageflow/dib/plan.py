@@ -10,12 +10,12 @@ from imageflow import pins
 from imageflow.config import Config
 from imageflow.dib import blockdevice, command, configure, environment
 from imageflow.dib.cache import Cache, bootstrap_key
-from imageflow.dib.workspace import Workspace
-from imageflow.errors import InputChanged, RecipeError
+from imageflow.errors import ConfigError, InputChanged, RecipeError
 from imageflow.model import Build
 from imageflow.pins import archives, elements
 from imageflow.recipe import ImageRecipe
 from imageflow.recipe.definition import elements as named_elements
+from imageflow.workspace import Workspace
 
 MANIFEST_ELEMENT = "imageflow-manifest"
 
@@ -31,7 +31,14 @@ class DibPlan:
 
     @classmethod
     def of(cls, build: Build, config: Config) -> DibPlan:
-        return cls(build, config, ImageRecipe.from_json(build.recipe), Workspace.of(build, config))
+        """Raises ConfigError when diskimage-builder could not work in the build's work folder."""
+        work = Workspace.of(build, config)
+        if bad := elements.unusable_in(work.path):
+            raise ConfigError(
+                f"diskimage-builder can't work below {config.state_dir}: the path contains {bad!r}",
+                hint="choose another state_dir",
+            )
+        return cls(build, config, ImageRecipe.from_json(build.recipe), work)
 
     @property
     def name(self) -> str:

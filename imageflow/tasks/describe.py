@@ -12,8 +12,8 @@ from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.dib import manifest
 from imageflow.dib.environment import without_userinfo
-from imageflow.dib.outputs import artifact_of
 from imageflow.dib.plan import DibPlan
+from imageflow.finishing import artifact_of
 from imageflow.model import Build, Json
 from imageflow.tasks.base import Task
 

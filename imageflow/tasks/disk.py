@@ -14,10 +14,10 @@ from imageflow.control import Control
 from imageflow.dib import blockdevice, credentials, environment
 from imageflow.dib.plan import DibPlan
 from imageflow.dib.watch import Watch
-from imageflow.dib.workspace import Workspace
 from imageflow.errors import CommandFailed, ImageflowError
 from imageflow.model import Build, Json
 from imageflow.tasks.base import Task
+from imageflow.workspace import Workspace
 
 
 class BuildDisk(Task):

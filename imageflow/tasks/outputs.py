@@ -13,9 +13,9 @@ from imageflow.control import Control
 from imageflow.dib import environment
 from imageflow.dib.outputs import Finisher
 from imageflow.dib.plan import DibPlan
-from imageflow.dib.workspace import Workspace
 from imageflow.model import Build
 from imageflow.tasks.base import Task
+from imageflow.workspace import Workspace
 
 
 class FinishOutputs(Task):

@@ -11,10 +11,10 @@ from imageflow import resources
 from imageflow.config import Config
 from imageflow.dib import preflight
 from imageflow.dib.plan import DibPlan
-from imageflow.dib.workspace import Workspace
 from imageflow.errors import ImageflowError
 from imageflow.model import Build, Json, ResourceKind
 from imageflow.tasks.base import Ledger, Task
+from imageflow.workspace import Workspace
 
 
 class PrepareWorkspace(Task):

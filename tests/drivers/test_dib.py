@@ -12,10 +12,11 @@ import yaml
 
 from imageflow.control import Control
 from imageflow.dib import blockdevice, cache, command, configure, credentials, environment, manifest, preflight
-from imageflow.dib.outputs import artifact_of
+from imageflow.dib.plan import DibPlan
 from imageflow.dib.watch import Watch
-from imageflow.dib.workspace import Workspace
 from imageflow.errors import CommandFailed, ConfigError, InputChanged, NoSpace, Refused
+from imageflow.finishing import artifact_of
+from imageflow.workspace import Workspace
 
 # -- the command -------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ def test_a_folder_that_diskimage_builder_cannot_work_in(bad: str, tmp_path: Path
 
     build = Build("0123456789ab", "i", "dib", BuildState.RUNNING, "", "", "", 0.0)
     with pytest.raises(ConfigError, match="can't work below"):
-        Workspace.of(build, config.load(state_dir=f"{tmp_path}/a{bad}b"))
+        DibPlan.of(build, config.load(state_dir=f"{tmp_path}/a{bad}b"))
 
 
 # -- block devices -----------------------------------------------------------------------------------
