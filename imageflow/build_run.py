@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from imageflow.persistence.claim import Claim
 from imageflow.persistence.ledger import BuildLedger
 from imageflow.recorder import Recorder
 from imageflow.service import Service
+from imageflow.stages import limits
 
 LOG = logging.getLogger(__name__)
 DEATHS = 10  # workers in a row that may die in the same step, or be stopped in it, before its build pauses
@@ -154,6 +155,12 @@ class BuildRun:
         limits = build.recipe.get("timeout") or {}
         return float(limits.get(which) or default)
 
+    def _step_timeout(self, build: Build) -> Callable[[str], float]:
+        """Seconds that each step may take: its own limit, the recipe's, or the configuration's."""
+        own = {} if build.method not in ("boot", "install") else limits(build.recipe)
+        default = self._timeout(build, "step", self._config.builds.step_timeout)
+        return lambda name: own.get(name) or default
+
     def _flow(self, build: Build, log: BuildLog, control: Control, *, revert: bool) -> tuple[FlowRun, Recorder]:
         recorder = Recorder(
             self._database,
@@ -162,7 +169,7 @@ class BuildRun:
             prove=self.claim.prove,
             log=log,
             control=control,
-            step_timeout=self._timeout(build, "step", self._config.builds.step_timeout),
+            step_timeout=self._step_timeout(build),
             explain=describe,
         )
 
@@ -183,6 +190,7 @@ class BuildRun:
             "control": control,
             "ledger": BuildLedger(self._database, build.id, self._config.host, self.claim.prove),
             "store": self._service.store,
+            "compute": self._service.compute,
             "secret": secret,
         }
         flow = FlowRun(

@@ -11,12 +11,13 @@ from sqlalchemy import Connection
 
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import Conflict, Corrupt, NotFound
+from imageflow.errors import Conflict, Corrupt, NotFound, Refused
 from imageflow.model import Json, ResourceKind, Version
 from imageflow.persistence import builds, ledger, versions
 from imageflow.persistence.database import Database
 from imageflow.stores import ImageRef, Store
 
+BASES = ("qcow2", "raw")  # formats that a machine's disk can start as
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
 
 
@@ -37,6 +38,20 @@ class Catalogue:
         """IMAGE (the newest), IMAGE@DIGEST or DIGEST; a digest by any unique beginning."""
         with self._database.read() as conn:
             return self.located(versions.get(conn, ref))
+
+    def base(self, image: str) -> str:
+        """The digest of an image's newest version, for one that is made from it; raises NotFound, Refused."""
+        with self._database.read() as conn:
+            found = versions.select(conn, image, limit=1)
+        if not found:
+            raise NotFound(f"there is no image {image!r}", hint="'imageflow image list' shows what there is")
+        ref = self.ref(found[0])
+        if not any(artifact.format in BASES for artifact in ref.artifacts):
+            raise Refused(
+                f"image {image!r} is no disk that a machine could start from",
+                hint=f"add one of {', '.join(BASES)} to its outputs",
+            )
+        return ref.digest
 
     def located(self, version: Version) -> Version:
         """With the path where it is now, as seen from here: a store can be moved, or mounted elsewhere."""

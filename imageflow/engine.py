@@ -9,6 +9,8 @@ of a revert is judged by the steps, never by the flow's state: TaskFlow says REV
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from taskflow.persistence import models
 from taskflow.types.failure import Failure
 
 from imageflow.errors import ClaimLost, ConfigError, ImageflowError
-from imageflow.model import Build
+from imageflow.model import Build, Json
 from imageflow.persistence.flowstore import FlowStore
 from imageflow.tasks.base import Task
 
@@ -72,8 +74,22 @@ def factory_of(method: str) -> str:
     raise ConfigError(f"no flow for the method {method!r}", hint="is the package that brings it installed?")
 
 
-def enlist(conn: Connection, store: FlowStore, build: Build, factory: str = "", args: Sequence[Any] = ()) -> None:
+def arguments_of(method: str, recipe: Json) -> list[Any]:
+    """What the flow factory of a method is called with for a canonical recipe: JSON, stored with the flow.
+
+    A method whose flow depends on the recipe has a function `arguments` beside its factory.
+    """
+    module = importlib.import_module(factory_of(method).rpartition(".")[0])
+    arguments: Callable[[Json], list[Any]] | None = getattr(module, "arguments", None)
+    return arguments(recipe) if arguments is not None else []
+
+
+def enlist(
+    conn: Connection, store: FlowStore, build: Build, factory: str = "", args: Sequence[Any] | None = None
+) -> None:
     """Lay the flow of a build down, in the caller's transaction; `args` of the factory are JSON."""
+    if args is None:
+        args = [] if factory else arguments_of(build.method, build.recipe)
     book = models.LogBook(f"build {build.id}", uuid=build.flow)
     flow = models.FlowDetail(build.method, uuid=build.flow)
     engines.save_factory_details(flow, factory or factory_of(build.method), list(args), {})
@@ -89,11 +105,12 @@ class Outline:
     edges: tuple[tuple[str, str], ...]
 
 
-def outline(method: str) -> Outline:
-    """The steps of a method's flow, without a build."""
+def outline(method: str, recipe: Json) -> Outline:
+    """The steps of a method's flow for a canonical recipe, without a build."""
     from oslo_utils import importutils
 
-    return _outline_of(engines.load(importutils.import_class(factory_of(method))()))
+    factory = importutils.import_class(factory_of(method))
+    return _outline_of(engines.load(factory(*arguments_of(method, recipe))))
 
 
 def _outline_of(engine: Any) -> Outline:
@@ -123,7 +140,7 @@ class FlowRun:
         self._engine.compile()
         self._engine.storage.inject(dict(inject), transient=True)
         self._engine.storage.ensure_atoms(self._tasks())
-        self._results: dict[str, Any] = {}
+        self._inject = inject
 
     def _tasks(self) -> list[Task]:
         graph = self._engine.compilation.execution_graph
@@ -167,8 +184,13 @@ class FlowRun:
     def _must_run_again(self, task: Task, finished: set[Task], again: set[Task]) -> bool:
         to_run = [other for other in self._tasks() if other in again or other not in finished]
         needed = any(task.provides & other.requires for other in to_run)
-        lost = needed and not task.survives(self._engine.storage.get(task.name))
+        lost = needed and not self._survives(task)
         return lost or any(other.provides & task.requires for other in again)
+
+    def _survives(self, task: Task) -> bool:
+        wanted = inspect.signature(task.survives).parameters
+        drivers = {name: value for name, value in self._inject.items() if name in wanted}
+        return task.survives(self._engine.storage.get(task.name), **drivers)
 
     def run(self, suspend: Callable[[], bool]) -> Outcome:
         """Run what is not finished; `suspend()` is asked between steps."""

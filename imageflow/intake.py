@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +48,16 @@ class Plan:
 
 
 def wanted(
-    config: Config, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None
+    config: Config,
+    file: Path,
+    images: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+    *,
+    base_of: Callable[[str], str],
 ) -> list[Wanted]:
     """Load a recipe and pin the inputs of the images that are asked for (all by default).
+
+    `base_of` gives the digest of an image that another one is made from; raises NotFound.
 
     Raises RecipeError, and Unavailable when something to pin does not answer.
     """
@@ -60,10 +67,26 @@ def wanted(
     found = []
     for image in loaded.pick(images):
         canonical = image.canonical()
-        pinned = pins.pin(image, loaded.folder, config)
+        pinned = pins.pin(image, loaded.folder, config, base_of)
         key = fingerprint.build_key(canonical, pinned)
         found.append(Wanted(image.name, image.method, canonical, pinned, key, loaded.folder))
     return found
+
+
+def waves(file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[list[str]]:
+    """The names of the images that are asked for, those first that others of them are made from; raises RecipeError."""
+    from imageflow import recipe
+
+    picked = recipe.load(file, settings or {}, images).pick(images)
+    bases = {image.name: (image.data.get("base") or {}).get("image") for image in picked}
+    depth: dict[str, int] = {}
+    for name in bases:
+        chain = [name]
+        while (base := bases.get(chain[-1])) in bases and base not in depth:
+            chain.append(str(base))
+        for each in reversed(chain):
+            depth[each] = depth.get(bases[each] or "", -1) + 1
+    return [[name for name in bases if depth[name] == level] for level in range(max(depth.values(), default=-1) + 1)]
 
 
 def validate(

@@ -56,10 +56,13 @@ class Recorder:
         prove: Callable[[Connection], None],
         log: BuildLog,
         control: Control,
-        step_timeout: float | None,
+        step_timeout: Callable[[str], float],
         explain: Callable[[Any], tuple[str, str | None]],
     ) -> None:
-        """`prove` raises ClaimLost in a write's transaction; `explain` turns a failure into (error, hint)."""
+        """`prove` raises ClaimLost in a write's transaction; `explain` turns a failure into (error, hint).
+
+        `step_timeout` gives the seconds that a step may take, by its name.
+        """
         self._database = database
         self._build_id = build_id
         self._conductor = conductor
@@ -109,7 +112,7 @@ class Recorder:
             return  # it never ran: TaskFlow reverts it all the same
         if state is StepState.REVERTING:
             self._log.step = atom.name
-            self._control.begin_step(atom.name, self._step_timeout)
+            self._control.begin_step(atom.name, self._step_timeout(atom.name))
             steps.update(conn, self._build_id, atom.name, last.attempt, state=state)
             self._log("reverting")
             return
@@ -131,7 +134,7 @@ class Recorder:
             self._fraction, self._phase, self._phases = 0.0, "", []
             self._written = time.monotonic()
         self._log.step = name
-        self._control.begin_step(name, self._step_timeout)
+        self._control.begin_step(name, self._step_timeout(name))
         self._log("started" if attempt == 1 else f"started again (attempt {attempt})")
 
     def progress(self, fraction: float, phase: str = "") -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 
 from imageflow import intake
 from imageflow.catalogue import Catalogue
+from imageflow.compute import Compute
 from imageflow.config import Config
 from imageflow.errors import ConfigError, Conflict, NotFound
 from imageflow.estimate import Estimate, estimate, typical_seconds
@@ -95,6 +96,15 @@ class Service:
         raise ConfigError(f"there is no store driver {self.config.store!r}", hint="see [store] driver")
 
     @functools.cached_property
+    def compute(self) -> Compute:
+        """Where build machines run."""
+        for point in stevedore.ExtensionManager("imageflow.compute").list_entry_points():
+            if point.name == self.config.compute:
+                driver: Compute = point.load()(self.config)
+                return driver
+        raise ConfigError(f"there is no compute driver {self.config.compute!r}", hint="see [compute] driver")
+
+    @functools.cached_property
     def flows(self) -> FlowStore:
         """TaskFlow's own tables."""
         from imageflow.persistence.flowstore import FlowStore
@@ -122,8 +132,8 @@ class Service:
         from imageflow.engine import outline
 
         return [
-            self._plan(wanted, outline(wanted.method).steps)
-            for wanted in intake.wanted(self.config, file, images, settings)
+            self._plan(wanted, outline(wanted.method, wanted.canonical).steps)
+            for wanted in intake.wanted(self.config, file, images, settings, base_of=self.images.base)
         ]
 
     def _plan(self, wanted: Wanted, flow: tuple[tuple[str, str], ...]) -> Plan:
@@ -151,7 +161,10 @@ class Service:
 
         Raises RecipeError, and Unavailable when something to pin does not answer; then nothing was changed.
         """
-        return [self._submit(wanted, force) for wanted in intake.wanted(self.config, file, images, settings)]
+        return [
+            self._submit(wanted, force)
+            for wanted in intake.wanted(self.config, file, images, settings, base_of=self.images.base)
+        ]
 
     def _submit(self, wanted: Wanted, force: bool) -> Submission:
         if not force:  # most requests end here, without TaskFlow
@@ -255,7 +268,7 @@ class Service:
         with self.database.read() as conn:
             build = builds.get(conn, build_id)
             now = {step.name: step.state for step in steps.of(conn, build.id)}  # the last attempt of each wins
-        flow = outline(build.method)
+        flow = outline(build.method, build.recipe)
         nodes = tuple((name, title, now.get(name, StepState.PENDING)) for name, title in flow.steps)
         return Graph(build, nodes, flow.edges)
 

@@ -7,18 +7,22 @@ from pathlib import Path
 
 from imageflow import secrets
 from imageflow.config import Config
-from imageflow.pins import archives, elements, files, tools
+from imageflow.pins import archives, elements, files, machines, tools
+from imageflow.pins.machines import BaseOf
 from imageflow.recipe import ImageRecipe
 
 
-def pin(image: ImageRecipe, folder: Path, config: Config) -> dict[str, str]:
-    """What each input of the image is right now, by name.
+def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> dict[str, str]:
+    """What each input of the image is right now, by name; `base_of` gives the digest of another image.
 
+    For method dib (`machines.pin` tells of the others):
     "element:NAME" tree digest, "file:PATH" SHA-256, "tool:NAME" version, "archive:SUITE" SHA-256 of its
     signed Release file (or "archive": "unpinned: why"), "diskimage-builder" and "imageflow" versions, "architecture".
     Raises RecipeError for what is not there or can't work, Unavailable when an archive does not answer,
     Refused when a tool is missing.
     """
+    if image.method != "dib":
+        return machines.pin(image, folder, config, base_of)
     used = elements.used(image, elements.search_path(image, folder, config))
     environment = _environment(image, config)
     suites = archives.suites(environment, list(used), elements.architecture(image))
@@ -42,12 +46,17 @@ def pin(image: ImageRecipe, folder: Path, config: Config) -> dict[str, str]:
 
 def check(image: ImageRecipe, folder: Path, config: Config) -> None:
     """Raise RecipeError unless every element and local file of the image is there; reads none of them."""
+    if image.method != "dib":
+        machines.check(image, folder)
+        return
     elements.used(image, elements.search_path(image, folder, config))
     files.named(image, folder)
 
 
 def local(image: ImageRecipe, folder: Path, config: Config, used: dict[str, Path] | None = None) -> dict[str, str]:
     """The pins of files and elements only: cheap, and without the network."""
+    if image.method != "dib":
+        return machines.local(image, folder)
     if used is None:
         used = elements.used(image, elements.search_path(image, folder, config))
     pins = {f"element:{name}": elements.tree_digest(path) for name, path in used.items()}

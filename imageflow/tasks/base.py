@@ -10,6 +10,7 @@ can be named in the signature of `execute` and `revert`; the engine injects them
     control   imageflow.control.Control  check() it in loops, give it to process.run
     ledger    Ledger                     open() before a thing is made, close() after it is gone
     store     imageflow.stores.Store     where images live
+    compute   imageflow.compute.Compute  where machines run
     secret    Callable[[str], str]       value of a secret by its name; masked in the log from then on
 """
 
@@ -58,10 +59,11 @@ class Task(task.Task):
         if "revert" in cls.__dict__:
             cls.revert = _never_raising(cls.__dict__["revert"])
 
-    def survives(self, result: Any) -> bool:
+    def survives(self, result: Any, **drivers: Any) -> bool:
         """Whether what `execute` made is still there; False runs this step and those after it again.
 
-        Asked when a build goes on after a takeover or a resume, maybe on another machine.
+        Asked when a build goes on after a takeover or a resume, maybe on another machine. Besides `result` it can
+        name any of the arguments above.
         """
         return True
 

@@ -15,7 +15,7 @@ from imageflow.model import Build, BuildState
 from tests.small.site import Site
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
-STEPS = [name for name, _title in outline("dib").steps]
+STEPS = [name for name, _title in outline("dib", {}).steps]
 INSIDE = {"build-disk": (0.5, 2.0, 3.5, 5.0), "finish-outputs": (0.1,), "collect-inputs": (0.005,)}
 MOMENTS = [
     moment

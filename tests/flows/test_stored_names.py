@@ -10,7 +10,7 @@ from imageflow.engine import factory_of, outline
 def test_the_steps_of_dib() -> None:
     """Never rename one; a new shape is a new factory, and the old one stays for a release."""
     assert factory_of("dib") == "imageflow.flows.dib.build_by_dib"
-    assert [name for name, _title in outline("dib").steps] == [
+    assert [name for name, _title in outline("dib", {}).steps] == [
         "prepare-workspace",
         "collect-inputs",
         "build-disk",
@@ -22,5 +22,5 @@ def test_the_steps_of_dib() -> None:
 
 
 def test_a_linear_flow_has_one_edge_between_two_steps() -> None:
-    steps = [name for name, _title in outline("dib").steps]
-    assert list(outline("dib").edges) == list(pairwise(steps))
+    steps = [name for name, _title in outline("dib", {}).steps]
+    assert list(outline("dib", {}).edges) == list(pairwise(steps))

@@ -1,0 +1,95 @@
+"""Everything that goes into an image that is made on a machine, pinned."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imageflow import fetch
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import Corrupt, NotFound, Refused
+from imageflow.pins import files, tools
+from imageflow.recipe import ImageRecipe, inputs
+
+BaseOf = Callable[[str], str]  # name of an image -> digest of its newest version; raises NotFound
+
+
+def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> dict[str, str]:
+    """What each input is right now, by name.
+
+    "base:image:NAME" digest, "base:file" and "base:url" and "iso" SHA-256, "file:PATH" SHA-256,
+    "tool:NAME" version, "imageflow" version, "architecture". Raises as `pins.pin`.
+    """
+    pins = local(image, folder)
+    pins |= _base(image, folder, config, base_of)
+    pins["tool:qemu-img"] = tools.version("qemu-img")
+    if any("ansible" in step for step in image.configure):
+        pins["tool:ansible"] = _ansible()
+    pins["imageflow"] = importlib.metadata.version("imageflow")
+    pins["architecture"] = platform.machine()
+    return dict(sorted(pins.items()))
+
+
+def local(image: ImageRecipe, folder: Path) -> dict[str, str]:
+    """The pins of the files in the recipe's folder: cheap."""
+    found = {}
+    for named in inputs.of_image(image.data):
+        if named.path[0] not in ("base", "iso"):
+            found |= {f"file:{name}": files.digest(path) for name, path in _each(image, named, folder)}
+    return found
+
+
+def check(image: ImageRecipe, folder: Path) -> None:
+    """Raise RecipeError unless every local file and folder is there; reads none of them."""
+    for named in inputs.of_image(image.data):
+        if wrong := named.unusable(folder):
+            raise image.error(named.path, *wrong)
+
+
+def _each(image: ImageRecipe, named: inputs.Input, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The regular files of an input, by their names from the recipe's folder; links in a folder must stay in it."""
+    if wrong := named.unusable(folder):
+        raise image.error(named.path, *wrong)
+    at = named.at(folder)
+    if not at.is_dir():
+        yield named.name, at
+        return
+    root = os.path.realpath(at)
+    for where, folders, names in os.walk(at, followlinks=False):
+        folders.sort()
+        for name in sorted(names + [each for each in folders if os.path.islink(os.path.join(where, each))]):
+            path = os.path.join(where, name)
+            if os.path.commonpath([os.path.realpath(path), root]) != root:
+                raise image.error(
+                    named.path, f"{os.path.relpath(path, folder)} leads out of its folder", "copy what it leads to"
+                )
+            if os.path.isfile(path):
+                yield os.path.relpath(path, folder), Path(path)
+
+
+def _base(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> dict[str, str]:
+    key = "base" if image.method == "boot" else "iso"
+    given = image.data[key]
+    if name := given.get("image"):
+        try:
+            return {f"base:image:{name}": base_of(name)}
+        except NotFound as error:
+            raise image.error((key, "image"), f"there is no image {name!r}", f"build it first; {error.hint}") from None
+    pin_name = "iso" if key == "iso" else f"base:{'url' if 'url' in given else 'file'}"
+    if "url" in given:
+        return {pin_name: given["sha256"]}
+    try:
+        return {pin_name: fetch.local(folder / given["file"], given.get("sha256"), config=config, control=Control())}
+    except (Corrupt, Refused) as error:
+        raise image.error((key, "file"), error.message, error.hint) from None
+
+
+def _ansible() -> str:
+    try:
+        return importlib.metadata.version("ansible-core")
+    except importlib.metadata.PackageNotFoundError:
+        raise Refused("ansible is not installed on this host", hint="pip install 'imageflow[ansible]'") from None
