@@ -46,7 +46,7 @@ BUILD_VARIABLE = "IMAGEFLOW_BUILD"  # in the environment of every child of a bui
 # A worker that is killed before setpriv has run would be missed: the shell compares its parent afterwards.
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", '[ "$PPID" = "$0" ] || exit 125; exec "$@"')
 LINE_LIMIT = 64 * 1024  # bytes after which a line is cut into two
-_TAIL = 15  # lines of output that are kept for an error
+TAIL = 15  # lines of output that are kept for an error
 _CHECK = 0.25  # seconds between two looks at `control`
 _LINGER = 1.0  # seconds that what the child left behind may go on writing
 _LINE_END = re.compile(rb"\r\n|[\r\n]")
@@ -84,7 +84,7 @@ def run(
     _look_for(words[0], environment, cwd, name)
     command = [*DIE_WITH_PARENT, str(os.getpid()), *(ISOLATE if isolate else ()), *words]
     clean: Callable[[str], str] = getattr(log, "clean", str)
-    tail: deque[str] = deque(maxlen=_TAIL)
+    tail: deque[str] = deque(maxlen=TAIL)
 
     def sink(line: str) -> None:
         tail.append(clean(line))
@@ -107,7 +107,7 @@ def run(
         if reader.error is not None:
             raise reader.error
     if child.returncode:
-        raise CommandFailed(_verdict(name, child.returncode), hint=" | ".join(list(tail)[-3:]) or "it printed nothing")
+        raise CommandFailed(verdict(name, child.returncode), hint=" | ".join(list(tail)[-3:]) or "it printed nothing")
     return out.text() if isinstance(out, _Bytes) else ""
 
 
@@ -151,7 +151,8 @@ def _look_for(program: str, env: Mapping[str, str], cwd: Path | None, name: str)
         raise Refused(f"{name} can't be started: {program} is missing or not executable", hint=f"is {name} installed?")
 
 
-def _verdict(name: str, code: int) -> str:
+def verdict(name: str, code: int) -> str:
+    """What an exit code says, in words; a negative one, or one above 128, is a signal's."""
     if code > 128 and code - 128 in set(signal.Signals):
         code = 128 - code  # as a shell and first_process.py say it
     if code < 0:
@@ -283,15 +284,15 @@ class _Reader(threading.Thread):
         raise NotImplementedError
 
 
-class _Lines(_Reader):
-    """Hands out text lines as they come."""
+class Lines:
+    """Makes text lines of bytes as they come: no colours, no control characters, very long ones in pieces."""
 
-    def __init__(self, stream: IO[bytes] | None, sink: Callable[[str], None]) -> None:
+    def __init__(self, sink: Callable[[str], None]) -> None:
         self._sink = sink
         self._rest = b""
-        super().__init__(stream)
 
-    def _take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
+        """More of the output; b'' at its end."""
         *lines, self._rest = _LINE_END.split(self._rest + data)
         if data.endswith(b"\r") and lines:
             self._rest = lines.pop() + b"\r"  # maybe one half of a line end
@@ -307,6 +308,17 @@ class _Lines(_Reader):
         for start in range(0, max(len(line), 1), LINE_LIMIT):
             text = line[start : start + LINE_LIMIT].decode("utf-8", "replace").rstrip("\r")
             self._sink(_COLOURS.sub("", text).translate(_CONTROLS))
+
+
+class _Lines(_Reader):
+    """Hands out text lines as they come."""
+
+    def __init__(self, stream: IO[bytes] | None, sink: Callable[[str], None]) -> None:
+        self._lines = Lines(sink)
+        super().__init__(stream)
+
+    def _take(self, data: bytes) -> None:
+        self._lines.feed(data)
 
 
 class _Bytes(_Reader):
