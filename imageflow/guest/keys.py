@@ -77,8 +77,8 @@ def _pair(path: Path, comment: str) -> str:
         _write(path, data)
     except ValueError as error:
         raise Corrupt(f"{path} is not an SSH key: {error}", hint="abort the build and create it again") from None
-    form = serialization.PublicFormat.OpenSSH
-    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, form).decode() + f" {comment}"
+    openssh = serialization.Encoding.OpenSSH
+    return key.public_key().public_bytes(openssh, serialization.PublicFormat.OpenSSH).decode() + f" {comment}"
 
 
 def _write(path: Path, data: bytes) -> None:

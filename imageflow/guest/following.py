@@ -1,0 +1,115 @@
+"""Following a command in a machine to its end: its output, its exit code, and whether the machine is still there."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+import time
+from collections.abc import Callable
+
+import paramiko
+
+from imageflow.control import Control
+from imageflow.errors import Unavailable
+from imageflow.process import Lines
+
+KEPT = 1 << 20  # bytes of standard output that are returned: the last ones
+_CHECK = 0.25  # seconds between two looks at `control`
+_LINGER = 1.0  # seconds that what the command left behind may go on writing
+_QUIET = 30.0  # seconds without output after which the machine is asked whether it lives
+_ANSWER = 90.0  # seconds that its answer may take
+
+
+def follow(
+    channel: paramiko.Channel,
+    transport: paramiko.Transport,
+    control: Control,
+    out: Lines,
+    err: Lines,
+    failed: Callable[[], bool],
+) -> bytes:
+    """Until the command has ended, or `failed` says that there is no use any more; -> its standard output.
+
+    Raises Unavailable when the connection is lost, and what `control` says.
+    """
+    kept = bytearray()
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    heard, ended = time.monotonic(), 0.0
+    pulse: _Pulse | None = None
+    while not failed():
+        control.check()
+        got = _read(channel, kept, out, err)
+        now = time.monotonic()
+        if got:
+            heard, pulse = now, None
+            continue
+        if channel.closed or (channel.exit_status_ready() and channel.eof_received):
+            break
+        if channel.exit_status_ready():
+            ended = ended or now
+            if now - max(heard, ended) > _LINGER:
+                break  # something that it started still holds its output open
+        if not transport.is_active():
+            raise Unavailable("the connection to the machine was lost")
+        if now - heard > _QUIET and pulse is None:
+            pulse = _Pulse(transport)
+        if pulse is not None and pulse.answered:
+            heard, pulse = now, None
+        if pulse is not None and now - pulse.since > _ANSWER:
+            transport.close()
+            raise Unavailable("the machine does not answer any more")
+        if channel.eof_received:
+            channel.status_event.wait(0.05)
+        else:
+            poll.poll(_CHECK * 1000)
+    while _read(channel, kept, out, err):
+        control.check()
+    if channel.exit_status < 0 and not failed() and not _alive(transport):
+        raise Unavailable("the connection to the machine was lost")
+    out.feed(b"")
+    err.feed(b"")
+    return bytes(kept)
+
+
+def _read(channel: paramiko.Channel, kept: bytearray, out: Lines, err: Lines) -> bool:
+    """Take what is there; -> whether there was something."""
+    got = False
+    if channel.recv_ready():
+        data = channel.recv(1 << 17)
+        got = bool(data)
+        if data:
+            kept += data
+            if len(kept) > 2 * KEPT:
+                del kept[:-KEPT]
+            out.feed(data)
+    if channel.recv_stderr_ready():
+        data = channel.recv_stderr(1 << 17)
+        got = got or bool(data)
+        if data:
+            err.feed(data)
+    return got
+
+
+def _alive(transport: paramiko.Transport) -> bool:
+    """Whether the other end still answers: a channel that was closed without an exit code may be a first sign."""
+    pulse = _Pulse(transport)
+    pulse.join(10)
+    return pulse.answered and transport.is_active()
+
+
+class _Pulse(threading.Thread):
+    """Asks the server for a sign of life."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        super().__init__(name="pulse", daemon=True)
+        self._transport = transport
+        self.since = time.monotonic()
+        self.answered = False
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._transport.global_request("keepalive@imageflow", wait=True)
+            self.answered = self._transport.is_active()

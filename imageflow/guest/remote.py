@@ -1,0 +1,112 @@
+"""How a script gets to a guest's `sh`, and what ends it there: pure text, for dash, bash and busybox alike.
+
+The command line that an SSH server sees is always the same few words. The script, the values of its
+environment and its standard input follow on the standard input: nothing of them is in a list of
+processes or in a file. `read` takes no byte more than its line, so what follows is the script's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from imageflow.errors import BadInput
+
+MARK = "IMAGEFLOW_COMMAND"  # in the environment of every process of a command: which one it belongs to
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Ends the command that a note speaks of: what carries its mark, is in its session, or descends from such.
+_END = r"""
+imageflow_end() {  # FILE [MARK]: only the command with this mark
+    [ -s "$1" ] || return 0
+    read -r imageflow_mark imageflow_session < "$1" || return 0
+    [ -z "${2:-}" ] || [ "$2" = "$imageflow_mark" ] || return 0
+    imageflow_note=$1
+    for imageflow_signal in TERM 0 0 0 0 0 0 0 0 KILL 0 0 KILL 0 0 0 0 KILL; do
+        imageflow_found=" "
+        for imageflow_file in $(grep -lF "IMAGEFLOW_COMMAND=$imageflow_mark" /proc/[0-9]*/environ 2>/dev/null); do
+            imageflow_file=${imageflow_file#/proc/}
+            imageflow_found="$imageflow_found${imageflow_file%%/*} "
+        done
+        imageflow_more=1
+        while [ "$imageflow_more" ]; do
+            imageflow_more=
+            for imageflow_file in /proc/[0-9]*/stat; do
+                { read -r imageflow_line < "$imageflow_file"; } 2>/dev/null || continue
+                imageflow_pid=${imageflow_line%% *}
+                case $imageflow_found in *" $imageflow_pid "*) continue ;; esac
+                set -- ${imageflow_line##*) }
+                case "$1:$imageflow_found" in Z:* | X:*) continue ;; *" $2 "*) ;; *)
+                    [ "$4" = "$imageflow_session" ] || continue
+                ;; esac
+                imageflow_found="$imageflow_found$imageflow_pid "
+                imageflow_more=1
+            done
+        done
+        [ "$imageflow_found" != " " ] || break
+        if [ "$imageflow_signal" = 0 ]; then
+            sleep 0.2 2>/dev/null || sleep 1
+        else
+            kill -s "$imageflow_signal" $imageflow_found 2>/dev/null || :
+        fi
+    done
+    [ "$imageflow_found" = " " ] || echo "imageflow: can't be ended: process$imageflow_found" >&2
+    rm -f "$imageflow_note"
+}
+imageflow_folder=/run/imageflow
+{ mkdir -p "$imageflow_folder" && chmod 700 "$imageflow_folder"; } 2>/dev/null || {
+    imageflow_folder=/tmp/.imageflow
+    mkdir -p "$imageflow_folder" && chmod 700 "$imageflow_folder" || exit 125
+}
+imageflow_note=$imageflow_folder/command
+"""
+
+# Where the shell, or the sudo that started it, leads a session of its own, that session is the command's.
+_RUN = r"""
+imageflow_end "$imageflow_note"
+read -r imageflow_line < "/proc/$$/stat"
+set -- ${imageflow_line##*) }
+if [ "$4" != "$$" ]; then
+    imageflow_name=
+    [ "$4" != "$PPID" ] || { read -r imageflow_name < "/proc/$PPID/comm"; } 2>/dev/null || :
+    [ "$imageflow_name" = sudo ] || set -- x x x none
+fi
+imageflow_note=$imageflow_folder/command
+echo "$imageflow_this $4" > "$imageflow_note" || exit 125
+set --
+( eval "$imageflow_script" )
+imageflow_code=$?
+rm -f "$imageflow_note"
+exit "$imageflow_code"
+"""
+
+
+def command_line(mark: str, *, sudo: bool) -> str:
+    """What the SSH server is asked to run; it fits any login shell, csh and fish too."""
+    become = "sudo -n -H " if sudo else ""
+    read = r'i=$(printf "\n.");i=${i%.};IFS= read -r imageflow_line||exit 125;eval "$imageflow_line"'
+    return f"exec {become}env {MARK}={mark} sh -c '{read}'"
+
+
+def header(script: str, environment: Mapping[str, str], mark: str) -> bytes:
+    """The line that goes before the script's own standard input. Raises BadInput for what `sh` can't hold."""
+    parts = [f"imageflow_this={mark}", f"imageflow_script={quoted(script)}", f"PATH=${{PATH:-}}:{_PATH}", "export PATH"]
+    for name, value in environment.items():
+        if not _NAME.fullmatch(name):
+            raise BadInput(f"{name[:60]!r} is not the name of a variable", hint="letters, digits and '_'")
+        parts.append(f"{name}={quoted(value)};export {name}")
+    parts += [f"eval {quoted(_END)}", f"eval {quoted(_RUN)}"]
+    return ";".join(parts).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def ending(mark: str) -> bytes:
+    """The line that ends the command with this mark, if it is still running."""
+    return f'eval {quoted(_END)};imageflow_end "$imageflow_note" {mark}\n'.encode()
+
+
+def quoted(text: str) -> str:
+    """A word of `sh` on one line; the variable i holds a line feed."""
+    if "\0" in text:
+        raise BadInput("a NUL character can't be in a script or in a variable", hint="put it into a file")
+    return "'" + text.replace("'", "'\\''").replace("\n", "'\"$i\"'") + "'"
