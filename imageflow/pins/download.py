@@ -17,7 +17,7 @@ from typing import IO
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from imageflow.errors import ImageflowError, RecipeError, Refused, Unavailable
-from imageflow.recipe.problems import path_name
+from imageflow.fetch import shown
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 _ATTEMPTS = 4
@@ -58,15 +58,6 @@ def digest(urls: Sequence[str], environment: Mapping[str, str], what: str, mark:
         f"{what} is not in the archive {shown(urls[0].partition('/dists/')[0])}",
         hint="check the release and the mirror: DIB_RELEASE, DIB_DISTRIBUTION_MIRROR, DIB_DEBIAN_SECURITY_MIRROR",
     )
-
-
-def shown(url: str) -> str:
-    """The URL without user name, password and query."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:
-        return "the mirror's URL"
-    return path_name(urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
 
 
 def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) -> str:

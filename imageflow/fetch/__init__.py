@@ -1,0 +1,55 @@
+"""Base images and installer ISOs: fetched once, checked against their SHA-256, kept on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.fetch.address import file_of, shown
+from imageflow.fetch.downloads import Downloads, collect
+from imageflow.fetch.hashing import corrupt
+from imageflow.fetch.local import local
+
+__all__ = ["collect", "fetch", "local", "shown"]
+
+
+def fetch(
+    url: str,
+    sha256: str,
+    *,
+    config: Config,
+    control: Control,
+    log: Callable[[str], None],
+    progress: Callable[[float, str], None] = lambda done, phase: None,
+) -> Path:
+    """The file behind an http, https or file URL, with this SHA-256; out of the cache, if it is there.
+
+    Nobody may write to what is returned. What was downloaded before a crash, a cancel or a full disk is
+    used again. Of several who want the same file at once, one downloads and the others wait for it.
+    Proxies come from the environment. A file URL is checked where it is, and not copied.
+
+    Raises Corrupt when it has another digest, Refused when the server says no, NoSpace, Unavailable after
+    some attempts, and what `control` says.
+    """
+    wanted = sha256.strip().lower()
+    if path := file_of(url):
+        progress(0.0, "check")
+        local(path, wanted, config=config, control=control, progress=lambda done: progress(done, "check"))
+        return path
+    downloads = Downloads(config)
+    if (path := downloads.find(wanted)) is None:
+        with downloads.part(wanted, control, log) as part:
+            if part is not None:
+                from imageflow.fetch.transfer import Transfer  # requests takes a tenth of a second
+
+                if (found := Transfer(url, wanted, part, control, log, progress).run()) != wanted:
+                    part.drop()
+                    raise corrupt(shown(url), wanted, found)
+                part.finish()
+        path = downloads.get(wanted)
+    else:
+        log(f"{shown(url)}: in the cache")
+    progress(1.0, "done")
+    return path
