@@ -1,0 +1,67 @@
+"""What a machine is told at its first boot, so that the build can log in: for cloud-init, and for systemd alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from imageflow.compute import Seed
+from imageflow.guest.keys import Keys
+
+
+def make(keys: Keys, *, instance_id: str, hostname: str = "imageflow", user: str = "root") -> Seed:
+    """The seed of a machine: `user` gets the build's key (and may become root), the SSH server gets its host key.
+
+    cloud-init (any datasource that takes user-data) makes no account of its own, updates nothing, and
+    leaves the host name alone. A guest with systemd of at least 252 and without cloud-init takes the same
+    from credentials; another account than root must be there already, and be allowed to use sudo.
+    """
+    return Seed(
+        user_data=_user_data(keys, user),
+        instance_id=instance_id,
+        hostname=hostname,
+        credentials=_credentials(keys, user),
+    )
+
+
+def _user_data(keys: Keys, user: str) -> str:
+    account: dict[str, Any] = {"name": user, "ssh_authorized_keys": [keys.public]}
+    if user != "root":
+        account |= {"sudo": "ALL=(ALL) NOPASSWD:ALL", "shell": "/bin/sh", "lock_passwd": True}
+    data = {
+        "users": [account],
+        "disable_root": False,
+        "ssh_pwauth": False,
+        "ssh_deletekeys": False,  # with ssh_keys, the only host key is ours: no others are made, and no time is lost
+        "ssh_keys": {"ed25519_private": keys.host_private.read_text(), "ed25519_public": keys.host_public},
+        "ssh": {"emit_keys_to_console": False},
+        "no_ssh_fingerprints": True,
+        "preserve_hostname": True,
+        "manage_etc_hosts": False,
+        "package_update": False,
+        "package_upgrade": False,
+        "growpart": {"mode": "auto", "devices": ["/"], "ignore_growroot_disabled": False},
+        "resize_rootfs": True,
+    }
+    return "#cloud-config\n" + json.dumps(data, indent=1) + "\n"  # JSON is YAML
+
+
+def _credentials(keys: Keys, user: str) -> dict[str, str]:
+    """systemd-tmpfiles writes the files before sshd starts; `~` says that the content is base64."""
+    import base64
+
+    def line(kind: str, path: str, mode: str, owner: str, text: str = "") -> str:
+        content = base64.b64encode(text.encode()).decode() if text else "-"
+        return f"{kind} {path} {mode} {owner} {owner} - {content}\n"
+
+    home = "/root" if user == "root" else f"/home/{user}"
+    lines = [
+        line("d", f"{home}/.ssh", "0700", user),
+        line("f+~", f"{home}/.ssh/authorized_keys", "0600", user, keys.public + "\n"),
+        line("f+~", "/etc/ssh/ssh_host_ed25519_key", "0600", "root", keys.host_private.read_text()),
+        line("f+~", "/etc/ssh/ssh_host_ed25519_key.pub", "0644", "root", keys.host_public + "\n"),
+    ]
+    credentials = {"tmpfiles.extra": "".join(lines)}
+    if user == "root":
+        credentials["ssh.authorized_keys.root"] = keys.public + "\n"
+    return credentials
