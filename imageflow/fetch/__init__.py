@@ -8,9 +8,9 @@ from pathlib import Path
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.fetch.address import file_of, shown
+from imageflow.fetch.digests import local
 from imageflow.fetch.downloads import Downloads, collect
 from imageflow.fetch.hashing import corrupt
-from imageflow.fetch.local import local
 
 __all__ = ["collect", "fetch", "local", "shown"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
-from imageflow.fetch import local
+from imageflow.fetch import digests
 
 _LOOK = 0.25  # seconds between two looks at another one's lock: flock can't be waited for with a deadline
 _DIGITS = frozenset("0123456789abcdef")
@@ -152,7 +152,7 @@ def collect(config: Config, max_age: float, max_size: float, keep: Collection[st
             file.unlink(missing_ok=True)
             removed.append(file)
             left -= size
-    for memory in _files(config.cache_dir / local.FOLDER):
+    for memory in _files(config.cache_dir / digests.FOLDER):
         with contextlib.suppress(FileNotFoundError):
             if memory.stat().st_mtime < oldest:
                 memory.unlink()

@@ -120,7 +120,10 @@ class Transfer:
             origin = self._part.origin
             if origin.get("url") == _digest(self._url) and origin.get("validator"):
                 headers["If-Range"] = origin["validator"]
-        response = session.get(self._url, headers=headers, stream=True, timeout=(_CONNECT, _SILENCE))
+        try:
+            response = session.get(self._url, headers=headers, stream=True, timeout=(_CONNECT, _SILENCE))
+        except ValueError as error:  # not all of them are requests': a Location that is no URL
+            raise _trouble(error, self._name) from None
         with contextlib.closing(response), _stopped_by(self._control, response):
             yield response
 
