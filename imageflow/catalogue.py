@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from imageflow.compute import FORMATS
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import Conflict, Corrupt, NotFound, Refused
@@ -17,7 +18,6 @@ from imageflow.persistence import builds, ledger, versions
 from imageflow.persistence.database import Database
 from imageflow.stores import ImageRef, Store
 
-BASES = ("qcow2", "raw")  # formats that a machine's disk can start as
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
 
 
@@ -46,10 +46,10 @@ class Catalogue:
         if not found:
             raise NotFound(f"there is no image {image!r}", hint="'imageflow image list' shows what there is")
         ref = self.ref(found[0])
-        if not any(artifact.format in BASES for artifact in ref.artifacts):
+        if not any(artifact.format in FORMATS for artifact in ref.artifacts):
             raise Refused(
                 f"image {image!r} is no disk that a machine could start from",
-                hint=f"add one of {', '.join(BASES)} to its outputs",
+                hint=f"add one of {', '.join(FORMATS)} to its outputs",
             )
         return ref.digest
 

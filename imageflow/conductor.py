@@ -44,7 +44,7 @@ class Conductor:
         self._database = service.database
         self._board = service.board
         self._only = None if only is None else frozenset(only)
-        self._janitor = Janitor(service.database, service.config, service.store, service.board)
+        self._janitor = Janitor(service.database, service.config, service.store, service.board, service.compute)
         # Unique per process: a claim under a dead process's name would be taken for its own.
         self.name = f"{self._config.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._started = time.time()

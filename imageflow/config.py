@@ -203,6 +203,11 @@ class Config:
         return self.state_dir / "layers"
 
     @property
+    def install_keys_dir(self) -> Path:
+        """One folder per installed system: the key that its answer file lets in, as long as there are layers of it."""
+        return self.state_dir / "install-keys"
+
+    @property
     def records_dir(self) -> Path:
         """One folder per build: console output and screenshots, kept as long as its log."""
         return self.state_dir / "records"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from imageflow.errors import ImageflowError, TimedOut
 
@@ -25,6 +26,7 @@ class Control:
         self._build_deadline = deadline
         self._step_deadline: float | None = None
         self._step = ""
+        self._part: tuple[float, str] | None = None
         self._event = threading.Event()
         self._why: ImageflowError | None = None
         self._lock = threading.Lock()
@@ -37,6 +39,17 @@ class Control:
         """A new step starts: its own time limit in seconds, from now."""
         self._step = name
         self._step_deadline = None if timeout is None else time.monotonic() + timeout
+
+    @contextlib.contextmanager
+    def at_most(self, seconds: float, what: str) -> Iterator[None]:
+        """A part of a step has its own limit."""
+        before = self._part
+        end = time.monotonic() + seconds
+        self._part = (end, what) if before is None or end < before[0] else before
+        try:
+            yield
+        finally:
+            self._part = before
 
     def stop(self, why: ImageflowError) -> None:
         """Make every `check()` and `wait()` raise `why` from now on; the first reason stays."""
@@ -56,6 +69,8 @@ class Control:
             raise self._why
         self._guard()
         now = time.monotonic()
+        if self._part is not None and now > self._part[0]:
+            raise TimedOut(f"{self._part[1]} took longer than its limit", hint="raise its timeout in the recipe")
         if self._step_deadline is not None and now > self._step_deadline:
             raise TimedOut(
                 f"step {self._step!r} took longer than its limit",

@@ -73,20 +73,23 @@ def wanted(
     return found
 
 
-def waves(file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[list[str]]:
-    """The names of the images that are asked for, those first that others of them are made from; raises RecipeError."""
+def bases(file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """The images that are asked for, each after the one of them that it is made from: name -> that one, or None."""
     from imageflow import recipe
 
     picked = recipe.load(file, settings or {}, images).pick(images)
-    bases = {image.name: (image.data.get("base") or {}).get("image") for image in picked}
-    depth: dict[str, int] = {}
-    for name in bases:
-        chain = [name]
-        while (base := bases.get(chain[-1])) in bases and base not in depth:
-            chain.append(str(base))
-        for each in reversed(chain):
-            depth[each] = depth.get(bases[each] or "", -1) + 1
-    return [[name for name in bases if depth[name] == level] for level in range(max(depth.values(), default=-1) + 1)]
+    named = {image.name: (image.data.get("base") or {}).get("image") for image in picked}
+    found: dict[str, str | None] = {}
+
+    def add(name: str) -> None:
+        base = named[name] if named[name] in named else None
+        if base is not None and base not in found:
+            add(base)
+        found[name] = base
+
+    for name in named:
+        add(name)
+    return found
 
 
 def validate(

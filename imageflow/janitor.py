@@ -8,7 +8,8 @@ import time
 
 from sqlalchemy import Connection
 
-from imageflow import process, resources
+from imageflow import fetch, process, resources
+from imageflow.compute import Compute
 from imageflow.config import Config
 from imageflow.errors import ImageflowError, NotFound
 from imageflow.model import BuildState, Resource, ResourceKind, Wish
@@ -23,7 +24,8 @@ LOG = logging.getLogger(__name__)
 class Janitor:
     """Does rounds; two janitors at once are fine, each removes only what is on its own machine."""
 
-    def __init__(self, database: Database, config: Config, store: Store, board: SqlJobBoard) -> None:
+    def __init__(self, database: Database, config: Config, store: Store, board: SqlJobBoard, compute: Compute) -> None:
+        self._compute = compute
         self._database = database
         self._config = config
         self._store = store
@@ -36,7 +38,25 @@ class Janitor:
         found = self._reap()
         for path in self._store.tidy(self._is_active):
             LOG.info("removed %s: its build has ended", path)
+        self._collect_layers()
         return found
+
+    def _collect_layers(self) -> None:
+        limits = self._config.layers
+        try:
+            for layer in self._compute.layers.collect(limits.max_age, limits.max_size * 2**30, self._is_active):
+                LOG.info("removed layer %s (%s): unused, or there is no room for it", layer.key[:12], layer.title)
+            fetch.collect(self._config, limits.max_age, limits.max_size * 2**30)
+            self._forget_install_keys()
+        except (ImageflowError, OSError) as error:
+            LOG.warning("layers can't be collected: %s", error)
+
+    def _forget_install_keys(self) -> None:
+        """A key that lets somebody into layers which are gone is of no use; a build that installs right now has it, too."""
+        for folder in self._config.install_keys_dir.glob("*"):
+            old = time.time() - folder.stat().st_mtime > self._config.layers.max_age
+            if old and self._compute.layers.find(folder.name) is None:
+                resources.remove_tree(folder)
 
     def _expire_paused(self) -> None:
         limit = time.time() - self._config.builds.pause_ttl
@@ -61,6 +81,10 @@ class Janitor:
         try:
             if resource.kind is ResourceKind.PUBLICATION:
                 self._unpublish(resource)
+            elif resource.kind is ResourceKind.MACHINE:
+                self._compute.delete(resource.name)
+            elif resource.kind is ResourceKind.LAYERS:
+                self._compute.layers.release(resource.name)
             else:
                 resources.remove(resource.kind, resource.name)
         except (ImageflowError, OSError) as error:  # what can't be removed must not keep the rest

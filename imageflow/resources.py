@@ -32,8 +32,8 @@ def remove(kind: ResourceKind, name: str) -> None:
 
     Raises ImageflowError when it can't be removed, or isn't of this machine (a publication).
     """
-    if kind is ResourceKind.PUBLICATION:
-        raise ImageflowError(f"{name} is in a store, not on this machine")
+    if kind not in (ResourceKind.DIRECTORY, ResourceKind.MOUNT, ResourceKind.LOOP):
+        raise ImageflowError(f"{kind} {name} is not a thing of this machine alone: its driver removes it")
     path = Path(name)
     if not path.is_absolute() or len(path.parts) < 3 or ".." in path.parts:
         raise ImageflowError(f"{name!r} is no path that a build could have made")

@@ -11,7 +11,7 @@ import functools
 import secrets as random
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -129,14 +129,19 @@ class Service:
 
     def plan(self, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[Plan]:
         """What `submit` would do, without doing it."""
+        plans: dict[str, Plan] = {}
+        for names, base in _batches(intake.bases(file, images, settings)):
+            if base is not None and plans[base].verdict != "reuse":
+                plans |= {name: _after(name, base) for name in names}
+                continue
+            for wanted in intake.wanted(self.config, file, names, settings, base_of=self.images.base):
+                plans[wanted.image] = self._plan(wanted)
+        return list(plans.values())
+
+    def _plan(self, wanted: Wanted) -> Plan:
         from imageflow.engine import outline
 
-        return [
-            self._plan(wanted, outline(wanted.method, wanted.canonical).steps)
-            for wanted in intake.wanted(self.config, file, images, settings, base_of=self.images.base)
-        ]
-
-    def _plan(self, wanted: Wanted, flow: tuple[tuple[str, str], ...]) -> Plan:
+        flow = outline(wanted.method, wanted.canonical).steps
         with self.database.read() as conn:
             holder = self._usable(builds.holder(conn, wanted.key), conn)
             before = builds.latest(conn, wanted.image)
@@ -159,12 +164,16 @@ class Service:
     ) -> list[Submission]:
         """Ask for image versions: what is built is reused, what is being built is joined, the rest is queued.
 
+        An image that is made from another one of them is left out while that one is not finished: ask for it again then.
         Raises RecipeError, and Unavailable when something to pin does not answer; then nothing was changed.
         """
-        return [
-            self._submit(wanted, force)
-            for wanted in intake.wanted(self.config, file, images, settings, base_of=self.images.base)
-        ]
+        done: dict[str, Submission] = {}
+        for names, base in _batches(intake.bases(file, images, settings)):
+            if base is not None and (base not in done or done[base].build.state is not BuildState.SUCCEEDED):
+                continue
+            for wanted in intake.wanted(self.config, file, names, settings, base_of=self.images.base):
+                done[wanted.image] = self._submit(wanted, force)
+        return list(done.values())
 
     def _submit(self, wanted: Wanted, force: bool) -> Submission:
         if not force:  # most requests end here, without TaskFlow
@@ -345,7 +354,7 @@ class Service:
         """Remove what ended builds left on this machine; -> each with None or why it is still there."""
         from imageflow.janitor import Janitor
 
-        return Janitor(self.database, self.config, self.store, self.board).round()
+        return Janitor(self.database, self.config, self.store, self.board, self.compute).round()
 
     def conductors(self) -> list[Conductor]:
         """Those whose heartbeat is good."""
@@ -355,6 +364,18 @@ class Service:
     def check(self) -> list[str]:
         """How the database differs from what this version of imageflow needs; [] when it doesn't."""
         return self.database.check()
+
+
+def _batches(bases: Mapping[str, str | None]) -> Iterator[tuple[list[str], str | None]]:
+    """Those that are made from none of the others at once, then each of the others: (names, what they are made from)."""
+    if first := [name for name, base in bases.items() if base is None]:
+        yield first, None
+    yield from (([name], base) for name, base in bases.items() if base is not None)
+
+
+def _after(name: str, base: str) -> Plan:
+    """An image whose base has to be built first: what goes into it is not known before."""
+    return Plan(name, "boot", "", "build", f"when its base {base} is built", None, {}, (), None)
 
 
 def _same(build: Build) -> str:

@@ -110,11 +110,10 @@ def _stages(canonical: Json, pins: Json) -> Iterator[Stage]:
 
 def files_of(step: Json, pins: Json) -> dict[str, str]:
     """The pins of the local files that an entry uses; those in its folders, too."""
-    found = {}
+    found: dict[str, str] = {}
     for named in inputs.of_step(step):
-        for pin_name, pin in pins.items():
-            if pin_name == f"file:{named.name}" or pin_name.startswith(f"file:{named.name.rstrip('/')}/"):
-                found[pin_name] = pin
+        own, below = f"file:{named.name}", f"file:{named.name.rstrip('/')}/"
+        found |= {name: pin for name, pin in pins.items() if name == own or name.startswith(below)}
     return found
 
 

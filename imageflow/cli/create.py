@@ -36,24 +36,44 @@ class Create(TextLister):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with self.app.service() as service:
-            submissions = service.submit(
-                parsed_args.file, parsed_args.images, force=parsed_args.force, settings=dict(parsed_args.settings)
-            )
-            builds = [submission.build for submission in submissions]
-            if parsed_args.wait:
-                builds = self._see_through(service, builds)
-            elif any(build.state is BuildState.PAUSED for build in builds):
-                self.exit_code = 3  # joined, and it does not go on by itself
-            elif any(build.state is BuildState.QUEUED for build in builds):
-                from imageflow.cli.wait import tell_if_nothing_serves
+        from imageflow import intake
 
-                tell_if_nothing_serves(self.app, service)
-            self._results = [
-                (submission, build, _version(service, submission, build))
-                for submission, build in zip(submissions, builds, strict=True)
-            ]
+        settings = dict(parsed_args.settings)
+        self._results = []
+        with self.app.service() as service:
+            left = list(intake.bases(parsed_args.file, parsed_args.images, settings))
+            while left:
+                submissions = service.submit(parsed_args.file, left, force=parsed_args.force, settings=settings)
+                builds = self._follow(service, [submission.build for submission in submissions], parsed_args.wait)
+                self._results += [
+                    (submission, build, _version(service, submission, build))
+                    for submission, build in zip(submissions, builds, strict=True)
+                ]
+                left = [name for name in left if name not in {submission.build.image for submission in submissions}]
+                if left and (self.exit_code or any(build.state is not BuildState.SUCCEEDED for build in builds)):
+                    self._tell_of(left, parsed_args.wait)
+                    break
         return self.columns, [_row(*result) for result in self._results]
+
+    def _follow(self, service: Service, builds: list[Build], wait: bool) -> list[Build]:
+        if wait:
+            return self._see_through(service, builds)
+        if any(build.state is BuildState.PAUSED for build in builds):
+            self.exit_code = 3  # joined, and it does not go on by itself
+        elif any(build.state is BuildState.QUEUED for build in builds):
+            from imageflow.cli.wait import tell_if_nothing_serves
+
+            tell_if_nothing_serves(self.app, service)
+        return builds
+
+    def _tell_of(self, left: Sequence[str], waited: bool) -> None:
+        """What could not be asked for yet."""
+        names = ", ".join(left)
+        if waited:
+            self.app.note(f"imageflow: not built: {names}, for what it is made from is not finished")
+        else:
+            self.app.note(f"imageflow: not asked for yet: {names}, until what it is made from is built")
+            self.app.note("(the same command again then, or now with --wait)")
 
     def _see_through(self, service: Service, builds: list[Build]) -> list[Build]:
         if all(build.state is BuildState.SUCCEEDED for build in builds):

@@ -19,6 +19,9 @@ from typing import NamedTuple, Protocol
 from imageflow.control import Control
 
 
+FORMATS = ("qcow2", "raw")  # what a machine's disk can start as
+
+
 class MachineState(StrEnum):
     """How a machine is."""
 
@@ -107,7 +110,7 @@ class Layers(Protocol):
     """The layers of a driver; safe for any number of processes at once."""
 
     def find(self, key: str) -> Layer | None:
-        """A layer with this key whose whole chain is there, or None."""
+        """The newest layer with this key whose whole chain is there, or None."""
 
     def hold(self, key: str, build_id: str) -> Layer | None:
         """`find`, and neither it nor what it stands on is collected until `release`; again is fine."""

@@ -19,6 +19,7 @@ class Cause(StrEnum):
     BOOT_LOOP = "boot-loop"
     NOT_INSTALLED = "not-installed"  # it powered off (or rebooted) without having said that it is done
     NO_BOOT = "no-boot"  # the firmware found nothing to boot
+    DIED = "died"  # its process ended, or its host was rebooted
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,9 @@ class Facts:
 class Guest(Protocol):
     """A shell in the machine, as root (through `sudo -n` where the account is another one)."""
 
-    facts: Facts  # found at the first use
+    @property
+    def facts(self) -> Facts:
+        """Found at the first use."""
 
     def run(
         self,

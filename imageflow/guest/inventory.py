@@ -1,10 +1,9 @@
-"""What is in a guest: its packages, and what tells this machine from others."""
+"""What is in a guest: its packages."""
 
 from __future__ import annotations
 
 from imageflow.control import Control
 from imageflow.guest import Guest
-from imageflow.model import Json
 
 _LISTS = {
     "apt-get": r"dpkg-query -W -f '${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n'",
@@ -12,12 +11,6 @@ _LISTS = {
     "zypper": r"rpm -qa --qf 'installed\t%{NAME}\t%{EVR}\t%{ARCH}\n'",
     "apk": r"apk list --installed 2>/dev/null | sed -n 's/^\(.*\)-\([^-]*-r[0-9]*\) \([^ ]*\) .*/installed\t\1\t\2\t\3/p'",
 }
-_IDENTITY = """
-cat /etc/machine-id 2>/dev/null || echo
-for key in /etc/ssh/ssh_host_*_key.pub; do
-    [ ! -e "$key" ] || awk '{print $2}' "$key"
-done
-"""
 
 
 def packages(guest: Guest, *, control: Control) -> list[dict[str, str]] | None:
@@ -31,9 +24,3 @@ def packages(guest: Guest, *, control: Control) -> list[dict[str, str]] | None:
         if state == "installed" and name:
             found.append({"name": name, "version": version, "arch": architecture})
     return sorted(found, key=lambda package: (package["name"], package["arch"]))
-
-
-def identity(guest: Guest, *, control: Control) -> Json:
-    """{"machine_id", "host_keys": [base64]}: what no two machines may share."""
-    machine_id, *keys = [line.strip() for line in guest.run(_IDENTITY, control=control).splitlines()] or [""]
-    return {"machine_id": machine_id, "host_keys": [key for key in keys if key]}

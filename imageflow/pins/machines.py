@@ -36,7 +36,7 @@ def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> di
 
 def local(image: ImageRecipe, folder: Path) -> dict[str, str]:
     """The pins of the files in the recipe's folder: cheap."""
-    found = {}
+    found: dict[str, str] = {}
     for named in inputs.of_image(image.data):
         if named.path[0] not in ("base", "iso"):
             found |= {f"file:{name}": files.digest(path) for name, path in _each(image, named, folder)}

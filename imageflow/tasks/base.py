@@ -59,7 +59,7 @@ class Task(task.Task):
         if "revert" in cls.__dict__:
             cls.revert = _never_raising(cls.__dict__["revert"])
 
-    def survives(self, result: Any, **drivers: Any) -> bool:
+    def survives(self, result: Any, *_: Any, **drivers: Any) -> bool:
         """Whether what `execute` made is still there; False runs this step and those after it again.
 
         Asked when a build goes on after a takeover or a resume, maybe on another machine. Besides `result` it can

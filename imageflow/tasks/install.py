@@ -1,0 +1,217 @@
+"""The steps of an unattended installation, from the installer's ISO to a disk with a system on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imageflow import fetch
+from imageflow.compute import Compute, MachineState
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import InputChanged, MachineTrouble
+from imageflow.flight import Cause
+from imageflow.iso import Additions, Answers
+from imageflow.iso.answers import compose
+from imageflow.iso.remaster import remaster
+from imageflow.model import Build, Json, ResourceKind
+from imageflow.pins import files
+from imageflow.tasks.base import Ledger, Task
+from imageflow.tasks.machine import delete_machine
+from imageflow.tasks.observer import Observer
+from imageflow.tasks.workbench import LIVES, Workbench, machine_name
+from imageflow.workspace import Workspace
+
+_HOPELESS = (Cause.PANIC, Cause.BOOT_LOOP, Cause.NOT_INSTALLED, Cause.NO_BOOT)  # such a machine has to start anew
+
+
+class FetchMedia(Task):
+    """Get the installer's ISO, checked against its pin."""
+
+    step = "fetch-media"
+    title = "Fetch the installer"
+    default_provides = "media"  # {"path": the vendor's ISO} or None when its result is reused
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+        start: Json,
+    ) -> Json | None:
+        if start["stage"] >= 0:
+            log("reused")
+            return None
+        iso, digest = build.recipe["iso"], build.pins["iso"]
+        if "url" in iso:
+            path = fetch.fetch(iso["url"], digest, config=config, control=control, log=log, progress=progress)
+        else:
+            path = Path(build.folder) / iso["file"]
+            fetch.local(path, digest, config=config, control=control)
+        return {"path": str(path)}
+
+    def survives(self, result: Any) -> bool:
+        return result is None or Path(result["path"]).is_file()
+
+
+class RemasterMedia(Task):
+    """Put the answer file on the ISO and make it boot into an unattended installation."""
+
+    step = "remaster-media"
+    title = "Remaster the ISO"
+    default_provides = "remastered"  # {"path", "marker": what the installed system says at the end} or None
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        ledger: Ledger,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+        start: Json,
+        media: Json | None,
+    ) -> Json | None:
+        if media is None:
+            log("reused")
+            return None
+        bench = Workbench(build, config, compute, ledger, control, log, progress)
+        answers = build.recipe["answers"]
+        marker = f"imageflow: installed {build.id}"
+        answer = compose(
+            Answers(answers["kind"]), _answers(build), Additions(authorized_key=bench.keys.public, marker=marker)
+        )
+        to = bench.work.path / "media.iso"
+        to.unlink(missing_ok=True)
+        remaster(
+            Path(media["path"]),
+            to,
+            Answers(answers["kind"]),
+            answer,
+            arguments=answers.get("arguments") or "",
+            control=control,
+            progress=lambda fraction: progress(fraction, "remaster"),
+        )
+        return {"path": str(to), "marker": marker}
+
+    def revert(self, build: Build, config: Config) -> None:
+        (Workspace.of(build, config).path / "media.iso").unlink(missing_ok=True)
+
+    def survives(self, result: Any) -> bool:
+        return result is None or Path(result["path"]).is_file()
+
+
+def _answers(build: Build) -> str:
+    """The answer file's text, as it was pinned."""
+    name = build.recipe["answers"]["file"]
+    path = Path(build.folder) / name
+    if files.digest(path) != build.pins[f"file:{name}"]:
+        raise InputChanged(f"{name} is not what it was when the build was planned")
+    return path.read_text()
+
+
+class BootInstaller(Task):
+    """Boot the machine that the operating system is installed on."""
+
+    step = "boot-installer"
+    title = "Boot the installer"
+    default_provides = "installer"  # imageflow.compute.Machine, or None when its result is reused
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        ledger: Ledger,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+        remastered: Json | None,
+    ) -> Json | None:
+        if remastered is None:
+            log("reused")
+            return None
+        bench = Workbench(build, config, compute, ledger, control, log, progress)
+        return boot_installer(bench, remastered)
+
+    def revert(self, build: Build, compute: Compute, ledger: Ledger) -> None:
+        delete_machine(build, compute, ledger)
+
+    def survives(self, result: Any, compute: Compute) -> bool:
+        return result is None or compute.state(result["name"]) is not MachineState.ABSENT
+
+
+def boot_installer(bench: Workbench, remastered: Json) -> Json:
+    """Boot it from the CD onto an empty disk; one that runs already is adopted."""
+    bench.ledger.open(ResourceKind.MACHINE, bench.name)
+    machine = bench.compute.ensure(
+        bench.name,
+        bench.spec(reboots=False),
+        build_id=bench.build.id,
+        control=bench.control,
+        log=bench.log,
+        cdrom=Path(remastered["path"]),
+    )
+    bench.log(
+        f"machine {machine.name} runs as {machine.process}" + f", {machine.accelerator}" * bool(machine.accelerator)
+    )
+    return asdict(machine)
+
+
+class AwaitInstalled(Task):
+    """Watch the installer until it has powered the machine off and has said that it is done."""
+
+    step = "await-installed"
+    title = "Install"
+    default_provides = "base"  # {"key": layer of the installed system}
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        ledger: Ledger,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+        remastered: Json | None,
+        installer: Json | None,
+    ) -> Json:
+        bench = Workbench(build, config, compute, ledger, control, log, progress)
+        stage = bench.stages[0]
+        if remastered is None:
+            log("reused")
+            return {"key": stage.key}
+        if compute.state(bench.name) is MachineState.ABSENT:
+            boot_installer(bench, remastered)
+        hopeless = bench.work.path / "hopeless"
+        if hopeless.exists():  # an operator resumes: the machine was kept to be looked at, and is of no other use
+            log("the installer starts again from the beginning")
+            compute.delete(bench.name)
+            hopeless.unlink()
+            boot_installer(bench, remastered)
+        for life in range(1, LIVES + 1):
+            observer = Observer(compute, bench.name, config, build.id, installer=True)
+            trouble = observer.await_end(remastered["marker"], control, log, progress)
+            if trouble is None:
+                break
+            if trouble.cause is Cause.DIED and life < LIVES:
+                log(f"{trouble.message}: the installer starts again from the beginning")
+                compute.delete(bench.name)
+                boot_installer(bench, remastered)
+                continue
+            if trouble.cause in _HOPELESS:
+                hopeless.touch()
+            raise MachineTrouble(trouble.message, hint=f"{trouble.hint}; {MachineTrouble.hint} {build.id}")
+        compute.checkpoint(
+            machine_name(build), stage.key, parent=None, title=f"{build.image}: {stage.title}", build_id=build.id
+        )
+        return {"key": stage.key}
+
+    def survives(self, result: Any, compute: Compute) -> bool:
+        return compute.layers.find(result["key"]) is not None

@@ -1,0 +1,112 @@
+"""Watches a machine that nobody sits at: its phase, its screen, and what it will never get over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from imageflow.compute import Compute, MachineState
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import Unavailable
+from imageflow.flight import Cause, Limits, Trouble
+from imageflow.flight.record import Record
+from imageflow.flight.watch import Watch
+from imageflow.guest import Access
+from imageflow.guest.connect import Connection, await_ssh
+
+_LOOK = 0.5  # seconds between two looks
+
+
+class Observer:
+    """Looks at one machine, until it has come to where it should be."""
+
+    def __init__(self, compute: Compute, name: str, config: Config, build_id: str, *, installer: bool = False) -> None:
+        """`installer`: it installs itself; else it boots what is on its disk."""
+        self._compute = compute
+        self._name = name
+        self._config = config
+        limits = Limits(stall=config.install.stall, dialog=config.install.dialog)
+        self._watch = Watch(limits, installer=installer)
+        self._record = Record(config.records_dir / build_id, name, every=config.install.screenshots)
+        self._offset = 0
+        self._phase = ""
+
+    def await_ssh(
+        self,
+        access: Access,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+    ) -> Connection:
+        """Wait until the machine can be worked in; raises MachineTrouble with the cause, as soon as it is known."""
+
+        def dead() -> str | None:
+            trouble = self.look(log, progress)
+            return None if trouble is None else f"{trouble.message} ({trouble.hint})"
+
+        try:
+            return await_ssh(access, control=control, log=log, timeout=self._config.install.ssh, dead=dead)
+        finally:
+            self._record.end(self._screenshot)
+
+    def await_end(
+        self, marker: str, control: Control, log: Callable[[str], None], progress: Callable[[float, str], None]
+    ) -> Trouble | None:
+        """Wait until an installer has powered the machine off; -> what went wrong, None when it said that it is done."""
+        try:
+            while True:
+                control.check()
+                trouble = self.look(log, progress)
+                state = self._compute.state(self._name)
+                if state is MachineState.STOPPED:
+                    self.look(log, progress)
+                    return None if self._watch.said(marker) else self._not_installed()
+                if trouble is not None:
+                    return trouble
+                control.wait(_LOOK)
+        finally:
+            self._record.end(self._screenshot)
+
+    def look(self, log: Callable[[str], None], progress: Callable[[float, str], None]) -> Trouble | None:
+        """See what is new; -> why the machine will not get any further, or None."""
+        state = self._compute.state(self._name)
+        data = self._compute.console(self._name, self._offset)
+        self._offset += len(data)
+        self._record.console(data)
+        trouble = self._watch.see(data, self._written(), time.monotonic())
+        if self._watch.phase and self._watch.phase != self._phase:
+            self._phase = self._watch.phase
+            log(f"phase: {self._phase}")
+        progress(self._watch.fraction, self._phase)
+        if trouble is not None:
+            self._tell(trouble, log)
+            return trouble
+        if state in (MachineState.ERROR, MachineState.ABSENT):
+            return Trouble(Cause.DIED, f"the machine is {state}", "its process ended, or this host was rebooted")
+        self._record.screenshot(self._screenshot)
+        return None
+
+    def _tell(self, trouble: Trouble, log: Callable[[str], None]) -> None:
+        log(f"{trouble.cause}: {trouble.message}")
+        for line in self._watch.last_lines(15):
+            log(f"console: {line}")
+
+    def _not_installed(self) -> Trouble:
+        return Trouble(
+            Cause.NOT_INSTALLED,
+            "the installer powered the machine off and never said that it was done",
+            "see the end of its console: a command of the answer file may have failed",
+        )
+
+    def _written(self) -> int | None:
+        try:
+            return self._compute.activity(self._name).written
+        except Unavailable:
+            return None
+
+    def _screenshot(self) -> bytes | None:
+        try:
+            return self._compute.screenshot(self._name)
+        except Unavailable:
+            return None

@@ -1,0 +1,152 @@
+"""The first steps of a build on a machine: its folder, what can be reused, and what it starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imageflow import fetch, resources
+from imageflow.compute import FORMATS, Compute
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import InputChanged
+from imageflow.guest import keys
+from imageflow.model import Build, Json, ResourceKind
+from imageflow.stores import Store
+from imageflow.tasks.base import Ledger, Task
+from imageflow.tasks.workbench import Workbench, machine_name, ssh_folder
+from imageflow.workspace import Workspace
+
+
+class PrepareMachine(Task):
+    """Make the work folder, and hold the deepest layer that can be reused."""
+
+    step = "prepare-machine"
+    title = "See what can be reused"
+    default_provides = "start"  # {"stage": index of the deepest stage that is there, -1 for none, "key": its layer}
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        ledger: Ledger,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+    ) -> Json:
+        bench = Workbench(build, config, compute, ledger, control, log, progress)
+        compute.check(bench.spec())
+        ledger.open(ResourceKind.DIRECTORY, str(bench.work.path))
+        bench.work.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ledger.open(ResourceKind.LAYERS, build.id)
+        stages = bench.stages
+        reusable = not build.forced
+        if build.method == "install":
+            reusable = _take_install_keys(config, stages[0].key, ssh_folder(bench.work)) and reusable
+        for index in range(len(stages) - 1, -1, -1) if reusable else ():
+            if compute.layers.hold(stages[index].key, build.id) is not None:
+                log(f"starts from the layer of '{stages[index].title}': {index + 1} of {len(stages)} stages are reused")
+                return {"stage": index, "key": stages[index].key}
+        log("nothing can be reused" if not build.forced else "forced: nothing is reused")
+        return {"stage": -1, "key": None}
+
+    def revert(self, build: Build, config: Config, compute: Compute, ledger: Ledger) -> None:
+        compute.layers.release(build.id)
+        ledger.close(ResourceKind.LAYERS, build.id)
+        work = Workspace.of(build, config)
+        resources.remove(ResourceKind.DIRECTORY, str(work.path))
+        ledger.close(ResourceKind.DIRECTORY, str(work.path))
+
+    def survives(self, result: Any, build: Build, config: Config, compute: Compute) -> bool:
+        there = result["key"] is None or compute.layers.find(result["key"]) is not None
+        return there and Workspace.of(build, config).path.is_dir()
+
+
+def _take_install_keys(config: Config, key: str, to: Path) -> bool:
+    """Use the keys that the installed system knows; -> whether they were there: else nobody could get into its layers.
+
+    An answer file lets in one key, and what it installed is reused by builds that come later.
+    """
+    folder = config.install_keys_dir / key
+    known = (folder / "client_key").exists()
+    made = keys.make(folder)
+    to.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for file in (made.private, made.host_private):
+        with contextlib.suppress(FileExistsError):
+            os.link(file, to / file.name)
+    return known
+
+
+class FetchBase(Task):
+    """Get the image that the machine's disk starts as, checked against its pin, as the first layer."""
+
+    step = "fetch-base"
+    title = "Fetch the base"
+    default_provides = "base"  # {"key": its layer}
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        store: Store,
+        ledger: Ledger,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+        start: Json,
+    ) -> Json:
+        bench = Workbench(build, config, compute, ledger, control, log, progress)
+        key = bench.stages[0].key
+        if start["stage"] >= 0:
+            log("reused")
+            return {"key": key}
+        path, format = _base_file(build, config, store, control, log, progress)
+        compute.layers.add_base(key, path, format, title=f"{build.image}: the base", build_id=build.id, control=control)
+        bench.layer(key)
+        return {"key": key}
+
+
+def _base_file(
+    build: Build,
+    config: Config,
+    store: Store,
+    control: Control,
+    log: Callable[[str], None],
+    progress: Callable[[float, str], None],
+) -> tuple[Path, str]:
+    """-> the base and its format, '' where that has to be looked at."""
+    base = build.recipe["base"]
+    ((pin_name, digest),) = ((name, pin) for name, pin in build.pins.items() if name.startswith("base:"))
+    if "url" in base:
+        return fetch.fetch(base["url"], digest, config=config, control=control, log=log, progress=progress), ""
+    if "file" in base:
+        path = Path(build.folder) / base["file"]
+        fetch.local(path, digest, config=config, control=control)
+        return path, ""
+    ref = store.find(digest)
+    if ref is None:
+        raise InputChanged(f"{pin_name.removeprefix('base:')} {digest[:12]} is not in the store any more")
+    disk = next(artifact for artifact in ref.artifacts if artifact.format in FORMATS)
+    path = Path(ref.path).parent / disk.name
+    if not path.is_file():  # a store that is no folder of this machine
+        path = store.copy_out(ref, disk.name, Workspace.of(build, config).path / f"base.{disk.format}", control)
+    return path, disk.format
+
+
+class DeleteMachine(Task):
+    """Delete the machine: its image is made and verified."""
+
+    step = "delete-machine"
+    title = "Delete the machine"
+
+    def execute(self, build: Build, compute: Compute, ledger: Ledger, verified: Any) -> None:
+        name = machine_name(build)
+        compute.delete(name)
+        ledger.close(ResourceKind.MACHINE, name)
+        compute.layers.release(build.id)
+        ledger.close(ResourceKind.LAYERS, build.id)

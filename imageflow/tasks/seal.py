@@ -1,0 +1,111 @@
+"""The steps that make an image of the machine's disk, and stop the machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from imageflow import secrets
+from imageflow.compute import Compute, MachineState
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import NotSealed
+from imageflow.guest import inventory, seal
+from imageflow.guest.connect import Connection
+from imageflow.model import Build, Json
+from imageflow.tasks.base import Ledger, Task
+from imageflow.tasks.workbench import Workbench
+
+
+class SealMachine(Task):
+    """Remove keys, identities, logs and caches from the machine; its own login goes, too."""
+
+    step = "seal"
+    title = "Seal"
+    default_provides = "sealed"  # {"packages": [{"name", "version", "arch"}] | None, "system", "machine_id"}
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        ledger: Ledger,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+        secret: Callable[[str], str],
+        reached: Json,
+        machine: Json,
+    ) -> Json:
+        bench = Workbench(build, config, compute, ledger, control, log, progress)
+        return seal_machine(bench, secret)
+
+    def survives(self, result: Any) -> bool:
+        return True
+
+
+class StopMachine(Task):
+    """Power the machine off; one that died before that is sealed again."""
+
+    step = "stop-machine"
+    title = "Power off"
+    default_provides = "stopped"  # {"machine": name}
+
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        ledger: Ledger,
+        control: Control,
+        log: Callable[[str], None],
+        progress: Callable[[float, str], None],
+        secret: Callable[[str], str],
+        sealed: Json,
+    ) -> Json:
+        bench = Workbench(build, config, compute, ledger, control, log, progress)
+        if compute.state(bench.name) not in (MachineState.RUNNING, MachineState.STOPPED):
+            log("the machine died after it was sealed: once more from its last layer")
+            seal_machine(bench, secret)
+        compute.stop(bench.name, control)
+        if (state := compute.state(bench.name)) is not MachineState.STOPPED:
+            raise NotSealed(f"the machine is {state} and was not powered off in order", hint="resume the build")
+        return {"machine": bench.name}
+
+    def survives(self, result: Any, compute: Compute) -> bool:
+        return compute.state(result["machine"]) is MachineState.STOPPED
+
+
+def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
+    """Seal the machine; half sealed by a worker that died, it can't be logged into: then from its last layer."""
+    begun = bench.work.path / "sealing.json"
+    if begun.exists():
+        if seal.is_sealed(bench.compute.console(bench.name), bench.build.id):
+            known: Json = json.loads(begun.read_text())
+            return known
+        bench.delete()
+        begun.unlink()
+    values = [secret(name) for name in secrets.named_in(bench.build.recipe)]
+
+    def work(guest: Connection) -> Json:
+        found = {
+            "packages": inventory.packages(guest, control=bench.control),
+            "system": guest.facts.system,
+            "machine_id": guest.run("cat /etc/machine-id 2>/dev/null || :", control=bench.control).strip(),
+        }
+        bench.progress(0.2, "look for secrets")
+        if left := seal.find_secrets(guest, values, bench.control):
+            raise NotSealed(
+                f"a secret of the recipe is in {', '.join(left[:5])}",
+                hint="keep it out of the image: hand it to the command that needs it, in its environment",
+            )
+        aside = begun.with_suffix(".new")
+        aside.write_text(json.dumps(found))
+        aside.rename(begun)
+        bench.progress(0.5, "seal")
+        user = bench.image.machine["user"]
+        seal.seal(guest, bench.keys, control=bench.control, log=bench.log, user=user, build_id=bench.build.id)
+        return found
+
+    return bench.on_guest(bench.stages[-1].key, work)

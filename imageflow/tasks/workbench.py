@@ -1,0 +1,154 @@
+"""What a build on a machine works with: the machine's name and making, its layers, and the way into it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from imageflow.compute import Compute, Layer, Machine, MachineSpec, MachineState, Seed
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import ImageflowError, InputChanged
+from imageflow.guest import Access, keys, seed
+from imageflow.guest.connect import Connection
+from imageflow.guest.keys import Keys
+from imageflow.model import Build, ResourceKind
+from imageflow.recipe import ImageRecipe
+from imageflow.stages import Stage, stages
+from imageflow.tasks.base import Ledger
+from imageflow.tasks.observer import Observer
+from imageflow.workspace import Workspace
+
+T = TypeVar("T")
+LIVES = 3  # times that a machine may die under one step before that is the step's failure
+MAIN = "main"
+THROW_AWAY = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """One machine of a build: the one that the image is made on, or the throw-away one that verifies it."""
+
+    build: Build
+    config: Config
+    compute: Compute
+    ledger: Ledger
+    control: Control
+    log: Callable[[str], None]
+    progress: Callable[[float, str], None]
+    role: str = MAIN
+
+    @property
+    def image(self) -> ImageRecipe:
+        return ImageRecipe.from_json(self.build.recipe)
+
+    @property
+    def name(self) -> str:
+        """Of the machine."""
+        return machine_name(self.build, self.role)
+
+    @property
+    def work(self) -> Workspace:
+        return Workspace.of(self.build, self.config)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return stages(self.build.recipe, self.build.pins)
+
+    def spec(self, *, reboots: bool = True) -> MachineSpec:
+        """What the recipe wants the machine to be."""
+        machine = self.image.machine
+        return MachineSpec(
+            machine["vcpus"], machine["memory"], machine["disk"], firmware=machine["firmware"], reboots=reboots
+        )
+
+    @property
+    def keys(self) -> Keys:
+        """The keys that let this build into this machine, and nobody else."""
+        return keys.make(ssh_folder(self.work, self.role))
+
+    def seed(self) -> Seed:
+        """What the machine is told at its first boot."""
+        return seed.make(
+            self.keys, instance_id=f"{self.build.id}-{self.role}", user=self.image.machine["user"], hostname="imageflow"
+        )
+
+    # -- layers ----------------------------------------------------------------------------------
+
+    def layer(self, key: str) -> Layer:
+        """A layer that this build stands on, held from now on."""
+        found = self.compute.layers.hold(key, self.build.id)
+        if found is None:
+            raise InputChanged(f"layer {key[:12]} is gone", hint="abort the build and create it again")
+        return found
+
+    # -- the machine -----------------------------------------------------------------------------
+
+    def start(self, key: str) -> Machine:
+        """A new machine on this layer; one that runs already is adopted."""
+        layer = self.layer(key)
+        self.ledger.open(ResourceKind.MACHINE, self.name)
+        if self.compute.state(self.name) is not MachineState.RUNNING:
+            self.compute.delete(self.name)
+            self.keys.known_hosts.unlink(missing_ok=True)  # another boot may show another host key
+        return self.compute.ensure(
+            self.name,
+            self.spec(),
+            build_id=self.build.id,
+            control=self.control,
+            log=self.log,
+            disk=layer.source,
+            seed=self.seed(),
+        )
+
+    def access(self) -> Access:
+        """How to reach the running machine."""
+        host, port = self.compute.address(self.name)
+        return keys.access(self.keys, host, port, self.image.machine["user"], host_known=False)
+
+    def on_guest(self, key: str, work: Callable[[Connection], T]) -> T:
+        """Do something in the machine; when it is not there, or dies meanwhile, in a new one on this layer."""
+        for life in range(1, LIVES + 1):
+            try:
+                if self.compute.state(self.name) is not MachineState.RUNNING:
+                    self.start(key)
+                with contextlib.closing(self.connect()) as connection:
+                    return work(connection)
+            except ImageflowError as error:
+                self.control.check()
+                state = self.compute.state(self.name)
+                if state is MachineState.RUNNING or life == LIVES:
+                    raise
+                self.log(f"the machine is {state} ({error.message}): it starts again from its last layer")
+        raise AssertionError
+
+    def connect(self) -> Connection:
+        """Wait until the machine lets us in, or until it is clear that it never will."""
+        observer = Observer(self.compute, self.name, self.config, self.build.id)
+        return observer.await_ssh(self.access(), self.control, self.log, self.progress)
+
+    def delete(self) -> None:
+        """The machine is gone; its layers stay."""
+        self.compute.delete(self.name)
+        self.ledger.close(ResourceKind.MACHINE, self.name)
+
+    def scratch(self) -> Path:
+        """An empty folder for one step."""
+        folder = self.work.path / "scratch"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+
+def machine_name(build: Build, role: str = MAIN) -> str:
+    """The name of a build's machine."""
+    return f"{build.id}-{role}"
+
+
+def ssh_folder(work: Workspace, role: str = MAIN) -> Path:
+    """Where the keys of a build's machine are."""
+    return work.path / ("ssh" if role == MAIN else f"ssh-{role}")
