@@ -4,73 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from imageflow.errors import InputChanged, RecipeError
+from imageflow.guest import accounts, pip
 from imageflow.model import Json
 
 NAME = "imageflow-configure"
 _FILES = "imageflow-files"  # a folder of the element; hooks see it as /tmp/in_target.d/imageflow-files
-_PASSWORD = "IMAGEFLOW_PASSWORD_"  # noqa: S105 - variables that hand passwords to the hooks
 _HEAD = "#!/bin/bash\nset -eu\nset -o pipefail\n"
-_PIP = """\
-if ! python3 -m pip --version >/dev/null 2>&1; then
-    install-packages python3-pip
-fi
-help=$(python3 -m pip install --help)
-options=(--no-cache-dir --no-input)
-for option in --root-user-action=ignore --break-system-packages; do
-    [[ $help != *"${option%%=*}"* ]] || options+=("$option")
-done
-"""
-_USER = """\
-add_user() {  # NAME UID SHELL HOME
-    local options=(--create-home)
-    [ -z "$2" ] || options+=(--uid "$2")
-    [ -z "$3" ] || options+=(--shell "$3")
-    [ -z "$4" ] || options+=(--home-dir "$4")
-    if getent passwd "$1" >/dev/null; then
-        options=("${options[@]:1}")
-        [ ${#options[@]} -eq 0 ] || usermod "${options[@]}" "$1"
-    elif getent group "$1" >/dev/null; then
-        useradd "${options[@]}" --gid "$1" "$1"
-    else
-        useradd "${options[@]}" --user-group "$1"
-    fi
-}
-add_to_group() {  # NAME GROUP
-    getent group "$2" >/dev/null || groupadd "$2"
-    usermod --append --groups "$2" "$1"
-}
-set_password() {  # NAME, password or hash on standard input
-    local password
-    IFS= read -r password
-    if [[ $password == \\$* ]]; then
-        printf '%s:%s\\n' "$1" "$password" | chpasswd -e
-    else
-        printf '%s:%s\\n' "$1" "$password" | chpasswd
-    fi
-}
-authorize() {  # NAME, keys on standard input
-    local home group
-    home=$(getent passwd "$1" | cut -d: -f6)
-    group=$(id -g "$1")
-    install -d -m 0755 "$home"
-    install -d -m 0700 -o "$1" -g "$group" "$home/.ssh"
-    cat >> "$home/.ssh/authorized_keys"
-    chown "$1:$group" "$home/.ssh/authorized_keys"
-    chmod 0600 "$home/.ssh/authorized_keys"
-}
-may_become_root() {  # NAME
-    install -d -m 0755 /etc/sudoers.d
-    printf '%s ALL=(ALL) NOPASSWD:ALL\\n' "$1" > "/etc/sudoers.d/90-imageflow-${1//[^a-z0-9_-]/_}"
-    chmod 0440 "/etc/sudoers.d/90-imageflow-${1//[^a-z0-9_-]/_}"
-}
-"""
+_INSTALL = 'install_packages() { install-packages "$@"; }\n'  # for what is run in a machine, too
 
 
 def write_element(elements: Path, steps: Sequence[Json], folder: Path, pins: Json) -> bool:
@@ -102,17 +49,7 @@ def write_element(elements: Path, steps: Sequence[Json], folder: Path, pins: Jso
 
 def passwords(steps: Sequence[Json]) -> dict[str, str]:
     """Variables that the element's hooks read -> names of the secrets that they have to hold."""
-    names = [
-        user["password"]["secret"]
-        for step in steps
-        for user in step.get("users", ())
-        if isinstance(user.get("password"), Mapping)
-    ]
-    return {_variable(name): name for name in names}
-
-
-def _variable(secret: str) -> str:
-    return _PASSWORD + hashlib.sha256(secret.encode()).hexdigest()[:16]
+    return accounts.passwords([user for step in steps for user in step.get("users", ())])
 
 
 def _leading_packages(steps: Sequence[Json]) -> tuple[list[str], list[Json]]:
@@ -160,7 +97,7 @@ def _packages(packages: Sequence[str], _: _Sources) -> str:
 
 
 def _pip(requirements: Sequence[str], _: _Sources) -> str:
-    return f'{_PIP}python3 -m pip install "${{options[@]}}" -- {shlex.join(requirements)}\n'
+    return _INSTALL + pip.script(requirements)
 
 
 def _files(entries: Sequence[Json], sources: _Sources) -> str:
@@ -174,29 +111,7 @@ def _files(entries: Sequence[Json], sources: _Sources) -> str:
 
 
 def _users(users: Sequence[Json], _: _Sources) -> str:
-    lines = [_USER]
-    for user in users:
-        name = shlex.quote(user["name"])
-        uid, shell, home = (
-            shlex.quote(str(user.get(key) if user.get(key) is not None else "")) for key in ("uid", "shell", "home")
-        )
-        lines.append(f"add_user {name} {uid} {shell} {home}")
-        lines += [f"add_to_group {name} {shlex.quote(group)}" for group in user.get("groups") or ()]
-        lines += _password_of(name, user.get("password"))
-        if keys := user.get("authorized_keys"):
-            text = "".join(f"{key}\n" for key in keys)
-            lines.append(f"printf %s {shlex.quote(text)} | authorize {name}")
-        if user.get("sudo"):
-            lines.append(f"may_become_root {name}")
-    return "\n".join(lines) + "\n"
-
-
-def _password_of(name: str, password: Any) -> list[str]:
-    if password is None:
-        return []
-    if isinstance(password, Mapping):  # builtins only: it must not be seen in a list of processes
-        return [f'printf "%s\\n" "${{{_variable(password["secret"])}}}" | set_password {name}']
-    return [f"printf '%s\\n' {shlex.quote(str(password))} | set_password {name}"]
+    return accounts.script(users)
 
 
 def _services(services: Json, _: _Sources) -> str:
