@@ -51,12 +51,13 @@ class Guest(Protocol):
         log: Callable[[str], None] | None = None,
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
+        name: str = "a command in the machine",
     ) -> str:
-        """Run a script with `sh` to its end; -> its standard output (no newline at its end).
+        """Run a script with `sh` to its end; -> the last MiB of its standard output (no newline at its end).
 
         `log` gets every line of both streams as it comes, cleaned as process.run does. Values of
         `environment` never appear in the guest's list of processes. What an earlier connection left
-        running of this build is ended first. Raises CommandFailed with the last lines when the exit code
+        running of this build is ended first; `name` is what errors call it. Raises CommandFailed with the last lines when the exit code
         is not 0, Unavailable when the connection is lost, and what `control` says; then the command is ended.
         """
 

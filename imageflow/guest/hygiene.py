@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from imageflow.control import Control
 from imageflow.guest import Guest
+from imageflow.guest.keys import COMMENT
 from imageflow.guest.seal import ACCOUNTS
 
-_LOOK = """
+_LOOK = r"""
 key_files | while read -r file; do
-    if grep -qF "$key" "$file"; then echo "key=$file"; fi
+    if grep -qF "$key" "$file"; then
+        echo "key=$file"
+    elif [ "$own" ] && grep -v -F -e "$own" "$file" | grep -q -e "$key" -e "$comment\$"; then echo "key=$file"; fi
 done
 if [ -f /etc/machine-id ]; then
     id=
@@ -43,11 +46,14 @@ class Expectations:
     machine_id: str = ""  # as seal.seal said; '' where that is not known
     user: str = "root"  # whom the build logged in as
     password: bool = False  # whether the recipe itself gives that account a password
+    own: str = ""  # the client key that lets us into this machine: where it is given, no other build's may be there
 
 
 def check(guest: Guest, expected: Expectations, control: Control, log: Callable[[str], None]) -> list[str]:
     """What is wrong with it, each in words; [] when all is well. Services that failed to start are only logged."""
-    settings = {"key": expected.public.split()[1], "host": expected.host_public.split()[1], "user": expected.user}
+    own = expected.own.split()[1] if expected.own else ""
+    settings = {"key": expected.public.split()[1], "own": own, "comment": f" {COMMENT}"}
+    settings |= {"host": expected.host_public.split()[1], "user": expected.user}
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
     problems: list[str] = []
     for line in guest.run(head + ACCOUNTS + _LOOK, control=control).splitlines():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from imageflow.control import Control
 from imageflow.errors import CommandFailed
 from imageflow.guest import Guest
-from imageflow.guest.keys import Keys
+from imageflow.guest.keys import COMMENT, Keys
 
 _MARKER = "imageflow: sealed"
 # Shell functions: `homes` and `key_files` print one a line.
@@ -110,8 +110,8 @@ if [ -f /etc/machine-id ]; then
 fi
 if [ "$user" != root ]; then rm -f /etc/sudoers.d/90-cloud-init-users; fi
 key_files | while read -r file; do
-    if grep -qF "$key" "$file"; then
-        rest=$(grep -vF "$key" "$file")
+    if grep -q -e "$key" -e "$comment\\$" "$file"; then  # those of earlier builds, whose layers this one stands on, too
+        rest=$(grep -v -e "$key" -e "$comment\\$" "$file")
         if [ "$rest" ]; then printf '%s\\n' "$rest" > "$file"; else rm -f "$file"; fi
     fi
 done
@@ -154,6 +154,7 @@ def seal(
     """
     settings = {
         "key": keys.public.split()[1],
+        "comment": f" {COMMENT}",
         "user": user,
         "marker": f"{_MARKER} {build_id}",
         "off": "yes" if power_off else "",

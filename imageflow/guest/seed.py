@@ -40,6 +40,8 @@ def _user_data(keys: Keys, user: str) -> str:
         "manage_etc_hosts": False,
         "package_update": False,
         "package_upgrade": False,
+        "apt": {"preserve_sources_list": True},
+        "grub_dpkg": {"enabled": False},
         "growpart": {"mode": "auto", "devices": ["/"], "ignore_growroot_disabled": False},
         "resize_rootfs": True,
     }
