@@ -33,6 +33,16 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a machine's disk in a plan."""
+
+    name: str  # of the step that makes it
+    title: str
+    verdict: str  # reused, run
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What submitting a recipe would do with one image."""
 
@@ -45,6 +55,7 @@ class Plan:
     pins: Json
     steps: tuple[tuple[str, str], ...]  # (name, title)
     seconds: float | None  # how long it will take, from earlier builds of this image
+    stages: tuple[StagePlan, ...] = ()  # of a machine's disk: what of it is there already
 
 
 def wanted(

@@ -25,7 +25,7 @@ from imageflow.compute import Compute
 from imageflow.config import Config
 from imageflow.errors import ConfigError, Conflict, NotFound
 from imageflow.estimate import Estimate, estimate, typical_seconds
-from imageflow.intake import Plan, Wanted
+from imageflow.intake import Plan, StagePlan, Wanted
 from imageflow.model import (
     Build,
     BuildState,
@@ -152,7 +152,31 @@ class Service:
             verdict, reason = "reuse", _same(holder)
         else:
             verdict, reason = "join", _joined(holder)
-        return Plan(wanted.image, wanted.method, wanted.key, verdict, reason, holder, wanted.pins, flow, seconds)
+        stages = self._stages(wanted, before) if verdict == "build" else ()
+        return Plan(
+            wanted.image, wanted.method, wanted.key, verdict, reason, holder, wanted.pins, flow, seconds, stages
+        )
+
+    def _stages(self, wanted: Wanted, before: Build | None) -> tuple[StagePlan, ...]:
+        """Which stages of a machine's disk are there as layers here, and why the others run."""
+        from imageflow.stages import stages
+
+        found = stages(wanted.canonical, wanted.pins)
+        earlier = {stage.name: stage.key for stage in stages(before.recipe, before.pins)} if before is not None else {}
+        deepest = max((at for at, stage in enumerate(found) if self.compute.layers.find(stage.key)), default=-1)
+        plans: list[StagePlan] = []
+        for at, stage in enumerate(found):
+            if at <= deepest:
+                plans.append(StagePlan(stage.name, stage.title, "reused", "its layer is here"))
+            elif earlier.get(stage.name) == stage.key:
+                plans.append(StagePlan(stage.name, stage.title, "run", "its layer is not here (any more)"))
+            elif not earlier:
+                plans.append(StagePlan(stage.name, stage.title, "run", "never built here"))
+            elif plans and plans[-1].verdict == "run":
+                plans.append(StagePlan(stage.name, stage.title, "run", "it stands on one that runs"))
+            else:
+                plans.append(StagePlan(stage.name, stage.title, "run", "it changed, or what it uses did"))
+        return tuple(plans)
 
     def submit(
         self,
