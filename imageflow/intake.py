@@ -11,6 +11,7 @@ from imageflow.config import Config
 from imageflow.model import Build, Json
 
 if TYPE_CHECKING:
+    from imageflow.compute import Layers
     from imageflow.recipe import ImageRecipe
 
 
@@ -82,6 +83,33 @@ def wanted(
         key = fingerprint.build_key(canonical, pinned)
         found.append(Wanted(image.name, image.method, canonical, pinned, key, loaded.folder))
     return found
+
+
+def stage_plans(wanted: Wanted, before: Build | None, layers: Layers) -> tuple[StagePlan, ...]:
+    """Which stages of a machine's disk are there as layers here, and why the others run."""
+    from imageflow.stages import stages
+
+    found = stages(wanted.canonical, wanted.pins)
+    earlier = {stage.name: stage.key for stage in stages(before.recipe, before.pins)} if before is not None else {}
+    deepest = max((at for at, stage in enumerate(found) if layers.find(stage.key)), default=-1)
+    plans: list[StagePlan] = []
+    for at, stage in enumerate(found):
+        if at <= deepest:
+            plans.append(StagePlan(stage.name, stage.title, "reused", "its layer is here"))
+        elif earlier.get(stage.name) == stage.key:
+            plans.append(StagePlan(stage.name, stage.title, "run", "its layer is not here (any more)"))
+        elif not earlier:
+            plans.append(StagePlan(stage.name, stage.title, "run", "never built here"))
+        elif plans and plans[-1].verdict == "run":
+            plans.append(StagePlan(stage.name, stage.title, "run", "it stands on one that runs"))
+        else:
+            plans.append(StagePlan(stage.name, stage.title, "run", "it changed, or what it uses did"))
+    return tuple(plans)
+
+
+def after(name: str, base: str) -> Plan:
+    """The plan of an image whose base has to be built first: what goes into it is not known before."""
+    return Plan(name, "boot", "", "build", f"when its base {base} is built", None, {}, (), None)
 
 
 def bases(file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> dict[str, str | None]:

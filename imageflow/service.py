@@ -25,7 +25,7 @@ from imageflow.compute import Compute
 from imageflow.config import Config
 from imageflow.errors import ConfigError, Conflict, NotFound
 from imageflow.estimate import Estimate, estimate, typical_seconds
-from imageflow.intake import Plan, StagePlan, Wanted
+from imageflow.intake import Plan, Wanted
 from imageflow.model import (
     Build,
     BuildState,
@@ -132,7 +132,7 @@ class Service:
         plans: dict[str, Plan] = {}
         for names, base in _batches(intake.bases(file, images, settings)):
             if base is not None and plans[base].verdict != "reuse":
-                plans |= {name: _after(name, base) for name in names}
+                plans |= {name: intake.after(name, base) for name in names}
                 continue
             for wanted in intake.wanted(self.config, file, names, settings, base_of=self.images.base):
                 plans[wanted.image] = self._plan(wanted)
@@ -152,31 +152,10 @@ class Service:
             verdict, reason = "reuse", _same(holder)
         else:
             verdict, reason = "join", _joined(holder)
-        stages = self._stages(wanted, before) if verdict == "build" else ()
+        stages = intake.stage_plans(wanted, before, self.compute.layers) if verdict == "build" else ()
         return Plan(
             wanted.image, wanted.method, wanted.key, verdict, reason, holder, wanted.pins, flow, seconds, stages
         )
-
-    def _stages(self, wanted: Wanted, before: Build | None) -> tuple[StagePlan, ...]:
-        """Which stages of a machine's disk are there as layers here, and why the others run."""
-        from imageflow.stages import stages
-
-        found = stages(wanted.canonical, wanted.pins)
-        earlier = {stage.name: stage.key for stage in stages(before.recipe, before.pins)} if before is not None else {}
-        deepest = max((at for at, stage in enumerate(found) if self.compute.layers.find(stage.key)), default=-1)
-        plans: list[StagePlan] = []
-        for at, stage in enumerate(found):
-            if at <= deepest:
-                plans.append(StagePlan(stage.name, stage.title, "reused", "its layer is here"))
-            elif earlier.get(stage.name) == stage.key:
-                plans.append(StagePlan(stage.name, stage.title, "run", "its layer is not here (any more)"))
-            elif not earlier:
-                plans.append(StagePlan(stage.name, stage.title, "run", "never built here"))
-            elif plans and plans[-1].verdict == "run":
-                plans.append(StagePlan(stage.name, stage.title, "run", "it stands on one that runs"))
-            else:
-                plans.append(StagePlan(stage.name, stage.title, "run", "it changed, or what it uses did"))
-        return tuple(plans)
 
     def submit(
         self,
@@ -395,11 +374,6 @@ def _batches(bases: Mapping[str, str | None]) -> Iterator[tuple[list[str], str |
     if first := [name for name, base in bases.items() if base is None]:
         yield first, None
     yield from (([name], base) for name, base in bases.items() if base is not None)
-
-
-def _after(name: str, base: str) -> Plan:
-    """An image whose base has to be built first: what goes into it is not known before."""
-    return Plan(name, "boot", "", "build", f"when its base {base} is built", None, {}, (), None)
 
 
 def _same(build: Build) -> str:
