@@ -1,0 +1,158 @@
+"""A playbook, run by ansible-core on this host over the build's own key."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imageflow import process
+from imageflow.errors import CommandFailed, Refused
+from imageflow.model import Json
+from imageflow.provisioners import Context, sources
+from imageflow.provisioners.values import resolved
+from imageflow.provisioners.wording import short
+
+_MACHINE = "machine"  # its name in the inventory; plays say `hosts: all`
+_KEPT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)  # of this worker's environment
+
+
+class Ansible:
+    """`- ansible: {playbook: site.yml, with: [roles, files], variables: {port: 80}, tags: []}`.
+
+    Ansible sees the playbook and what is declared under `with`, nothing else, and no configuration of this host's.
+    """
+
+    def title(self, value: Json) -> str:
+        return short(f"ansible {value['playbook']}")
+
+    def sources(self, value: Json) -> Sequence[str]:
+        return [str(value["playbook"]), *map(str, value.get("with") or ())]
+
+    def check(self, value: Json, folder: Path) -> None:
+        if importlib.util.find_spec("ansible") is None:
+            raise Refused("ansible is not installed on this host", hint="pip install 'imageflow[ansible]'")
+
+    def apply(self, value: Json, context: Context) -> None:
+        self.check(value, context.folder)
+        python = context.guest.facts.python
+        if python is None:
+            raise Refused("ansible needs Python in the machine", hint="add '- packages: [python3]' before this entry")
+        for source in self.sources(value):
+            sources.copy(source, _inside(context.work / "project", source), context)
+        inventory = context.work / "inventory.json"
+        inventory.write_text(json.dumps({"all": {"hosts": {_MACHINE: _host(context, python)}}}))
+        variables = _Piped(json.dumps(resolved(value.get("variables") or {}, context.secret)))
+        try:
+            command = [*_program(), "--inventory", str(inventory), "--extra-vars", f"@{variables.path}"]
+            if value.get("tags"):
+                command += ["--tags", ",".join(value["tags"])]
+            command.append(str(value["playbook"]))
+            process.run(
+                command,
+                control=context.control,
+                log=context.log,
+                env=_environment(context),
+                cwd=context.work / "project",
+                isolate=os.geteuid() == 0,  # ssh's shared connection leaves the session, but not the namespace
+                name=self.title(value),
+            )
+        except CommandFailed as error:
+            raise CommandFailed(error.message, hint=f"{error.hint} | the build log has it all") from None
+        finally:
+            variables.close()
+
+
+def _inside(project: Path, source: str) -> Path:
+    """Where a source is in the project: where it is in the recipe's folder."""
+    to = project / source
+    if not to.resolve().is_relative_to(project.resolve()):
+        raise Refused(f"{source} is outside of the recipe's folder", hint="copy it beside the recipe")
+    return to
+
+
+def _program() -> list[str]:
+    """This Python's ansible-playbook: a script beside it, or its module."""
+    beside = Path(sys.executable).with_name("ansible-playbook")
+    if beside.exists():
+        return [str(beside)]
+    return (
+        [sys.executable, "-m", "ansible", "playbook"] if not shutil.which("ansible-playbook") else ["ansible-playbook"]
+    )
+
+
+def _host(context: Context, python: str) -> dict[str, Any]:
+    access = context.access
+    options = [
+        f"UserKnownHostsFile={access.known_hosts}",
+        "GlobalKnownHostsFile=/dev/null",
+        "StrictHostKeyChecking=yes",
+        "IdentitiesOnly=yes",
+        "IdentityAgent=none",
+        "PasswordAuthentication=no",
+        "ServerAliveInterval=15",
+        "ServerAliveCountMax=6",
+    ]
+    return {
+        "ansible_host": access.host,
+        "ansible_port": access.port,
+        "ansible_user": access.user,
+        "ansible_become": access.user != "root",
+        "ansible_ssh_private_key_file": str(access.key),
+        "ansible_ssh_common_args": "-F none " + " ".join(f"-o {shlex.quote(option)}" for option in options),
+        "ansible_python_interpreter": python,
+    }
+
+
+def _environment(context: Context) -> dict[str, str]:
+    """Nothing of this host's configuration: a home folder of its own."""
+    home = context.work / "home"
+    home.mkdir(exist_ok=True)
+    # One connection for all tasks. Its socket's path must be short: it is relative to where the playbook is run.
+    shared = "-C -o ControlMaster=auto -o ControlPersist=20s -o ControlPath=../%C"
+    settings = {
+        "HOME": home,
+        "ANSIBLE_HOME": home / ".ansible",
+        "ANSIBLE_CONFIG": os.devnull,
+        "ANSIBLE_LOCAL_TEMP": home / "tmp",
+        "ANSIBLE_REMOTE_TEMP": "/tmp/.imageflow-ansible",  # in the machine; sealing empties it
+        "ANSIBLE_HOST_KEY_CHECKING": "True",
+        "ANSIBLE_SSH_PIPELINING": "True",
+        "ANSIBLE_SSH_ARGS": shared,
+        "ANSIBLE_RETRY_FILES_ENABLED": "False",
+        "ANSIBLE_NOCOLOR": "True",
+        "ANSIBLE_DEPRECATION_WARNINGS": "False",
+        "ANSIBLE_TIMEOUT": "60",
+        "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "False",
+        "PYTHONUNBUFFERED": "1",
+    }
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {"LC_ALL": "C.UTF-8", **kept, **{name: str(value) for name, value in settings.items()}}
+
+
+class _Piped:
+    """A text that one program reads from a path, without being in a file: /proc/PID/fd of ours, in memory."""
+
+    def __init__(self, text: str) -> None:
+        self._file = os.memfd_create("variables.json", os.MFD_CLOEXEC)
+        with os.fdopen(os.dup(self._file), "w") as file:
+            file.write(text)
+        self.path = f"/proc/{os.getpid()}/fd/{self._file}"
+
+    def close(self) -> None:
+        os.close(self._file)
