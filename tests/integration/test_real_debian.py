@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.timeout(1800)]
 
 def test_kill_9_at_three_moments_of_a_real_build(tmp_path: Path) -> None:
     with Site(tmp_path, lease=10.0) as site:
-        [submission] = site.service.submit(RECIPE)
+        [submission] = site.service.submit(RECIPE, ["debian"])
         build = submission.build
         log = site.service.log_path(build.id)
         for moment in MOMENTS:
@@ -48,5 +48,5 @@ def test_kill_9_at_three_moments_of_a_real_build(tmp_path: Path) -> None:
         assert resources.loops_under(site.config.state_dir) == []
         assert resources.mounts_under(site.config.state_dir) == []
         site.nothing_left()
-        [again] = site.service.submit(RECIPE)
+        [again] = site.service.submit(RECIPE, ["debian"])
         assert again.verdict == "reused"
