@@ -52,6 +52,7 @@ folder=${to%/*}
 mkdir -p "${folder:-/}"
 aside=$folder/.imageflow-put
 trap 'rm -f "$aside"' EXIT
+trap 'exit 143' HUP INT TERM
 rm -f "$aside"
 (umask 077; cat > "$aside")
 [ "$(wc -c < "$aside")" -eq "$size" ] || { echo 'it did not arrive whole' >&2; exit 1; }
@@ -67,6 +68,7 @@ mkdir -p "${{to%/*}}/"
 rm -rf "$to.imageflow-put"
 mkdir "$to.imageflow-put"
 trap 'rm -rf "$to.imageflow-put"' EXIT
+trap 'exit 143' HUP INT TERM
 tar -xf - -C "$to.imageflow-put"
 rm "$to.imageflow-put/{archive.LAST}"
 rm -rf "$to"
@@ -201,7 +203,7 @@ class Connection:
         feeder = _Feeder(channel, header, feed)
         ended = False
         try:
-            kept = follow(channel, self._transport, control, Lines(sink), Lines(sink), feeder.failed)
+            kept = follow(channel, self._transport, control, Lines(sink), Lines(sink))
             ended = True
         except Unavailable as error:
             raise Unavailable(f"{name}: {error.message}", hint=error.hint) from None
@@ -243,7 +245,7 @@ class Connection:
             if not self._transport.is_active():
                 return
             become = self.access.user != "root"
-            channel = _open(self._transport, remote.command_line(f"{mark}-end", sudo=become), timeout=_END)
+            channel = _open(self._transport, remote.command_line(f"end-{mark}", sudo=become), timeout=_END)
             channel.settimeout(_END)
             channel.sendall(remote.ending(mark))
             channel.shutdown_write()
@@ -273,18 +275,17 @@ class _Feeder(threading.Thread):
         self.error: Exception | None = None
         self.start()
 
-    def failed(self) -> bool:
-        return self.error is not None
-
     def run(self) -> None:
         try:
             self._write(self._header)
             self._feed(self._write)
-            self._channel.shutdown_write()
         except (_Gone, paramiko.SSHException, EOFError):
             pass  # it ended without reading everything; its exit code says whether that is right
-        except Exception as error:  # noqa: BLE001 - raised again where the command is waited for
+        except Exception as error:  # noqa: BLE001 - raised again when the command has seen that this is all, and tidied up
             self.error = error
+        finally:
+            with contextlib.suppress(OSError, paramiko.SSHException, EOFError):
+                self._channel.shutdown_write()
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -6,7 +6,6 @@ import contextlib
 import select
 import threading
 import time
-from collections.abc import Callable
 
 import paramiko
 
@@ -27,9 +26,8 @@ def follow(
     control: Control,
     out: Lines,
     err: Lines,
-    failed: Callable[[], bool],
 ) -> bytes:
-    """Until the command has ended, or `failed` says that there is no use any more; -> its standard output.
+    """Until the command has ended; -> the last of its standard output.
 
     Raises Unavailable when the connection is lost, and what `control` says.
     """
@@ -38,7 +36,7 @@ def follow(
     poll.register(channel.fileno(), select.POLLIN)
     heard, ended = time.monotonic(), 0.0
     pulse: _Pulse | None = None
-    while not failed():
+    while True:
         control.check()
         got = _read(channel, kept, out, err)
         now = time.monotonic()
@@ -66,7 +64,7 @@ def follow(
             poll.poll(_CHECK * 1000)
     while _read(channel, kept, out, err):
         control.check()
-    if channel.exit_status < 0 and not failed() and not _alive(transport):
+    if channel.exit_status < 0 and not _alive(transport):
         raise Unavailable("the connection to the machine was lost")
     out.feed(b"")
     err.feed(b"")

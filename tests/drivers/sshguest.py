@@ -39,6 +39,7 @@ mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/run/sshd"
 mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 cat /etc/resolv.conf > "$root/etc/resolv.conf"
+echo "127.0.0.1 localhost $(hostname)" > "$root/etc/hosts"
 exec chroot "$root" /usr/sbin/sshd -D -e -p "$port" -o ListenAddress=127.0.0.1 -o UsePAM=no -o PidFile=/run/sshd.pid \
     -o PermitRootLogin=prohibit-password "$@"
 """
@@ -74,8 +75,8 @@ def _bootstrap(suite: str, to: Path) -> None:
     options = [f"--aptopt={line}" for line in _apt_options()]
     subprocess.run(
         ["mmdebstrap", "--quiet", "--variant=apt", f"--include={PACKAGES}", '--aptopt=APT::Install-Recommends "false"']
-        + ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"]
-        + ["--dpkgopt=path-exclude=/usr/share/locale/*", *options, suite, str(to), "-"],
+        + [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")]
+        + [*options, suite, str(to), "-"],
         input=sources.encode(),
         check=True,
         capture_output=True,
@@ -188,10 +189,10 @@ def _account(upper: Path, low: Path, user: str) -> None:
 
 def _started(folder: Path, port: int, options: list[str]) -> subprocess.Popen[bytes]:
     unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]
+    places = [str(debian_root()), str(folder / "upper"), str(folder / "root"), str(port)]
     with (folder / "sshd.log").open("ab") as log:
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *unshare, "--", "sh", "-c", _START, "sh"]
-            + [str(debian_root()), str(folder / "upper"), str(folder / "root"), str(port), *options],
+            ["setpriv", "--pdeathsig", "KILL", "--", *unshare, "--", "sh", "-c", _START, "sh", *places, *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
