@@ -21,11 +21,12 @@ from sqlalchemy import Connection
 
 from imageflow import intake
 from imageflow.catalogue import Catalogue
-from imageflow.compute import Compute
+from imageflow.compute import Compute, Layer
 from imageflow.config import Config
 from imageflow.errors import ConfigError, Conflict, NotFound
 from imageflow.estimate import Estimate, estimate, typical_seconds
 from imageflow.intake import Plan, Wanted
+from imageflow.machines import Machines
 from imageflow.model import (
     Build,
     BuildState,
@@ -124,6 +125,11 @@ class Service:
     def images(self) -> Catalogue:
         """The image versions."""
         return Catalogue(self.config, self.database, self.store)
+
+    @functools.cached_property
+    def machines(self) -> Machines:
+        """The machines of builds on this host."""
+        return Machines(self.config, self.compute)
 
     # -- asking for builds -----------------------------------------------------------------------
 
@@ -358,6 +364,15 @@ class Service:
         from imageflow.janitor import Janitor
 
         return Janitor(self.database, self.config, self.store, self.board, self.compute).round()
+
+    def collect_layers(self, *, everything: bool = False) -> Sequence[Layer]:
+        """Remove the layers past their limits, or all that no build needs now; -> what was removed."""
+        return self.machines.collect(self._is_active, everything=everything)
+
+    def _is_active(self, build_id: str) -> bool:
+        with contextlib.suppress(NotFound):
+            return not self.build(build_id).state.ended
+        return False
 
     def conductors(self) -> list[Conductor]:
         """Those whose heartbeat is good."""

@@ -104,6 +104,7 @@ class Layer:
     created: float
     used: float  # last time a build started from it, or held it
     size: int  # bytes of its own, without what it stands on
+    holders: tuple[str, ...] = ()  # the builds that hold it, or something that stands on it; `Layers.list` says it
 
 
 class Layers(Protocol):
