@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import stevedore
 from sqlalchemy import Connection
@@ -90,20 +90,14 @@ class Service:
     @functools.cached_property
     def store(self) -> Store:
         """Where images live."""
-        for point in stevedore.ExtensionManager("imageflow.stores").list_entry_points():
-            if point.name == self.config.store:
-                driver: Store = point.load()(self.config)
-                return driver
-        raise ConfigError(f"there is no store driver {self.config.store!r}", hint="see [store] driver")
+        driver: Store = _driver("store", "imageflow.stores", self.config.store)(self.config)
+        return driver
 
     @functools.cached_property
     def compute(self) -> Compute:
         """Where build machines run."""
-        for point in stevedore.ExtensionManager("imageflow.compute").list_entry_points():
-            if point.name == self.config.compute:
-                driver: Compute = point.load()(self.config)
-                return driver
-        raise ConfigError(f"there is no compute driver {self.config.compute!r}", hint="see [compute] driver")
+        driver: Compute = _driver("compute", "imageflow.compute", self.config.compute)(self.config)
+        return driver
 
     @functools.cached_property
     def flows(self) -> FlowStore:
@@ -409,6 +403,22 @@ def _way_on(build: Build) -> str:
     if build.state.ended:
         return "create the build again"
     return f"see 'imageflow build show {build.id}'"
+
+
+def _driver(kind: str, group: str, name: str) -> Any:
+    """The factory of a driver; nothing of the others is imported."""
+
+    def fail(_manager: Any, _point: Any, error: BaseException) -> None:
+        raise ConfigError(
+            f"the {kind} driver {name!r} can't be loaded: {error}", hint="install what it needs"
+        ) from error
+
+    found = stevedore.NamedExtensionManager(
+        group, [name], on_load_failure_callback=fail, warn_on_missing_entrypoint=False
+    )
+    if name not in found.names():
+        raise ConfigError(f"there is no {kind} driver {name!r}", hint=f"see [{kind}] driver")
+    return found[name].plugin
 
 
 def open_for_upgrade(config: Config) -> Database:

@@ -76,7 +76,7 @@ class List(Lister):
             choices=[state.value for state in BuildState],
             help=f"only builds in this state ({', '.join(BuildState)}); can be repeated",
         )
-        parser.add_argument("--limit", metavar="N", type=_count, default=50, help="at most N builds (default: 50)")
+        parser.add_argument("--limit", metavar="N", type=count, default=50, help="at most N builds (default: 50)")
         parser.add_argument("--long", action="store_true", help="more columns; json and yaml always have them")
         return parser
 
@@ -91,7 +91,8 @@ class List(Lister):
         return columns, [_row(build, everything) for build in builds]
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 1 on, as an argument."""
     if not text.isdecimal() or not text.isascii() or int(text[:20]) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return min(int(text[:20]), _MOST)
@@ -134,6 +135,7 @@ class Show(ShowOne):
             steps = service.steps(build.id)
             remaining = service.estimate(build.id).remaining if build.state is BuildState.RUNNING else None
             log = service.log_path(build.id)
+            commands = [*ways_in(service, build), *ways_on(build)]
         rows = {
             "id": build.id,
             "image": build.image,
@@ -141,7 +143,7 @@ class Show(ShowOne):
             "reason": build.reason,
             "error": Optional(build.error),
             "hint": Optional(build.hint),
-            "next": Lines(commands := ways_on(build), commands),
+            "next": Lines(commands, commands),
             "steps": Lines([_as_json(step) for step in steps], [step_line(step) for step in steps]),
             "created": Age(build.created),
             "took": Took(seconds_taken(build)),
@@ -157,6 +159,14 @@ class Show(ShowOne):
             "folder": build.folder,
         }
         return self.dict2columns(rows)
+
+
+def ways_in(service: Service, build: Build) -> list[str]:
+    """The commands that log into the machines of a paused build."""
+    if build.state is not BuildState.PAUSED or "machine" not in build.recipe:
+        return []
+    options = {"main": "", "verify": " --verify"}
+    return [f"imageflow build ssh {build.id}{options[role]}" for role in service.machines.running(build)]
 
 
 def ways_on(build: Build) -> list[str]:
@@ -308,7 +318,7 @@ class Log(Command):
         parser = super().get_parser(prog_name)
         add_build(parser, optional=True)
         parser.add_argument("--follow", action="store_true", help="go on until the build ends, also across takeovers")
-        parser.add_argument("-n", "--lines", metavar="N", type=_count, help="begin with the last N lines")
+        parser.add_argument("-n", "--lines", metavar="N", type=count, help="begin with the last N lines")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from imageflow.cli.builds import ways_in
 from imageflow.cli.command import TextLister
 from imageflow.cli.present import Clipped, Digest, Optional
 from imageflow.cli.recipes import add_recipe_arguments
@@ -40,6 +41,7 @@ class Create(TextLister):
 
         settings = dict(parsed_args.settings)
         self._results = []
+        self._logins: dict[str, list[str]] = {}
         with self.app.service() as service:
             left = list(intake.bases(parsed_args.file, parsed_args.images, settings))
             while left:
@@ -49,6 +51,7 @@ class Create(TextLister):
                     (submission, build, _version(service, submission, build))
                     for submission, build in zip(submissions, builds, strict=True)
                 ]
+                self._logins |= {build.id: ways_in(service, build) for build in builds}
                 left = [name for name in left if name not in {submission.build.image for submission in submissions}]
                 if left and (self.exit_code or any(build.state is not BuildState.SUCCEEDED for build in builds)):
                     self._tell_of(left, parsed_args.wait)
@@ -86,7 +89,8 @@ class Create(TextLister):
 
     def text(self) -> Iterable[str]:
         for submission, build, version in self._results:
-            yield from outcome_lines(build, version, submission.verdict, submission.reason)
+            logins = self._logins[build.id]
+            yield from outcome_lines(build, version, submission.verdict, submission.reason, logins)
 
 
 def _version(service: Service, submission: Submission, build: Build) -> Version | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from imageflow.intake import Plan
     from imageflow.recipe import ImageRecipe
 
+_VERDICTS = {"run": "will run"}
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -105,7 +107,7 @@ class PlanBuilds(_RecipeCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
             self._plans = service.plan(parsed_args.file, parsed_args.images, dict(parsed_args.settings))
-        columns = ("image", "method", "verdict", "reason", "build", "key", "seconds", "steps", "pins")
+        columns = ("image", "method", "verdict", "reason", "build", "key", "seconds", "steps", "stages", "pins")
         return columns, [_row(plan) for plan in self._plans]
 
     def text(self) -> Iterable[str]:
@@ -125,6 +127,7 @@ def _row(plan: Plan) -> tuple[Any, ...]:
         plan.key,
         Took(plan.seconds),
         Lines([name for name, _ in plan.steps], [name for name, _ in plan.steps]),
+        Lines([dataclasses.asdict(stage) for stage in plan.stages], list(stage_lines(plan))),
         Lines(dict(plan.pins), list(pinned_lines(plan.pins))),
     )
 
@@ -138,8 +141,19 @@ def _describe(plan: Plan) -> Iterator[str]:
     if plan.verdict == "build":
         yield f"  takes   {'about ' + duration(plan.seconds) if plan.seconds is not None else 'not known yet: no earlier build'}"
     yield f"  steps   {', '.join(title or name for name, title in plan.steps)}"
+    if plan.stages:
+        kept = sum(stage.verdict == "reused" for stage in plan.stages)
+        yield f"  stages  {kept} of {len(plan.stages)} reused"
+        yield from (f"    {line}" for line in stage_lines(plan))
     yield f"  inputs  {len(plan.pins)} pinned"
     yield from (f"    {line}" for line in pinned_lines(plan.pins))
+
+
+def stage_lines(plan: Plan) -> Iterator[str]:
+    """What of a machine's disk is there already, and why the rest is made: verdict, stage, reason."""
+    width = max((len(stage.title) for stage in plan.stages), default=0)
+    for stage in plan.stages:
+        yield f"{_VERDICTS.get(stage.verdict, stage.verdict):<8}  {stage.title:<{width}}  {stage.why}".rstrip()
 
 
 class Schema(Command):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from imageflow.model import Build, Version
 
 BOOT_MEMORY = 1024  # MiB
+FIRMWARE = ("/usr/share/ovmf/OVMF.fd", "/usr/share/edk2/ovmf/OVMF.fd", "/usr/share/qemu/OVMF.fd")  # code and variables
 DISKS = ("qcow2", "raw", "vhd", "vhdx", "vmdk", "vdi")
 
 
@@ -40,7 +41,10 @@ def boot_command(build: Build, version: Version) -> str | None:
     if disk is None:
         return None
     drive = folder / disk.name if disk is not version.artifacts[0] else Path(version.path)
-    command = [_emulator(build), "-m", str(BOOT_MEMORY), "-nographic", "-snapshot"]
+    machine = build.recipe.get("machine") or {}
+    command = [_emulator(build), "-m", str(machine.get("memory") or BOOT_MEMORY), "-nographic", "-snapshot"]
+    if machine.get("firmware") == "uefi":
+        command += ["-bios", next((path for path in FIRMWARE if os.path.exists(path)), FIRMWARE[0])]
     if _hardware_virtualization():
         command[1:1] = ["-enable-kvm"]
     command += ["-drive", f"file={drive},if=virtio,format={'vpc' if disk.format == 'vhd' else disk.format}"]
@@ -53,6 +57,8 @@ def boot_command(build: Build, version: Version) -> str | None:
 
 
 def _partitioned(build: Build) -> bool:
+    if "machine" in build.recipe:  # it was booted from its own disk
+        return True
     elements = (build.recipe.get("dib") or {}).get("elements") or ()
     return any(
         element == "vm" or element.startswith("block-device-") for element in elements if isinstance(element, str)
@@ -73,8 +79,10 @@ def _hardware_virtualization() -> bool:
     return os.access("/dev/kvm", os.R_OK | os.W_OK) and (" vmx" in flags or " svm" in flags)
 
 
-def outcome_lines(build: Build, version: Version | None, verdict: str, reason: str) -> Iterator[str]:
-    """How a build stands, for a person, in a few lines."""
+def outcome_lines(
+    build: Build, version: Version | None, verdict: str, reason: str, logins: Sequence[str] = ()
+) -> Iterator[str]:
+    """How a build stands, for a person, in a few lines; `logins` are commands that lead into its machines."""
     if verdict == "reused":
         yield f"{mark('succeeded')} {build.image}: reused, build {build.id}"
         yield f"  why       {reason}"
@@ -92,6 +100,8 @@ def outcome_lines(build: Build, version: Version | None, verdict: str, reason: s
         yield f"  error     {build.error}"
     if build.hint:
         yield f"  hint      {build.hint}"
+    for login in logins:
+        yield f"  log in    {login}"
     if build.state is BuildState.PAUSED:
         yield f"  go on     imageflow build resume {build.id} --wait"
         yield f"  give up   imageflow build abort {build.id} --wait"
