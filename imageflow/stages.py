@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imageflow.model import Json
-from imageflow.recipe import inputs
+from imageflow.recipe import ImageRecipe, inputs
 
 _FORMAT = 1
 _TITLE = 60  # characters
@@ -87,12 +87,12 @@ def _stages(canonical: Json, pins: Json) -> Iterator[Stage]:
         first = {"base": next(pin for pin_name, pin in pins.items() if pin_name.startswith("base:"))}
     else:
         name, title = "await-installed", "the installed system"
-        answers = canonical["answers"]
+        kind, file = ImageRecipe.from_json(canonical).answers
         first = {
             "iso": pins["iso"],
-            "answers": pins[f"file:{answers['file']}"],
-            "kind": answers["kind"],
-            "arguments": answers.get("arguments"),
+            "answers": pins[f"file:{file}"],
+            "kind": kind,
+            "arguments": canonical["answers"].get("arguments"),
             "disk": machine["disk"],
             "firmware": machine["firmware"],
         }

@@ -12,7 +12,7 @@ from imageflow.pins.machines import BaseOf
 from imageflow.recipe import ImageRecipe
 
 
-def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> dict[str, str]:
+def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf = machines.no_image) -> dict[str, str]:
     """What each input of the image is right now, by name; `base_of` gives the digest of another image.
 
     For method dib (`machines.pin` tells of the others):

@@ -18,6 +18,11 @@ from imageflow.recipe import ImageRecipe, inputs
 BaseOf = Callable[[str], str]  # name of an image -> digest of its newest version; raises NotFound
 
 
+def no_image(name: str) -> str:
+    """There are none to be made from."""
+    raise NotFound(f"there is no image {name!r}", hint="build it first")
+
+
 def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> dict[str, str]:
     """What each input is right now, by name.
 

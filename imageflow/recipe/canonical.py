@@ -35,8 +35,7 @@ def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
     else:
         data["iso"] = _relative(model.iso.model_dump(exclude_none=True), ("file",), folder)
         answers = model.answers.model_dump(exclude_none=True)
-        file = answers.pop(model.answers.kind)
-        data["answers"] = _relative({"kind": model.answers.kind, "file": file, **answers}, ("file",), folder)
+        data["answers"] = _relative(answers, (model.answers.kind,), folder)
     data["machine"] = model.machine.model_dump()
     data["configure"] = [_whole(step, folder) for step in model.configure]
     data["verify"] = [

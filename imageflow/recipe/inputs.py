@@ -63,7 +63,7 @@ def of_image(image: Mapping[str, Any]) -> Iterator[Input]:
     """Every one of an image; whatever has another type than it should is left to the models."""
     for key in ("base", "iso"):
         yield from _one(image.get(key), (key,), "file", "file", anywhere=True)
-    for kind in (*ANSWERS, "file"):  # 'file' is the canonical form's
+    for kind in ANSWERS:
         yield from _one(image.get("answers"), ("answers",), kind, "file")
     for index, step in enumerate(_items(image.get("configure"))):
         yield from of_step(step, ("configure", index))

@@ -23,6 +23,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from imageflow.recipe.definition import SECRET_NAME
+from imageflow.recipe.inputs import ANSWERS
 from imageflow.recipe.problems import did_you_mean, listed
 
 Output = Literal["qcow2", "raw", "tar", "tgz", "squashfs", "vhd", "aci", "kernel"]
@@ -402,9 +403,6 @@ class AnswerFile(Strict):
         if self.release is not None and given != ["kickstart"]:
             raise wrong("has a release without a kickstart", "remove 'release:'")
         return self
-
-
-ANSWERS = ("preseed", "kickstart", "autoinstall", "autoyast")
 
 
 class Image(Strict):

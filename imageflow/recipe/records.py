@@ -10,6 +10,7 @@ from typing import Any
 
 from imageflow.errors import NotFound, RecipeError
 from imageflow.model import Json
+from imageflow.recipe.inputs import ANSWERS
 from imageflow.recipe.problems import did_you_mean, dotted
 
 
@@ -33,7 +34,7 @@ class ImageRecipe:
         "publish": {"name", "keep", "properties"}, "on_failure", "timeout": {"build", "step"}}
         dib: "dib": {…}. boot, install: "machine": {"vcpus", "memory", "disk", "firmware", "user"},
         "verify": [{"shell": {…}, "timeout"}]. boot: "base": {"image"} | {"file"} | {"url", "sha256"}.
-        install: "iso": {"file"} | {"url", "sha256"}, "answers": {"kind", "file", "release"?, "arguments"?}.
+        install: "iso": {"file"} | {"url", "sha256"}, "answers": {KIND: file, "release"?, "arguments"?}.
         """
         return copy.deepcopy(dict(self.data))
 
@@ -52,6 +53,11 @@ class ImageRecipe:
         """What the image is made on: {"vcpus", "memory" MiB, "disk" GiB | None, "firmware", "user"}."""
         value: Json = self.data["machine"]
         return value
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """The answer file: its kind (preseed, kickstart, autoinstall, autoyast), and its name."""
+        return next((kind, str(self.data["answers"][kind])) for kind in ANSWERS if kind in self.data["answers"])
 
     @property
     def configure(self) -> Sequence[Json]:

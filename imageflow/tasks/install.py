@@ -81,19 +81,19 @@ class RemasterMedia(Task):
             log("reused")
             return None
         bench = Workbench(build, config, compute, ledger, control, log, progress)
-        answers = build.recipe["answers"]
+        kind, name = bench.image.answers
         marker = f"imageflow: installed {build.id}"
         answer = compose(
-            Answers(answers["kind"]), _answers(build), Additions(authorized_key=bench.keys.public, marker=marker)
+            Answers(kind), _answers(build, name), Additions(authorized_key=bench.keys.public, marker=marker)
         )
         to = bench.work.path / "media.iso"
         to.unlink(missing_ok=True)
         remaster(
             Path(media["path"]),
             to,
-            Answers(answers["kind"]),
+            Answers(kind),
             answer,
-            arguments=answers.get("arguments") or "",
+            arguments=build.recipe["answers"].get("arguments") or "",
             control=control,
             progress=lambda fraction: progress(fraction, "remaster"),
         )
@@ -106,9 +106,8 @@ class RemasterMedia(Task):
         return result is None or Path(result["path"]).is_file()
 
 
-def _answers(build: Build) -> str:
+def _answers(build: Build, name: str) -> str:
     """The answer file's text, as it was pinned."""
-    name = build.recipe["answers"]["file"]
     path = Path(build.folder) / name
     if files.digest(path) != build.pins[f"file:{name}"]:
         raise InputChanged(f"{name} is not what it was when the build was planned")

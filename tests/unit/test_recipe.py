@@ -124,8 +124,8 @@ def test_the_canonical_form_is_json_and_stays_what_it_is(tmp_path: Path) -> None
 
 
 def test_the_example_is_good() -> None:
-    (image,) = recipe.load(EXAMPLE).images
-    assert image.name == "debian"
+    image, web = recipe.load(EXAMPLE).images
+    assert (image.name, web.name) == ("debian", "web")
     assert {"vm", "bootloader", "block-device-mbr"} <= set(image.dib["elements"])
 
 
