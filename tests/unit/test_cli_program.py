@@ -52,7 +52,7 @@ def test_help_of_one_command(program: Program) -> None:
     ("words", "message", "hint"),
     [
         ((), "which command?", "--help"),
-        (("build",), "'build' what?", "build abort, build cancel, build create"),
+        (("build",), "'build' what?", "build abort, build cancel, build console, build create"),
         (("bild", "list"), "there is no command 'bild list'", "build list"),
         (("build", "lsit", "x"), "there is no command 'build lsit'", "build list"),
         (("qqq",), "there is no command 'qqq'", "--help"),
