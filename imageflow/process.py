@@ -4,6 +4,9 @@ A child has its own session, a deadline, a cancel switch and a log, and it dies 
 `setpriv --pdeathsig KILL` ends the child when the thread that waits for it is gone, and an isolated
 child is alone with its descendants in a pid namespace, so that they all go with it (`unshare
 --kill-child`, measured: after SIGKILL of the worker no process and no mount is left).
+
+`detach` is the one exception: what it starts (a machine) outlives the worker, and is found again by its
+pid and start time.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import psutil
 
@@ -45,6 +48,8 @@ ISOLATE = (
 BUILD_VARIABLE = "IMAGEFLOW_BUILD"  # in the environment of every child of a build: its id
 # A worker that is killed before setpriv has run would be missed: the shell compares its parent afterwards.
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", '[ "$PPID" = "$0" ] || exit 125; exec "$@"')
+# The shell starts the program, says its pid, and stays until it is told that the pid was looked up: it can't be another's.
+DETACH = ("sh", "-c", '"$@" >>"$0" 2>&1 & echo $!; read _')
 LINE_LIMIT = 64 * 1024  # bytes after which a line is cut into two
 TAIL = 15  # lines of output that are kept for an error
 _CHECK = 0.25  # seconds between two looks at `control`
@@ -115,6 +120,61 @@ def output(argv: Sequence[str], timeout: float = 30.0, env: Mapping[str, str] | 
     """Standard output of a short command outside of any build; raises like `run`."""
     control = Control(time.monotonic() + timeout)
     return run(argv, control=control, capture=True, env=env)
+
+
+class Detached(NamedTuple):
+    """A process that may outlive us; its pid alone could be another's after a while."""
+
+    pid: int
+    start: int  # clock ticks after the host's boot: field 22 of /proc/PID/stat
+
+
+def detach(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    output: Path,
+    pass_fds: Sequence[int] = (),
+    name: str = "",
+) -> Detached:
+    """Start a program that outlives this worker: in a session of its own, and nobody's child but init's.
+
+    `output` gets what it prints, at its end; `env` is its whole environment, without a build's mark.
+    Whoever calls this must be able to find the program again, by something in `env`: a worker can be
+    killed before the answer is stored. Raises Refused when it can't be started.
+    """
+    name = name or Path(argv[0]).name
+    words = [os.fspath(word) for word in argv]
+    _look_for(words[0], env, cwd, name)
+    output.touch(mode=0o600)
+    with subprocess.Popen(
+        [*DETACH, str(output), *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(env),
+        cwd=cwd,
+        start_new_session=True,
+        pass_fds=pass_fds,
+    ) as shell:
+        assert shell.stdout is not None
+        answer = shell.stdout.readline()
+        if not answer.strip().isdigit():
+            raise Refused(f"{name} can't be started", hint="is the host out of processes or memory?")
+        pid = int(answer)
+        start = start_of(pid)
+        assert start is not None  # the shell has not reaped it
+        return Detached(pid, start)
+
+
+def start_of(pid: int) -> int | None:
+    """Start time of a process as in Detached, of one that has ended but is not reaped, too; None: there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    return int(stat.rpartition(b")")[2].split()[19])
 
 
 def end_leftovers(build_id: str) -> list[int]:

@@ -268,3 +268,59 @@ def test_leftovers_of_a_stopped_worker_are_ended(control: Control) -> None:
     finally:
         worker.kill()
         worker.wait()
+
+
+# -- what outlives its worker ------------------------------------------------------------------------
+
+
+DETACH = """
+import os, sys
+from pathlib import Path
+from imageflow import process
+
+folder = Path(sys.argv[1])
+found = process.detach(
+    ["sh", "-c", "read line; echo said $line"] if len(sys.argv) < 3 else sys.argv[2:],
+    env={"PATH": os.environ["PATH"], "MARK": "here"}, cwd=folder, output=folder / "output",
+)
+print(found.pid, found.start, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def detach(folder: Path, *argv: str) -> process.Detached:
+    """A process that a worker started and that has lost its worker."""
+    command = [sys.executable, "-c", DETACH, str(folder), *argv]
+    worker = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, "IMAGEFLOW_BUILD": "0" * 12}
+    )
+    assert worker.returncode == -signal.SIGKILL
+    return process.Detached(*map(int, worker.stdout.split()))
+
+
+def test_a_detached_process_outlives_its_worker(tmp_path: Path) -> None:
+    found = detach(tmp_path, "sleep", "600")
+    child = psutil.Process(found.pid)
+    try:
+        assert process.start_of(found.pid) == found.start
+        assert child.name() == "sleep" and child.cwd() == str(tmp_path)
+        assert child.ppid() != os.getpid() and os.getsid(found.pid) != os.getsid(0)
+        assert child.environ().items() >= {"MARK": "here"}.items() and "IMAGEFLOW_BUILD" not in child.environ()
+        assert process.end_leftovers("0" * 12) == []
+        assert child.is_running()
+    finally:
+        os.kill(found.pid, signal.SIGKILL)
+    assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_detached_process_that_ends_at_once_is_known_all_the_same(tmp_path: Path) -> None:
+    found = detach(tmp_path)  # its standard input is empty
+    assert found.start > 0
+    assert eventually(lambda: (tmp_path / "output").read_text() == "said\n")
+    assert (tmp_path / "output").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_can_not_be_detached_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="can't be started"):
+        process.detach(["no-such-program"], env=os.environ, cwd=tmp_path, output=tmp_path / "output")
+    assert process.start_of(2**22 + 1) is None

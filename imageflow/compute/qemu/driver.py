@@ -1,0 +1,417 @@
+"""The driver qemu: every machine is a folder and, while it runs, a process of QEMU that belongs to nobody.
+
+A process is known by pid and start time, which are in the folder, or by the mark in its environment
+when its worker died before it had written them. Whoever changes a machine holds its lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
+from imageflow.compute.layers import FileLayers
+from imageflow.compute.locks import locked
+from imageflow.compute.qemu import accelerator, disks, firmware, folder, identity, qcow2, screen
+from imageflow.compute.qemu.argv import DISK_DEVICE, disk_node, disk_options, memory_need
+from imageflow.compute.qemu.capacity import Need, Queue, bound, check
+from imageflow.compute.qemu.folder import Folder, Record
+from imageflow.compute.qemu.qmp import Qmp
+from imageflow.compute.qemu.start import start
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import BadInput, ImageflowError, Refused, Unavailable
+from imageflow.process import Detached
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_OFF = frozenset({"shutdown"})  # QEMU's states in which the guest has powered itself off
+_BROKEN = frozenset({"guest-panicked", "internal-error", "io-error"})
+_HELD_UP = frozenset({"io-error", "paused"})  # it goes on when it is told to
+_POLL = 0.2  # seconds between two looks at a machine that powers off
+_ASK_AGAIN = 15.0  # seconds: a guest that is still starting does not hear the power button
+_SETTLE = 2.0  # seconds between two looks for machines that are off and still hold memory
+_QUIT = 30.0  # seconds for QEMU's orderly end
+
+
+class QemuCompute:
+    """Machines on this host."""
+
+    name = "qemu"
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._site = config.machines_dir
+        self.layers = FileLayers(config.layers_dir, chain=qcow2.chain, check=disks.check_base, disks=self._active_disks)
+        self._queue = Queue(self._site / ".queue", bound(config.qemu), self._taken)
+        self._settled = 0.0
+
+    def check(self, spec: MachineSpec) -> None:
+        if spec.vcpus < 1 or spec.memory < 32 or (spec.disk is not None and spec.disk < 1):
+            raise Refused(f"there is no machine of {spec.vcpus} vcpus, {spec.memory} MiB and {spec.disk} GiB")
+        disks.need_programs(self._config.qemu.emulator)
+        check(self._need(spec, accelerator.choose(self._config)), bound(self._config.qemu))
+        if spec.firmware == "uefi":
+            firmware.find(self._config.qemu)
+        elif spec.firmware != "bios":
+            raise Refused(f"there is no firmware {spec.firmware!r}", hint="bios or uefi")
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def ensure(
+        self,
+        name: str,
+        spec: MachineSpec,
+        *,
+        build_id: str,
+        control: Control,
+        log: Callable[[str], None],
+        disk: Source | None = None,
+        cdrom: Path | None = None,
+        seed: Seed | None = None,
+    ) -> Machine:
+        self.check(spec)
+        machine = self._folder(name)
+
+        def prepare(found: Record | None) -> Record:
+            machine.path.mkdir(mode=0o700, exist_ok=True)
+            record = found or machine.fresh(build_id, spec)
+            if not machine.disks():
+                disks.create_first(machine, spec, disk, self._config.layers_dir)
+            elif record.host_boot not in ("", accelerator.boot_id()):
+                disks.check_whole(machine.disk(machine.disks()[-1]))
+            return dataclasses.replace(
+                record, build_id=build_id, spec=spec, cdrom=None if cdrom is None else str(cdrom.absolute())
+            )
+
+        return self._run(machine, spec, control, log, seed, prepare)
+
+    def boot_disk(
+        self, name: str, *, control: Control, log: Callable[[str], None], seed: Seed | None = None
+    ) -> Machine:
+        machine = self._folder(name)
+        record = machine.read()
+        if record is None or not machine.disks():
+            raise Refused(f"there is no machine {name} whose disk could be booted")
+        if record.cdrom is not None and self.state(name) is MachineState.RUNNING:
+            raise Unavailable(f"machine {name} still runs from its CD")
+        spec = dataclasses.replace(record.spec, reboots=True)
+
+        def prepare(found: Record | None) -> Record:
+            return dataclasses.replace(found or machine.fresh(record.build_id, spec), spec=spec, cdrom=None)
+
+        return self._run(machine, spec, control, log, seed, prepare)
+
+    def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
+        machine = self._folder(name)
+        deadline = time.monotonic() + timeout
+        ask = 0.0
+        while (state := self.state(name)) is MachineState.RUNNING and time.monotonic() < deadline:
+            if time.monotonic() >= ask:
+                self._ask(machine, "system_powerdown")
+                ask = time.monotonic() + _ASK_AGAIN
+            control.wait(_POLL)
+        if state is MachineState.ERROR:
+            raise Unavailable(
+                f"machine {name} broke: it can't be powered off in order", hint="start it again, or delete it"
+            )
+        if state is not MachineState.ABSENT:
+            with locked(machine.lock, control):
+                self._settle(machine)
+
+    def delete(self, name: str) -> None:
+        machine = self._folder(name)
+        if not self._site.is_dir():
+            return
+        with locked(machine.lock):
+            record = machine.read()
+            known = [record.process] if record is not None and record.process is not None else []
+            for process in {*known, *self._marked(name)}:
+                if not identity.kill(process):
+                    raise Unavailable(f"process {process.pid} of machine {name} does not end")
+            machine.remove()
+            machine.lock.unlink(missing_ok=True)
+
+    def list(self, build_id: str | None = None) -> Sequence[str]:
+        found = set(folder.names(self._site)) | {words[identity.NAME] for words in self._all_marked().values()}
+        return sorted(name for name in found if build_id is None or name.startswith(f"{build_id}-"))
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def state(self, name: str) -> MachineState:
+        machine = self._folder(name)
+        record = machine.read()
+        process = self._process(machine, record)
+        if process is None:
+            if record is not None and record.off and record.host_boot == accelerator.boot_id():
+                return MachineState.STOPPED
+            return MachineState.ERROR if machine.exists() else MachineState.ABSENT
+        try:
+            status = self._status(machine, self._run_of(machine, record, process))
+        except Unavailable:
+            # It may have ended just now, be changed by another worker, or be too busy to answer.
+            return MachineState.RUNNING if identity.lives(process) else self._after(machine, process)
+        if status in _OFF:
+            return MachineState.STOPPED
+        return MachineState.ERROR if status in _BROKEN else MachineState.RUNNING
+
+    def console(self, name: str, offset: int = 0) -> bytes:
+        try:
+            with self._folder(name).console.open("rb") as file:
+                file.seek(offset)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
+    def screenshot(self, name: str) -> bytes | None:
+        machine = self._folder(name)
+        try:
+            with self._monitor(machine) as monitor:
+                file = machine.path / f"screen-{time.monotonic_ns()}.ppm"
+                try:
+                    monitor.call("screendump", filename=file.name)
+                    return screen.png(file.read_bytes())
+                finally:
+                    file.unlink(missing_ok=True)
+        except (Unavailable, Refused, OSError, ValueError):
+            return None
+
+    def activity(self, name: str) -> Activity:
+        machine = self._folder(name)
+        with self._monitor(machine) as monitor:
+            written = sum(
+                device["stats"]["wr_bytes"]
+                for device in monitor.call("query-blockstats")
+                if f"/{DISK_DEVICE}/" in device.get("qdev", "")
+            )
+        return Activity(machine.console.stat().st_size, written)
+
+    def type(self, name: str, keys: Sequence[str]) -> None:
+        with self._monitor(self._folder(name)) as monitor:
+            for key in keys:
+                monitor.call("send-key", keys=[{"type": "qcode", "data": part} for part in key.split("-")])
+
+    def address(self, name: str) -> Address:
+        machine = self._folder(name)
+        record = machine.read()
+        process = self._process(machine, record)
+        if record is None or process is None:
+            raise Unavailable(f"machine {name} does not run")
+        if record.port is not None and record.process == process:
+            return Address("127.0.0.1", record.port)
+        with self._monitor(machine) as monitor:
+            return Address("127.0.0.1", disks.forwarded_port(monitor))
+
+    # -- disks ---------------------------------------------------------------------------------------
+
+    def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
+        machine = self._folder(name)
+        with locked(machine.lock):
+            place = self.layers.begin(key, build_id)
+            if (made := self.layers.made(place)) is not None:
+                return made
+            record = self._adopted(machine)
+            if record is None or not machine.disks():
+                raise Refused(f"there is no machine {name}")
+            status = None if record.process is None else self._status(machine, record.run)
+            if status in _BROKEN or (status is None and not record.off):
+                raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
+            if status in _OFF:
+                self._settle(machine)
+            frozen = place / "disk.qcow2"
+            # From here on the new overlay is the active disk: what it stands on has the same bytes, whoever
+            # is killed when. While QEMU still writes to the old one, the layer is not finished.
+            overlay = disks.freeze(machine, frozen)
+            if status is not None and status not in _OFF:
+                self._switch(machine, record.run, overlay)
+            layer = self.layers.finish(place, frozen, key=key, parent=parent, title=title, build_id=build_id)
+            machine.age_out(overlay)
+            return layer
+
+    def disk(self, name: str, control: Control) -> Source:
+        machine = self._folder(name)
+        if self.state(name) is not MachineState.STOPPED:
+            raise Unavailable(f"machine {name} is not powered off")
+        with locked(machine.lock, control):
+            self._settle(machine)
+            return Source(str(machine.disk(machine.disks()[-1])))
+
+    def _switch(self, machine: Folder, run: int, overlay: int) -> None:
+        """The running QEMU writes to the new disk from now on."""
+        with Qmp(machine.path, machine.monitor(run)) as monitor:
+            devices = [d for d in monitor.call("query-block") if f"/{DISK_DEVICE}/" in d.get("qdev", "")]
+            active = devices[0]["inserted"]["node-name"]
+            if active == disk_node(overlay):
+                return
+            nodes = {node["node-name"] for node in monitor.call("query-named-block-nodes", flat=True)}
+            if disk_node(overlay) not in nodes:
+                monitor.call("blockdev-add", **disk_options(overlay), backing=None)
+            monitor.call("blockdev-snapshot", node=active, overlay=disk_node(overlay))
+
+    def _active_disks(self) -> Iterator[Path]:
+        for name in folder.names(self._site):
+            machine = self._folder(name)
+            yield from (machine.disk(number) for number in machine.disks())
+
+    # -- processes -----------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        machine: Folder,
+        spec: MachineSpec,
+        control: Control,
+        log: Callable[[str], None],
+        seed: Seed | None,
+        prepare: Callable[[Record | None], Record],
+    ) -> Machine:
+        """Adopt the machine, or start it as `prepare` says, when there is room."""
+        with locked(machine.lock, control):
+            running = self._running(machine)
+        if running is not None:
+            return running
+        chosen = accelerator.choose(self._config)
+        with (
+            self._queue.turn(machine.name, self._need(spec, chosen), control, log),
+            locked(machine.lock, control),
+        ):
+            running = self._running(machine)
+            if running is not None:
+                return running
+            record = start(machine, prepare(machine.read()), chosen, seed, self._config.qemu)
+        log(f"machine {machine.name} runs: {spec.vcpus} vcpus, {spec.memory} MiB, {chosen}")
+        return self._as_machine(machine, record)
+
+    def _running(self, machine: Folder) -> Machine | None:
+        """The machine, if it runs; what is left of a run that is over is ended."""
+        record = self._adopted(machine)
+        if record is None or record.process is None:
+            return None
+        try:
+            status = self._status(machine, record.run)
+            if status in _HELD_UP:
+                self._ask(machine, "cont")
+                status = self._status(machine, record.run)
+        except Unavailable:
+            if identity.lives(record.process):
+                raise
+            return None
+        if status in _OFF:
+            self._settle(machine)
+            return None
+        if status in _BROKEN:
+            identity.kill(record.process)
+            return None
+        return self._as_machine(machine, record)
+
+    def _adopted(self, machine: Folder) -> Record | None:
+        """The record, with the process that is there in truth, or None for it."""
+        record = machine.read()
+        processes = self._marked(machine.name)
+        mine = [p for p, run in processes.items() if record is not None and run == record.run]
+        for stranger in processes.keys() - set(mine):
+            identity.kill(stranger)  # of a start that another one has overtaken
+        if record is None or not mine:
+            return None if record is None else dataclasses.replace(record, process=None)
+        if record.process != mine[0] or record.port is None:
+            with Qmp(machine.path, machine.monitor(record.run)) as monitor:
+                port = disks.forwarded_port(monitor)
+            record = machine.write(dataclasses.replace(record, process=mine[0], port=port, off=False))
+        return record
+
+    def _settle(self, machine: Folder) -> None:
+        """End the process of a machine: powered off, or to be powered off now."""
+        record = self._adopted(machine)
+        if record is None or record.process is None:
+            return
+        self._ask(machine, "quit")
+        if not identity.await_end(record.process, _QUIT):
+            identity.kill(record.process)
+        machine.write(dataclasses.replace(record, process=None, port=None, off=True))
+
+    def _process(self, machine: Folder, record: Record | None) -> Detached | None:
+        """The living process of a machine, without changing anything."""
+        if record is not None and record.process is not None:
+            return record.process if identity.lives(record.process) else None
+        if not machine.exists() or (record is not None and record.off):
+            return None
+        return next(iter(self._marked(machine.name)), None)
+
+    def _run_of(self, machine: Folder, record: Record | None, process: Detached) -> int:
+        return record.run if record is not None else self._marked(machine.name).get(process, 0)
+
+    def _after(self, machine: Folder, process: Detached) -> MachineState:
+        """State of a machine whose process ended while we looked."""
+        record = machine.read()
+        if record is not None and record.process != process:
+            return self.state(machine.name)
+        return MachineState.ERROR if machine.exists() else MachineState.ABSENT
+
+    def _monitor(self, machine: Folder) -> Qmp:
+        record = machine.read()
+        process = self._process(machine, record)
+        if process is None:
+            raise Unavailable(f"machine {machine.name} does not run")
+        return Qmp(machine.path, machine.monitor(self._run_of(machine, record, process)))
+
+    def _status(self, machine: Folder, run: int) -> str:
+        with Qmp(machine.path, machine.monitor(run)) as monitor:
+            return str(monitor.call("query-status")["status"])
+
+    def _ask(self, machine: Folder, command: str) -> None:
+        """Its end in between is fine."""
+        try:
+            with self._monitor(machine) as monitor:
+                monitor.call(command)
+        except Unavailable:
+            pass
+
+    def _marked(self, name: str) -> dict[Detached, int]:
+        """Living processes of this machine -> which start of it they are."""
+        marked = self._all_marked().items()
+        return {process: int(words[identity.RUN]) for process, words in marked if words[identity.NAME] == name}
+
+    def _all_marked(self) -> Mapping[Detached, Mapping[str, str]]:
+        return identity.marked(self._site)
+
+    # -- capacity ------------------------------------------------------------------------------------
+
+    def _need(self, spec: MachineSpec, accelerator_name: str) -> Need:
+        return Need(spec.vcpus, memory_need(spec, accelerator_name))
+
+    def _taken(self) -> dict[str, Need]:
+        """What every machine with a process takes; those that are off give theirs back first."""
+        if time.monotonic() - self._settled > _SETTLE:
+            self._settled = time.monotonic()
+            self._settle_all()
+        taken = {}
+        for name in {words[identity.NAME] for words in self._all_marked().values()}:
+            record = self._folder(name).read()
+            if record is not None:
+                taken[name] = self._need(record.spec, record.accelerator)
+        return taken
+
+    def _settle_all(self) -> None:
+        nobody_waits = Control(time.monotonic())
+        for name in folder.names(self._site):
+            machine = self._folder(name)
+            record = machine.read()
+            if record is None or record.process is None or self.state(name) is not MachineState.STOPPED:
+                continue
+            try:
+                with locked(machine.lock, nobody_waits):
+                    if self.state(name) is MachineState.STOPPED:
+                        self._settle(machine)
+            except ImageflowError:
+                pass  # somebody works with it just now
+
+    def _folder(self, name: str) -> Folder:
+        if not _NAME.fullmatch(name):
+            raise BadInput(f"{name!r} can't be the name of a machine")
+        return Folder(self._site, name)
+
+    def _as_machine(self, machine: Folder, record: Record) -> Machine:
+        assert record.process is not None
+        process = f"{record.process.pid}:{record.process.start}"
+        return Machine(machine.name, MachineState.RUNNING, process, record.accelerator)
