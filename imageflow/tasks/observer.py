@@ -72,8 +72,8 @@ class Observer:
         """See what is new; -> why the machine will not get any further, or None."""
         state = self._compute.state(self._name)
         data = self._compute.console(self._name, self._offset)
+        self._record.console(data, self._offset)
         self._offset += len(data)
-        self._record.console(data)
         trouble = self._watch.see(data, self._written(), time.monotonic())
         if self._watch.phase and self._watch.phase != self._phase:
             self._phase = self._watch.phase
