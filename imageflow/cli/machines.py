@@ -74,16 +74,17 @@ class Ssh(_OnMachine):
 
 def ssh_argv(access: Access, words: Sequence[str]) -> list[str]:
     """OpenSSH's command line for this machine, and nothing else than it."""
-    options = {**_OPTIONS, "UserKnownHostsFile": f'"{_literal(access.known_hosts)}"'}
-    argv = ["ssh", "-F", "none", "-i", _literal(access.key), "-p", str(access.port), "-l", access.user]
+    files = {"IdentityFile": access.key, "UserKnownHostsFile": access.known_hosts}
+    options = _OPTIONS | {name: _literal(path) for name, path in files.items()}
+    argv = ["ssh", "-F", "none", "-p", str(access.port), "-l", access.user]
     for name, value in options.items():
         argv += ["-o", f"{name}={value}"]
     return [*argv, "--", access.host, *words]
 
 
 def _literal(path: Path) -> str:
-    """A path as ssh's options take it: % stands for something else there."""
-    return str(path).replace("%", "%%")
+    """A path as ssh's options take it: % stands for something else there, and a space ends it."""
+    return '"' + str(path).replace("%", "%%") + '"'
 
 
 class Console(_OnMachine):
