@@ -29,7 +29,9 @@ key_files() {
 """
 _SEAL = """
 umask 022
-empty() { for each; do [ ! -d "$each" ] || find "$each" -xdev -mindepth 1 -delete 2>/dev/null || :; done; }
+stay=
+if rm -f --one-file-system /nothing 2>/dev/null; then stay=--one-file-system; fi
+empty() { for each; do rm -rf $stay "$each"/* "$each"/.[!.]* "$each"/..?* 2>/dev/null || :; done; }
 id=
 [ ! -f /etc/machine-id ] || read -r id < /etc/machine-id || :
 echo "machine-id=$id"
@@ -38,7 +40,7 @@ echo "machine-id=$id"
 if command -v apt-get >/dev/null 2>&1; then apt-get clean || :; fi
 if command -v dnf >/dev/null 2>&1; then dnf -q clean all || :; fi
 if command -v zypper >/dev/null 2>&1; then zypper -q clean --all || :; fi
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apk/* /var/cache/dnf/* /var/cache/yum/* /var/cache/zypp/*
+rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /var/cache/apt/*.bin /var/cache/apk/* /var/cache/dnf/* /var/cache/yum/* /var/cache/zypp/*
 homes | while read -r home; do
     rm -rf "$home/.cache/pip" "$home/.ansible"
     for name in .bash_history .ash_history .sh_history .zsh_history .history .python_history .lesshst .viminfo .wget-hsts; do
@@ -131,7 +133,7 @@ _FIND = r"""
     case $device:$kind in /dev/loop*:* | *:iso9660 | *:udf | *:squashfs) ;; /dev/*) echo "$place" ;; esac
 done < /proc/mounts; } | sort -u | while read -r place; do
     find "$place" -xdev -type f -size +0 -exec \
-        sh -c 'printf "%s\n" "$imageflow_patterns" | grep -lsF -f /dev/stdin -- "$@"' sh {} +
+        sh -c 'printf "%s\n" "$imageflow_patterns" | grep -lsF -f - -- "$@"' sh {} +
 done | sort -u | head -n 100
 exit 0
 """
