@@ -7,26 +7,24 @@ when its worker died before it had written them. Whoever changes a machine holds
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
+from imageflow.compute.capacity import Need, Queue, bound, check
 from imageflow.compute.layers import FileLayers
 from imageflow.compute.locks import locked
 from imageflow.compute.qemu import accelerator, disks, firmware, folder, identity, qcow2, screen
 from imageflow.compute.qemu.argv import DISK_DEVICE, disk_node, disk_options, memory_need
-from imageflow.compute.qemu.capacity import Need, Queue, bound, check
 from imageflow.compute.qemu.folder import Folder, Record
 from imageflow.compute.qemu.qmp import Qmp
 from imageflow.compute.qemu.start import start
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import BadInput, ImageflowError, Refused, Unavailable
+from imageflow.errors import ImageflowError, Refused, Unavailable
 from imageflow.process import Detached
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _OFF = frozenset({"shutdown"})  # QEMU's states in which the guest has powered itself off
 _BROKEN = frozenset({"guest-panicked", "internal-error", "io-error"})
 _HELD_UP = frozenset({"io-error", "paused"})  # it goes on when it is told to
@@ -44,7 +42,9 @@ class QemuCompute:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._site = config.machines_dir
-        self.layers = FileLayers(config.layers_dir, chain=qcow2.chain, check=disks.check_base, disks=self._active_disks)
+        self.layers = FileLayers(
+            config.layers_dir, chain=qcow2.chain, check=disks.check_base, disks=lambda: folder.disks(self._site)
+        )
         self._queue = Queue(self._site / ".queue", bound(config.qemu), self._taken)
         self._settled = 0.0
 
@@ -250,11 +250,6 @@ class QemuCompute:
                 monitor.call("blockdev-add", **disk_options(overlay), backing=None)
             monitor.call("blockdev-snapshot", node=active, overlay=disk_node(overlay))
 
-    def _active_disks(self) -> Iterator[Path]:
-        for name in folder.names(self._site):
-            machine = self._folder(name)
-            yield from (machine.disk(number) for number in machine.disks())
-
     # -- processes -----------------------------------------------------------------------------------
 
     def _run(
@@ -407,9 +402,7 @@ class QemuCompute:
                 pass  # somebody works with it just now
 
     def _folder(self, name: str) -> Folder:
-        if not _NAME.fullmatch(name):
-            raise BadInput(f"{name!r} can't be the name of a machine")
-        return Folder(self._site, name)
+        return folder.of(self._site, name)
 
     def _as_machine(self, machine: Folder, record: Record) -> Machine:
         assert record.process is not None

@@ -10,14 +10,17 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imageflow.compute import MachineSpec
 from imageflow.compute.qemu.argv import CONSOLE, disk_file
+from imageflow.errors import BadInput
 from imageflow.process import Detached
 
 _RECORD = "machine.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _DISK = re.compile(r"disk-(\d+)\.qcow2")
 
 
@@ -104,3 +107,17 @@ def names(site: Path) -> list[str]:
     if not site.is_dir():
         return []
     return sorted(entry.name for entry in site.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def of(site: Path, name: str) -> Folder:
+    """The folder of a machine, there or not; raises BadInput."""
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{name!r} can't be the name of a machine")
+    return Folder(site, name)
+
+
+def disks(site: Path) -> Iterator[Path]:
+    """Of all machines."""
+    for name in names(site):
+        machine = Folder(site, name)
+        yield from (machine.disk(number) for number in machine.disks())
