@@ -66,7 +66,7 @@ class FileLayers:
         with self._locked():
             layer = self.find(key)
             if layer is not None:
-                self._note(build_id, Path(layer.source.path).parent.name)
+                self._note(build_id, _place(layer))
                 (Path(layer.source.path).with_name(_RECORD)).touch()
             return layer
 
@@ -98,7 +98,14 @@ class FileLayers:
 
     def list(self) -> Sequence[Layer]:
         found = [layer for place in self._places() if (layer := self._read(place)) is not None]
-        return sorted(found, key=lambda layer: layer.created, reverse=True)
+        holders = {build: self._standing(self._tops([build])) for build in sorted(self._holders())}
+        told = [
+            dataclasses.replace(
+                layer, holders=tuple(build for build, names in holders.items() if _place(layer) in names)
+            )
+            for layer in found
+        ]
+        return sorted(told, key=lambda layer: layer.created, reverse=True)
 
     def collect(self, max_age: float, max_size: float, alive: Callable[[str], bool]) -> Sequence[Layer]:
         with self._locked():
@@ -193,11 +200,21 @@ class FileLayers:
 
     def _used(self, builds: Iterable[str]) -> set[str]:
         """Names of the folders that these builds hold, or machines stand on, with all that those stand on."""
-        tops = [
-            disk for name in builds for held in self._held(name).read_text().splitlines() for disk in self._disk(held)
-        ]
+        return self._standing((*self._tops(builds), *self._disks()))
+
+    def _tops(self, builds: Iterable[str]) -> Sequence[Path]:
+        """The disks that these builds hold."""
+        found: Sequence[Path] = ()
+        for build in builds:
+            with contextlib.suppress(FileNotFoundError):  # it released them in this moment
+                places = self._held(build).read_text().splitlines()
+                found = (*found, *(disk for place in places for disk in self._disk(place)))
+        return found
+
+    def _standing(self, tops: Iterable[Path]) -> set[str]:
+        """Names of the folders of these disks and of all that they stand on."""
         used = set()
-        for top in (*tops, *self._disks()):
+        for top in tops:
             with contextlib.suppress(OSError):
                 for part in self._chain(top):
                     if part.parent.parent == self.folder:
@@ -215,7 +232,7 @@ class FileLayers:
                 shutil.rmtree(place)
 
     def _drop_old(self, used: set[str], max_age: float, max_size: float) -> Sequence[Layer]:
-        layers = {Path(layer.source.path).parent.name: layer for layer in self.list()}
+        layers = {_place(layer): layer for layer in self.list()}
         below = {name: self._below(layer) for name, layer in layers.items()}
         last_use = {
             name: max(other.used for top, other in layers.items() if top == name or name in below[top])
@@ -243,6 +260,11 @@ class FileLayers:
     def _remove(self, place: Path) -> None:
         (place / _RECORD).unlink(missing_ok=True)  # it is no layer any more, whatever happens next
         shutil.rmtree(place)
+
+
+def _place(layer: Layer) -> str:
+    """The name of its folder."""
+    return Path(layer.source.path).parent.name
 
 
 def _maker(place: Path) -> str:
