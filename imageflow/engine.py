@@ -68,7 +68,7 @@ class Outcome:
 @functools.cache
 def factory_of(method: str) -> str:
     """The dotted name of the flow factory of a build method."""
-    for point in stevedore.ExtensionManager(FLOWS).list_entry_points():
+    for point in stevedore.NamedExtensionManager(FLOWS, []).list_entry_points():
         if point.name == method:
             return str(point.value).replace(":", ".")
     raise ConfigError(f"no flow for the method {method!r}", hint="is the package that brings it installed?")

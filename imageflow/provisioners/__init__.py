@@ -56,7 +56,7 @@ class Provisioner(Protocol):
 @functools.cache
 def find(kind: str) -> Provisioner:
     """The provisioner for a key of `configure`."""
-    for point in stevedore.ExtensionManager(ENTRY_POINTS).list_entry_points():
+    for point in stevedore.NamedExtensionManager(ENTRY_POINTS, []).list_entry_points():
         if point.name == kind:
             made: Provisioner = point.load()()
             return made
@@ -65,4 +65,4 @@ def find(kind: str) -> Provisioner:
 
 def kinds() -> list[str]:
     """The keys that an entry of `configure` can have."""
-    return sorted(point.name for point in stevedore.ExtensionManager(ENTRY_POINTS).list_entry_points())
+    return sorted(point.name for point in stevedore.NamedExtensionManager(ENTRY_POINTS, []).list_entry_points())

@@ -119,15 +119,16 @@ def _base_file(
     log: Callable[[str], None],
     progress: Callable[[float, str], None],
 ) -> tuple[Path, str]:
-    """-> the base and its format, '' where that has to be looked at."""
+    """-> the base and its format."""
     base = build.recipe["base"]
     ((pin_name, digest),) = ((name, pin) for name, pin in build.pins.items() if name.startswith("base:"))
     if "url" in base:
-        return fetch.fetch(base["url"], digest, config=config, control=control, log=log, progress=progress), ""
+        path = fetch.fetch(base["url"], digest, config=config, control=control, log=log, progress=progress)
+        return path, _format(path)
     if "file" in base:
         path = Path(build.folder) / base["file"]
         fetch.local(path, digest, config=config, control=control)
-        return path, ""
+        return path, _format(path)
     ref = store.find(digest)
     if ref is None:
         raise InputChanged(f"{pin_name.removeprefix('base:')} {digest[:12]} is not in the store any more")
@@ -136,6 +137,12 @@ def _base_file(
     if not path.is_file():  # a store that is no folder of this machine
         path = store.copy_out(ref, disk.name, Workspace.of(build, config).path / f"base.{disk.format}", control)
     return path, disk.format
+
+
+def _format(path: Path) -> str:
+    """What else it may be, the compute driver refuses."""
+    with path.open("rb") as file:
+        return "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
 
 
 class DeleteMachine(Task):
