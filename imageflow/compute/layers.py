@@ -89,7 +89,7 @@ class FileLayers:
             place = self.begin(key, build_id)
             disk = place / f"disk.{format}"
             shutil.rmtree(place)
-            place.mkdir()
+            place.mkdir(mode=0o700)
             new = place / "new"
             copy_in(file, new, control)
             self._check(new, format)
@@ -123,7 +123,7 @@ class FileLayers:
         place = self.folder / f"{_checked(key, _KEY)}-{_checked(build_id, _BUILD)}"
         with self._locked():
             self._note(build_id, place.name)
-            place.mkdir(exist_ok=True)
+            place.mkdir(mode=0o700, exist_ok=True)
         return place
 
     def finish(

@@ -1,37 +1,32 @@
 """The driver qemu: every machine is a folder and, while it runs, a process of QEMU that belongs to nobody.
 
-A process is known by pid and start time, which are in the folder, or by the mark in its environment
-when its worker died before it had written them. Whoever changes a machine holds its lock.
+Whoever changes a machine holds its lock; looking at it needs none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
 from imageflow.compute.capacity import Need, Queue, bound, check
 from imageflow.compute.layers import FileLayers
-from imageflow.compute.locks import locked
+from imageflow.compute.locks import locked, removing
 from imageflow.compute.qemu import accelerator, disks, firmware, folder, identity, qcow2, screen
 from imageflow.compute.qemu.argv import DISK_DEVICE, disk_node, disk_options, memory_need
 from imageflow.compute.qemu.folder import Folder, Record
-from imageflow.compute.qemu.qmp import Qmp
+from imageflow.compute.qemu.runs import BROKEN, HELD_UP, OFF, Runs
 from imageflow.compute.qemu.start import start
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import ImageflowError, Refused, Unavailable
-from imageflow.process import Detached
 
-_OFF = frozenset({"shutdown"})  # QEMU's states in which the guest has powered itself off
-_BROKEN = frozenset({"guest-panicked", "internal-error", "io-error"})
-_HELD_UP = frozenset({"io-error", "paused"})  # it goes on when it is told to
 _POLL = 0.2  # seconds between two looks at a machine that powers off
 _ASK_AGAIN = 15.0  # seconds: a guest that is still starting does not hear the power button
 _SETTLE = 2.0  # seconds between two looks for machines that are off and still hold memory
-_QUIT = 30.0  # seconds for QEMU's orderly end
 
 
 class QemuCompute:
@@ -46,6 +41,7 @@ class QemuCompute:
             config.layers_dir, chain=qcow2.chain, check=disks.check_base, disks=lambda: folder.disks(self._site)
         )
         self._queue = Queue(self._site / ".queue", bound(config.qemu), self._taken)
+        self._runs = Runs(self._site)
         self._settled = 0.0
 
     def check(self, spec: MachineSpec) -> None:
@@ -110,7 +106,7 @@ class QemuCompute:
         ask = 0.0
         while (state := self.state(name)) is MachineState.RUNNING and time.monotonic() < deadline:
             if time.monotonic() >= ask:
-                self._ask(machine, "system_powerdown")
+                self._runs.ask(machine, "system_powerdown")
                 ask = time.monotonic() + _ASK_AGAIN
             control.wait(_POLL)
         if state is MachineState.ERROR:
@@ -119,43 +115,23 @@ class QemuCompute:
             )
         if state is not MachineState.ABSENT:
             with locked(machine.lock, control):
-                self._settle(machine)
+                self._runs.settle(machine)
 
     def delete(self, name: str) -> None:
         machine = self._folder(name)
-        if not self._site.is_dir():
-            return
-        with locked(machine.lock):
-            record = machine.read()
-            known = [record.process] if record is not None and record.process is not None else []
-            for process in {*known, *self._marked(name)}:
-                if not identity.kill(process):
-                    raise Unavailable(f"process {process.pid} of machine {name} does not end")
-            machine.remove()
-            machine.lock.unlink(missing_ok=True)
+        if self._site.is_dir():
+            with locked(machine.lock), removing(machine.lock):
+                self._runs.end(machine)
+                machine.remove()
 
     def list(self, build_id: str | None = None) -> Sequence[str]:
-        found = set(folder.names(self._site)) | {words[identity.NAME] for words in self._all_marked().values()}
+        found = {*folder.names(self._site), *self._runs.names()}
         return sorted(name for name in found if build_id is None or name.startswith(f"{build_id}-"))
 
     # -- looking -------------------------------------------------------------------------------------
 
     def state(self, name: str) -> MachineState:
-        machine = self._folder(name)
-        record = machine.read()
-        process = self._process(machine, record)
-        if process is None:
-            if record is not None and record.off and record.host_boot == accelerator.boot_id():
-                return MachineState.STOPPED
-            return MachineState.ERROR if machine.exists() else MachineState.ABSENT
-        try:
-            status = self._status(machine, self._run_of(machine, record, process))
-        except Unavailable:
-            # It may have ended just now, be changed by another worker, or be too busy to answer.
-            return MachineState.RUNNING if identity.lives(process) else self._after(machine, process)
-        if status in _OFF:
-            return MachineState.STOPPED
-        return MachineState.ERROR if status in _BROKEN else MachineState.RUNNING
+        return self._runs.state(self._folder(name))
 
     def console(self, name: str, offset: int = 0) -> bytes:
         try:
@@ -168,7 +144,7 @@ class QemuCompute:
     def screenshot(self, name: str) -> bytes | None:
         machine = self._folder(name)
         try:
-            with self._monitor(machine) as monitor:
+            with self._runs.monitor(machine) as monitor:
                 file = machine.path / f"screen-{time.monotonic_ns()}.ppm"
                 try:
                     monitor.call("screendump", filename=file.name)
@@ -180,7 +156,7 @@ class QemuCompute:
 
     def activity(self, name: str) -> Activity:
         machine = self._folder(name)
-        with self._monitor(machine) as monitor:
+        with self._runs.monitor(machine) as monitor:
             written = sum(
                 device["stats"]["wr_bytes"]
                 for device in monitor.call("query-blockstats")
@@ -189,19 +165,19 @@ class QemuCompute:
         return Activity(machine.console.stat().st_size, written)
 
     def type(self, name: str, keys: Sequence[str]) -> None:
-        with self._monitor(self._folder(name)) as monitor:
+        with self._runs.monitor(self._folder(name)) as monitor:
             for key in keys:
                 monitor.call("send-key", keys=[{"type": "qcode", "data": part} for part in key.split("-")])
 
     def address(self, name: str) -> Address:
         machine = self._folder(name)
         record = machine.read()
-        process = self._process(machine, record)
+        process = self._runs.process(machine, record)
         if record is None or process is None:
             raise Unavailable(f"machine {name} does not run")
         if record.port is not None and record.process == process:
             return Address("127.0.0.1", record.port)
-        with self._monitor(machine) as monitor:
+        with self._runs.monitor(machine) as monitor:
             return Address("127.0.0.1", disks.forwarded_port(monitor))
 
     # -- disks ---------------------------------------------------------------------------------------
@@ -212,20 +188,19 @@ class QemuCompute:
             place = self.layers.begin(key, build_id)
             if (made := self.layers.made(place)) is not None:
                 return made
-            record = self._adopted(machine)
-            if record is None or not machine.disks():
+            state = self._runs.state(machine)
+            if state is MachineState.ABSENT:
                 raise Refused(f"there is no machine {name}")
-            status = None if record.process is None else self._status(machine, record.run)
-            if status in _BROKEN or (status is None and not record.off):
+            if state is MachineState.ERROR or not machine.disks():
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
-            if status in _OFF:
-                self._settle(machine)
+            if state is MachineState.STOPPED:
+                self._runs.settle(machine)
             frozen = place / "disk.qcow2"
             # From here on the new overlay is the active disk: what it stands on has the same bytes, whoever
             # is killed when. While QEMU still writes to the old one, the layer is not finished.
             overlay = disks.freeze(machine, frozen)
-            if status is not None and status not in _OFF:
-                self._switch(machine, record.run, overlay)
+            if state is MachineState.RUNNING:
+                self._switch(machine, overlay)
             layer = self.layers.finish(place, frozen, key=key, parent=parent, title=title, build_id=build_id)
             machine.age_out(overlay)
             return layer
@@ -235,12 +210,12 @@ class QemuCompute:
         if self.state(name) is not MachineState.STOPPED:
             raise Unavailable(f"machine {name} is not powered off")
         with locked(machine.lock, control):
-            self._settle(machine)
+            self._runs.settle(machine)
             return Source(str(machine.disk(machine.disks()[-1])))
 
-    def _switch(self, machine: Folder, run: int, overlay: int) -> None:
+    def _switch(self, machine: Folder, overlay: int) -> None:
         """The running QEMU writes to the new disk from now on."""
-        with Qmp(machine.path, machine.monitor(run)) as monitor:
+        with self._runs.monitor(machine) as monitor:
             devices = [d for d in monitor.call("query-block") if f"/{DISK_DEVICE}/" in d.get("qdev", "")]
             active = devices[0]["inserted"]["node-name"]
             if active == disk_node(overlay):
@@ -280,95 +255,25 @@ class QemuCompute:
 
     def _running(self, machine: Folder) -> Machine | None:
         """The machine, if it runs; what is left of a run that is over is ended."""
-        record = self._adopted(machine)
+        record = self._runs.adopted(machine)
         if record is None or record.process is None:
             return None
         try:
-            status = self._status(machine, record.run)
-            if status in _HELD_UP:
-                self._ask(machine, "cont")
-                status = self._status(machine, record.run)
+            status = self._runs.status(machine)
+            if status in HELD_UP:
+                self._runs.ask(machine, "cont")
+                status = self._runs.status(machine)
         except Unavailable:
             if identity.lives(record.process):
                 raise
             return None
-        if status in _OFF:
-            self._settle(machine)
+        if status == OFF:
+            self._runs.settle(machine)
             return None
-        if status in _BROKEN:
+        if status in BROKEN:
             identity.kill(record.process)
             return None
         return self._as_machine(machine, record)
-
-    def _adopted(self, machine: Folder) -> Record | None:
-        """The record, with the process that is there in truth, or None for it."""
-        record = machine.read()
-        processes = self._marked(machine.name)
-        mine = [p for p, run in processes.items() if record is not None and run == record.run]
-        for stranger in processes.keys() - set(mine):
-            identity.kill(stranger)  # of a start that another one has overtaken
-        if record is None or not mine:
-            return None if record is None else dataclasses.replace(record, process=None)
-        if record.process != mine[0] or record.port is None:
-            with Qmp(machine.path, machine.monitor(record.run)) as monitor:
-                port = disks.forwarded_port(monitor)
-            record = machine.write(dataclasses.replace(record, process=mine[0], port=port, off=False))
-        return record
-
-    def _settle(self, machine: Folder) -> None:
-        """End the process of a machine: powered off, or to be powered off now."""
-        record = self._adopted(machine)
-        if record is None or record.process is None:
-            return
-        self._ask(machine, "quit")
-        if not identity.await_end(record.process, _QUIT):
-            identity.kill(record.process)
-        machine.write(dataclasses.replace(record, process=None, port=None, off=True))
-
-    def _process(self, machine: Folder, record: Record | None) -> Detached | None:
-        """The living process of a machine, without changing anything."""
-        if record is not None and record.process is not None:
-            return record.process if identity.lives(record.process) else None
-        if not machine.exists() or (record is not None and record.off):
-            return None
-        return next(iter(self._marked(machine.name)), None)
-
-    def _run_of(self, machine: Folder, record: Record | None, process: Detached) -> int:
-        return record.run if record is not None else self._marked(machine.name).get(process, 0)
-
-    def _after(self, machine: Folder, process: Detached) -> MachineState:
-        """State of a machine whose process ended while we looked."""
-        record = machine.read()
-        if record is not None and record.process != process:
-            return self.state(machine.name)
-        return MachineState.ERROR if machine.exists() else MachineState.ABSENT
-
-    def _monitor(self, machine: Folder) -> Qmp:
-        record = machine.read()
-        process = self._process(machine, record)
-        if process is None:
-            raise Unavailable(f"machine {machine.name} does not run")
-        return Qmp(machine.path, machine.monitor(self._run_of(machine, record, process)))
-
-    def _status(self, machine: Folder, run: int) -> str:
-        with Qmp(machine.path, machine.monitor(run)) as monitor:
-            return str(monitor.call("query-status")["status"])
-
-    def _ask(self, machine: Folder, command: str) -> None:
-        """Its end in between is fine."""
-        try:
-            with self._monitor(machine) as monitor:
-                monitor.call(command)
-        except Unavailable:
-            pass
-
-    def _marked(self, name: str) -> dict[Detached, int]:
-        """Living processes of this machine -> which start of it they are."""
-        marked = self._all_marked().items()
-        return {process: int(words[identity.RUN]) for process, words in marked if words[identity.NAME] == name}
-
-    def _all_marked(self) -> Mapping[Detached, Mapping[str, str]]:
-        return identity.marked(self._site)
 
     # -- capacity ------------------------------------------------------------------------------------
 
@@ -380,26 +285,19 @@ class QemuCompute:
         if time.monotonic() - self._settled > _SETTLE:
             self._settled = time.monotonic()
             self._settle_all()
-        taken = {}
-        for name in {words[identity.NAME] for words in self._all_marked().values()}:
-            record = self._folder(name).read()
-            if record is not None:
-                taken[name] = self._need(record.spec, record.accelerator)
-        return taken
+        found = ((name, self._folder(name).read()) for name in self._runs.names())
+        return {name: self._need(record.spec, record.accelerator) for name, record in found if record is not None}
 
     def _settle_all(self) -> None:
-        nobody_waits = Control(time.monotonic())
+        at_once = Control(time.monotonic())
         for name in folder.names(self._site):
             machine = self._folder(name)
             record = machine.read()
-            if record is None or record.process is None or self.state(name) is not MachineState.STOPPED:
+            if record is None or record.process is None or self._runs.state(machine) is not MachineState.STOPPED:
                 continue
-            try:
-                with locked(machine.lock, nobody_waits):
-                    if self.state(name) is MachineState.STOPPED:
-                        self._settle(machine)
-            except ImageflowError:
-                pass  # somebody works with it just now
+            with contextlib.suppress(ImageflowError), locked(machine.lock, at_once):  # who holds it, works with it
+                if self._runs.state(machine) is MachineState.STOPPED:
+                    self._runs.settle(machine)
 
     def _folder(self, name: str) -> Folder:
         return folder.of(self._site, name)
