@@ -414,7 +414,7 @@ def _driver(kind: str, group: str, name: str) -> Any:
         ) from error
 
     found = stevedore.NamedExtensionManager(
-        group, [name], on_load_failure_callback=fail, warn_on_missing_entrypoint=False
+        group, [name], on_load_failure_callback=fail, on_missing_entrypoints_callback=lambda names: None
     )
     if name not in found.names():
         raise ConfigError(f"there is no {kind} driver {name!r}", hint=f"see [{kind}] driver")
