@@ -1,0 +1,177 @@
+"""Makes a vendor's ISO install unattended: an answer file on it, and one boot entry that starts at once."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from imageflow.control import Control
+from imageflow.errors import BadInput, NoSpace, Refused
+from imageflow.iso import Answers, bootconfig, copying, cpio, gpt
+from imageflow.iso.graft import FOLDER, Graft, Place
+from imageflow.iso.media import Media, examine
+from imageflow.iso.method import method_of
+from imageflow.iso.volume import SECTOR, Source, Tree, trees
+
+_CONSOLE = "ttyS0,115200"
+_ROUND = 1 << 20  # a disk image has whole MiB, as some firmware wants it
+
+
+def remaster(
+    source: Path,
+    to: Path,
+    kind: Answers,
+    answer: bytes,
+    *,
+    arguments: str = "",
+    control: Control,
+    progress: Callable[[float], None] = lambda _: None,
+    console: str = _CONSOLE,
+) -> None:
+    """Write `to`: the ISO `source` with this answer file (as `answers.compose` made it), booting into it at once.
+
+    `arguments` are more kernel arguments. The same input gives the same bytes. Everything of the vendor's
+    but its boot configurations stays as and where it is. `progress` gets 0 … 1. When it fails, nothing is left.
+    Raises Refused (what `media.inspect` refuses; answers that this installer does not read), NoSpace,
+    BadInput (arguments), and what `control` says.
+    """
+    if re.search(r"[^\x20-\x7e]", arguments):
+        raise BadInput("kernel arguments are one line of plain characters")
+    partial = to.with_name(to.name + ".partial")
+    try:
+        with source.open("rb") as vendor, partial.open("wb") as out:
+            size = os.fstat(vendor.fileno()).st_size
+            image = Source(vendor, size)
+            media = examine(image)
+            graft, end = _changes(image, media, kind, answer, arguments, console)
+            _room(to, source, end)
+            copying.copy(vendor.fileno(), out.fileno(), size, control, lambda done: progress(done / end))
+            os.ftruncate(out.fileno(), end)
+            for at, data in graft.patches.items():
+                _write(out.fileno(), data, at)
+            _write(out.fileno(), bytes(graft.tail), graft.start * SECTOR)
+            _tables(out.fileno(), image, media, end)
+            control.check()
+        partial.rename(to)
+        progress(1.0)
+    except OSError as error:
+        raise _told(error, source, to) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _changes(
+    image: Source, media: Media, kind: Answers, answer: bytes, arguments: str, console: str
+) -> tuple[Graft, int]:
+    """What changes, and how many bytes the new image has."""
+    method = method_of(media, kind, answer, console)
+    volumes, _ = trees(image)
+    volumes += _second_trees(image)
+    if any(_is_udf(image, number) for number in range(16, 64)):
+        raise Refused("the ISO is an UDF one, too, whose files would stay as they are", hint="UDF can't be changed yet")
+    graft = Graft(image)
+    files: dict[str, bytes] = dict(method.files)
+    landmark_name = hashlib.sha256(answer + arguments.encode()).hexdigest()[:16]
+    files[landmark_name] = b"imageflow\n"
+    landmark = f"/{FOLDER}/{landmark_name}"
+    initrds: list[str] = []
+    if method.initrd:
+        files["answers.gz"] = cpio.initrd(method.initrd)
+        initrds.append(f"/{FOLDER}/answers.gz")
+    ours = [*method.arguments, *arguments.split()]
+    replaced: dict[str, bytes] = {}
+    for loader, paths in (("isolinux", media.isolinux), ("grub", media.grub or media.grub_in_image)):
+        if not paths:
+            continue
+        own = [entry for entry in media.entries if entry.loader == loader]
+        entry = bootconfig.choose(own)
+        if entry is None or entry.unwanted:
+            entry = bootconfig.borrowed(media.entry, loader)
+        entry = bootconfig.unattended(entry, initrds, ours, console, method.divided)
+        if loader == "isolinux":
+            replaced |= dict.fromkeys(media.isolinux, bootconfig.as_isolinux(entry, console))
+        else:
+            files["grub.cfg"] = bootconfig.as_grub(entry, console, landmark)
+            replaced |= dict.fromkeys(media.grub, files["grub.cfg"])
+    _inside(graft, media, landmark)
+    graft.change(volumes, _put(graft, replaced), _put(graft, files))
+    end = graft.sectors * SECTOR
+    if media.hybrid:
+        end += 33 * 512
+        end += -end % _ROUND
+    return graft, end
+
+
+def _inside(graft: Graft, media: Media, landmark: str) -> None:
+    """GRUB's configuration inside the EFI boot image: the same file, as long as before, which loads ours."""
+    for file in media.grub_in_image:
+        text = f"{bootconfig.search(landmark)}\nconfigfile ($root)/{FOLDER}/grub.cfg\n".encode()
+        if len(text) > file.size:
+            raise Refused(f"the {file.path} in the ISO's EFI boot image has no room for ours")
+        text = text.ljust(file.size, b"\n")
+        for at, size in file.pieces:
+            graft.patch(at, text[:size])
+            text = text[size:]
+
+
+def _put(graft: Graft, files: Mapping[str, bytes]) -> dict[str, Place]:
+    same: dict[bytes, Place] = {}
+    for data in files.values():
+        if data not in same:
+            same[data] = graft.put(data)
+    return {name: same[data] for name, data in files.items()}
+
+
+def _second_trees(image: Source) -> list[Tree]:
+    """Trees of the same files that begin where the first partition does, if that can grow with the ISO."""
+    table = gpt.read(image)
+    volume = trees(image)[0][0].blocks * SECTOR
+    found: list[Tree] = []
+    for start in {entry.first * gpt.BLOCK for entry in gpt.grown(table, volume)} - {0}:
+        if start % SECTOR == 0 and image.read(start + 16 * SECTOR, 6)[1:] == b"CD001":
+            found += trees(image, start)[0]
+    return found
+
+
+def _tables(out: int, image: Source, media: Media, end: int) -> None:
+    if not media.hybrid:
+        return
+    table = gpt.read(image)
+    volume = trees(image)[0][0].blocks * SECTOR
+    for at, data in gpt.patches(image, table, gpt.grown(table, volume), end):
+        _write(out, data, at)
+
+
+def _is_udf(image: Source, number: int) -> bool:
+    at = number * SECTOR
+    return at + 6 <= image.size and image.read(at, 6)[1:] in (b"NSR02", b"NSR03")
+
+
+def _write(out: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(out, view, at)
+        view, at = view[done:], at + done
+
+
+def _room(to: Path, source: Path, end: int) -> None:
+    needed = min(end, source.stat().st_blocks * 512 + (1 << 20))  # holes stay holes
+    free = shutil.disk_usage(to.parent).free
+    if needed > free:
+        raise NoSpace(
+            f"{to.parent} has {free >> 20} MiB free, the remastered ISO needs {needed >> 20}",
+            hint="make room, or move the state directory",
+        )
+
+
+def _told(error: OSError, source: Path, to: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpace(
+            f"no space left in {to.parent} for the remastered ISO", hint="make room, or move the state directory"
+        )
+    return Refused(f"{source} can't be remastered to {to}: {error.strerror}")
