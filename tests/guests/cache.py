@@ -1,0 +1,51 @@
+"""Things that take a while to make: once for all tests and processes, in a folder outside the checkout."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def folder() -> Path:
+    """Where they are kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("IMAGEFLOW_TEST_CACHE") or f"{cache}/imageflow-tests").expanduser()
+
+
+def digest(files: Iterable[Path], words: Iterable[str] = ()) -> str:
+    """16 hex digits over the content of files (of all in a folder) and some words."""
+    whole = hashlib.sha256()
+    for each in sorted(files):
+        for path in sorted(p for p in each.rglob("*") if p.is_file()) if each.is_dir() else [each]:
+            if path.suffix != ".pyc":
+                whole.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    for word in words:
+        whole.update(f"{word}\0".encode())
+    return whole.hexdigest()[:16]
+
+
+def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` filled, once for this key; older ones of the same name are removed."""
+    kept = folder()
+    kept.mkdir(parents=True, exist_ok=True)
+    place = kept / f"{name}-{key}"
+    if place.is_dir():
+        return place
+    with open(kept / f".{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if place.is_dir():
+            return place
+        for left in kept.glob(f".{name}-new-*"):
+            shutil.rmtree(left)
+        new = Path(tempfile.mkdtemp(prefix=f".{name}-new-", dir=kept))
+        new.chmod(0o755)
+        make(new)
+        for old in [p for p in kept.glob(f"{name}-*") if len(p.name) == len(place.name)]:
+            shutil.rmtree(old)
+        new.rename(place)
+    return place

@@ -1,0 +1,64 @@
+"""Debian packages without installing them: from the archives that this machine's apt is configured for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.services import missing, require
+
+
+def run(*argv: str | Path, cwd: Path | None = None, stdin: bytes | None = None) -> str:
+    """Run a program; -> its output. What it says is in the error when it fails."""
+    done = subprocess.run(
+        [str(a) for a in argv],
+        cwd=cwd,
+        input=stdin,
+        stdin=None if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C", "PATH": f"/usr/sbin:/sbin:{os.environ.get('PATH', '')}"},
+    )
+    if done.returncode:
+        raise RuntimeError(f"{argv[0]}: exit {done.returncode}: {(done.stdout + done.stderr).decode(errors='replace')[-2000:]}")
+    return done.stdout.decode(errors="replace")
+
+
+def as_root(*argv: str | Path) -> list[str | Path]:
+    """The command, for whom the files of an unprivileged user are root's."""
+    return list(argv) if os.geteuid() == 0 else ["unshare", "--map-root-user", *argv]
+
+
+@functools.cache
+def versions(names: tuple[str, ...]) -> Mapping[str, str]:
+    """name -> version that apt would install; the test is skipped where apt knows one of them not."""
+    require("apt", missing("apt-cache", "apt-get", "dpkg-deb"))
+    found: dict[str, str] = {}
+    for line in run("apt-cache", "madison", *names).splitlines():
+        name, version, _ = (part.strip() for part in line.split("|", 2))
+        found.setdefault(name, version)
+    require("a Debian package (apt-get update?)", [n for n in names if n not in found])
+    return found
+
+
+@functools.cache
+def kernel() -> str:
+    """Name of the newest package with Debian's kernel for clouds."""
+    require("apt", missing("apt-cache"))
+    lines = run("apt-cache", "depends", "linux-image-cloud-amd64").splitlines()
+    names = [line.split()[1] for line in lines if line.strip().startswith("Depends: linux-image-")]
+    require("Debian's cloud kernel", None if names else "no linux-image-cloud-amd64")
+    return names[0]
+
+
+def unpack(names: Sequence[str], to: Path) -> None:
+    """Download the packages and unpack them into a folder, one over the other."""
+    downloads = to.with_name(f"{to.name}.debs")
+    downloads.mkdir()
+    to.mkdir(exist_ok=True)
+    run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names, cwd=downloads)
+    for deb in sorted(downloads.glob("*.deb")):
+        run("dpkg-deb", "-x", deb, to)
