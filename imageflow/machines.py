@@ -9,6 +9,7 @@ from pathlib import Path
 from imageflow.compute import Compute, Layer, MachineState
 from imageflow.config import Config
 from imageflow.errors import Conflict, NotFound, Unavailable
+from imageflow.flight.record import screenshots
 from imageflow.guest import Access
 from imageflow.model import Build, BuildState
 
@@ -65,7 +66,7 @@ class Machines:
         if data or self._state(build, role) is not MachineState.ABSENT:
             return data
         try:
-            with self._record(build, role, "console.log").open("rb") as file:
+            with (self._records(build) / f"{_name(build, role)}.console.log").open("rb") as file:
                 file.seek(offset)
                 return file.read()
         except FileNotFoundError:
@@ -80,10 +81,10 @@ class Machines:
             png = None
         if png is not None:
             return Picture(png, None)
-        latest = self._record(build, role, "screen.png")
         try:
+            latest = screenshots(self._records(build), _name(build, role))[-1]
             return Picture(latest.read_bytes(), latest.stat().st_mtime)
-        except FileNotFoundError:
+        except (IndexError, FileNotFoundError):
             state = _how(build, self._state(build, role))
             raise NotFound(
                 f"{_words(build, role)} {state}, and no screenshot of it was recorded",
@@ -103,8 +104,8 @@ class Machines:
     def _state(self, build: Build, role: str) -> MachineState:
         return self._compute.state(_name(build, role))
 
-    def _record(self, build: Build, role: str, name: str) -> Path:
-        return self._config.records_dir / build.id / f"{_name(build, role)}.{name}"
+    def _records(self, build: Build) -> Path:
+        return self._config.records_dir / build.id
 
     def _elsewhere(self, build: Build) -> bool:
         return build.host is not None and build.host != self._config.host
