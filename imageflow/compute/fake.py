@@ -160,14 +160,13 @@ class FakeCompute:
 
     def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
         machine = self._folder(name)
+        if self.state(name) is MachineState.ABSENT:
+            raise Refused(f"there is no machine {name}")
         with locked(machine.lock):
             place = self.layers.begin(key, build_id)
             if (made := self.layers.made(place)) is not None:
                 return made
-            state = self.state(name)
-            if state is MachineState.ABSENT:
-                raise Refused(f"there is no machine {name}")
-            if state is MachineState.ERROR:
+            if self.state(name) is MachineState.ERROR:
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
             frozen = place / "disk.qcow2"
             overlay = disks.freeze(machine, frozen)
@@ -186,7 +185,6 @@ class FakeCompute:
         if machine.exists():
             with locked(machine.lock):
                 machine.remove()
-                machine.lock.unlink(missing_ok=True)
 
     def list(self, build_id: str | None = None) -> Sequence[str]:
         return [name for name in folder.names(self._site) if build_id is None or name.startswith(f"{build_id}-")]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from imageflow.compute import FORMATS, Layer, Source
 from imageflow.compute.files import copy_in
-from imageflow.compute.locks import locked, removing
+from imageflow.compute.locks import locked
 from imageflow.control import Control
 from imageflow.errors import BadInput, NotFound, Refused
 
@@ -81,8 +81,7 @@ class FileLayers:
     def add_base(self, key: str, file: Path, format: str, *, title: str, build_id: str, control: Control) -> Layer:
         if format not in FORMATS:
             raise Refused(f"{file}: a disk can't start as {format}", hint=f"convert it to {' or '.join(FORMATS)}")
-        lock = self.folder / f".{_checked(key, _KEY)}.lock"
-        with locked(lock, control), removing(lock):
+        with locked(self.folder / f".{_checked(key, _KEY)}.lock", control):
             found = self.hold(key, build_id)
             if found is not None:
                 return found

@@ -50,13 +50,5 @@ def locked(path: Path, control: Control | None = None, unless: Callable[[], bool
         yield
     finally:
         if descriptor is not None:
+            path.unlink(missing_ok=True)  # who waits for it takes a new one
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def removing(path: Path) -> Iterator[None]:
-    """Remove the lock that is held at the end; who waits for it takes a new one."""
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)

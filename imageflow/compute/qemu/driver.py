@@ -14,7 +14,7 @@ from pathlib import Path
 from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
 from imageflow.compute.capacity import Need, Queue, bound, check
 from imageflow.compute.layers import FileLayers
-from imageflow.compute.locks import locked, removing
+from imageflow.compute.locks import locked
 from imageflow.compute.qemu import accelerator, disks, firmware, folder, identity, qcow2, screen
 from imageflow.compute.qemu.argv import DISK_DEVICE, disk_node, disk_options, memory_need
 from imageflow.compute.qemu.folder import Folder, Record
@@ -120,7 +120,7 @@ class QemuCompute:
     def delete(self, name: str) -> None:
         machine = self._folder(name)
         if self._site.is_dir():
-            with locked(machine.lock), removing(machine.lock):
+            with locked(machine.lock):
                 self._runs.end(machine)
                 machine.remove()
 
@@ -184,13 +184,13 @@ class QemuCompute:
 
     def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
         machine = self._folder(name)
+        if self.state(name) is MachineState.ABSENT:
+            raise Refused(f"there is no machine {name}")
         with locked(machine.lock):
             place = self.layers.begin(key, build_id)
             if (made := self.layers.made(place)) is not None:
                 return made
             state = self._runs.state(machine)
-            if state is MachineState.ABSENT:
-                raise Refused(f"there is no machine {name}")
             if state is MachineState.ERROR or not machine.disks():
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
             if state is MachineState.STOPPED:
