@@ -6,14 +6,13 @@ import importlib.util
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from imageflow import process
-from imageflow.errors import CommandFailed, Refused
+from imageflow.errors import Refused
 from imageflow.model import Json
 from imageflow.provisioners import Context, sources
 from imageflow.provisioners.values import resolved
@@ -30,6 +29,14 @@ _KEPT = (
     "https_proxy",
     "no_proxy",
 )  # of this worker's environment
+_VARIABLES = "IMAGEFLOW_ANSIBLE_VARIABLES"
+# Variables may be secrets: ansible gets them from its environment, from where they are gone before it starts anything.
+_PROGRAM = f"""
+import os, sys
+sys.argv = ["ansible-playbook", *sys.argv[1:], "--extra-vars", os.environ.pop("{_VARIABLES}")]
+from ansible.cli.playbook import main
+main()
+"""
 
 
 class Ansible:
@@ -57,25 +64,19 @@ class Ansible:
             sources.copy(source, _inside(context.work / "project", source), context)
         inventory = context.work / "inventory.json"
         inventory.write_text(json.dumps({"all": {"hosts": {_MACHINE: _host(context, python)}}}))
-        variables = _Piped(json.dumps(resolved(value.get("variables") or {}, context.secret)))
-        try:
-            command = [*_program(), "--inventory", str(inventory), "--extra-vars", f"@{variables.path}"]
-            if value.get("tags"):
-                command += ["--tags", ",".join(value["tags"])]
-            command.append(str(value["playbook"]))
-            process.run(
-                command,
-                control=context.control,
-                log=context.log,
-                env=_environment(context),
-                cwd=context.work / "project",
-                isolate=os.geteuid() == 0,  # ssh's shared connection leaves the session, but not the namespace
-                name=self.title(value),
-            )
-        except CommandFailed as error:
-            raise CommandFailed(error.message, hint=f"{error.hint} | the build log has it all") from None
-        finally:
-            variables.close()
+        variables = json.dumps(resolved(value.get("variables") or {}, context.secret))
+        command = [sys.executable, "-Iu", "-c", _PROGRAM, "--inventory", str(inventory)]
+        if value.get("tags"):
+            command += ["--tags", ",".join(value["tags"])]
+        process.run(
+            [*command, str(value["playbook"])],
+            control=context.control,
+            log=context.log,
+            env=_environment(context) | {_VARIABLES: variables},
+            cwd=context.work / "project",
+            isolate=os.geteuid() == 0,  # ssh's shared connection leaves the session, but not the namespace
+            name=self.title(value),
+        )
 
 
 def _inside(project: Path, source: str) -> Path:
@@ -84,16 +85,6 @@ def _inside(project: Path, source: str) -> Path:
     if not to.resolve().is_relative_to(project.resolve()):
         raise Refused(f"{source} is outside of the recipe's folder", hint="copy it beside the recipe")
     return to
-
-
-def _program() -> list[str]:
-    """This Python's ansible-playbook: a script beside it, or its module."""
-    beside = Path(sys.executable).with_name("ansible-playbook")
-    if beside.exists():
-        return [str(beside)]
-    return (
-        [sys.executable, "-m", "ansible", "playbook"] if not shutil.which("ansible-playbook") else ["ansible-playbook"]
-    )
 
 
 def _host(context: Context, python: str) -> dict[str, Any]:
@@ -123,12 +114,13 @@ def _environment(context: Context) -> dict[str, str]:
     """Nothing of this host's configuration: a home folder of its own."""
     home = context.work / "home"
     home.mkdir(exist_ok=True)
+    (home / "ansible.cfg").touch()
     # One connection for all tasks. Its socket's path must be short: it is relative to where the playbook is run.
     shared = "-C -o ControlMaster=auto -o ControlPersist=20s -o ControlPath=../%C"
     settings = {
         "HOME": home,
         "ANSIBLE_HOME": home / ".ansible",
-        "ANSIBLE_CONFIG": os.devnull,
+        "ANSIBLE_CONFIG": home / "ansible.cfg",
         "ANSIBLE_LOCAL_TEMP": home / "tmp",
         "ANSIBLE_REMOTE_TEMP": "/tmp/.imageflow-ansible",  # in the machine; sealing empties it
         "ANSIBLE_HOST_KEY_CHECKING": "True",
@@ -139,20 +131,6 @@ def _environment(context: Context) -> dict[str, str]:
         "ANSIBLE_DEPRECATION_WARNINGS": "False",
         "ANSIBLE_TIMEOUT": "60",
         "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "False",
-        "PYTHONUNBUFFERED": "1",
     }
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {"LC_ALL": "C.UTF-8", **kept, **{name: str(value) for name, value in settings.items()}}
-
-
-class _Piped:
-    """A text that one program reads from a path, without being in a file: /proc/PID/fd of ours, in memory."""
-
-    def __init__(self, text: str) -> None:
-        self._file = os.memfd_create("variables.json", os.MFD_CLOEXEC)
-        with os.fdopen(os.dup(self._file), "w") as file:
-            file.write(text)
-        self.path = f"/proc/{os.getpid()}/fd/{self._file}"
-
-    def close(self) -> None:
-        os.close(self._file)

@@ -19,7 +19,7 @@ _APT = """
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
 apt() {
     apt-get -q --assume-yes -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \\
-        -o APT::Status-Fd=1 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
+        -o APT::Status-Fd=3 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" 3>&1
 }
 update() {
     while ! said=$(apt-get -q -o Acquire::Retries=3 update 2>&1); do
@@ -37,7 +37,8 @@ install_packages() {
     fresh=$(find /var/lib/apt/lists/imageflow-updated -mmin -60 2>/dev/null || :)
     [ "$fresh" ] || update
     apt install -- "$@" && return 0
-    [ "$fresh" ] || return 1
+    code=$?
+    [ "$fresh" ] || return "$code"
     echo 'once more, with what the archives have now'
     dpkg --configure -a
     update

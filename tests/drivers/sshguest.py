@@ -182,6 +182,7 @@ def _account(upper: Path, low: Path, user: str) -> None:
         (upper / "etc" / name).write_text((low / "etc" / name).read_text() + line + "\n")
     (upper / "etc/sudoers.d").mkdir()
     (upper / "etc/sudoers.d/90-build").write_text(f"{user} ALL=(ALL) NOPASSWD:ALL\n")
+    (upper / "etc/sudoers.d/90-build").chmod(0o440)
     for path in (upper / "home" / user).rglob("*"):
         os.chown(path, 1000, 1000)
     os.chown(upper / "home" / user, 1000, 1000)
