@@ -22,11 +22,7 @@ _BOOTS = (
 _NO_BOOT = re.compile(
     r"No bootable device|not a bootable disk|BdsDxe: No bootable option|PXE-E|operating system not found", re.I
 )
-_ASKS = (
-    (re.compile(r"Prompt: '\?' for help"), "a question of the installer"),
-    (re.compile(r"<(Go Back|Continue|OK|Ok|Yes|No|Cancel|Weiter)>|\[ ?(Go Back|Continue|OK) ?\]"), "a dialog"),
-    (re.compile(r"\[?Press (Enter|enter|RETURN|any key)|Press <?Enter>? to", re.I), "a key to be pressed"),
-    (re.compile(r"Please make a selection from the above|\['?c'? to continue|'q' to quit"), "a menu of the installer"),
+_SHELLS = (  # of anything that boots
     (
         re.compile(
             r"Give root password for maintenance|Press Enter for maintenance|You are in (emergency|rescue) mode"
@@ -34,6 +30,12 @@ _ASKS = (
         "an emergency shell",
     ),
     (re.compile(r"^\(initramfs\)|^grub( rescue)?>|^dracut:/#"), "a rescue shell"),
+)
+_ASKS = (  # of installers
+    (re.compile(r"Prompt: '\?' for help"), "a question of the installer"),
+    (re.compile(r"<(Go Back|Continue|OK|Ok|Yes|No|Cancel|Weiter)>"), "a dialog"),
+    (re.compile(r"\[?Press (Enter|enter|RETURN|any key)|Press <?Enter>? to", re.I), "a key to be pressed"),
+    (re.compile(r"Please make a selection from the above|\['?c'? to continue|'q' to quit"), "a menu of the installer"),
     (re.compile(r"Would you like to .*\?$|\[y/N\]:?$|\(y/n\)\??$|\(yes/no\)\??$", re.I), "a question"),
 )
 _LOGIN = re.compile(r"(^|\s)login: ?$")
@@ -51,7 +53,6 @@ class Watch:
         self._rest = ""
         self._raw = b""
         self._boots = [0] * len(_BOOTS)
-        self._said: deque[str] = deque(maxlen=50)
         self._written: int | None = None
         self._moved: float | None = None  # when something happened last
         self._trouble: Trouble | None = None
@@ -135,7 +136,7 @@ class Watch:
     def _asks(self) -> str | None:
         """What the machine waits for, in words; None when it doesn't seem to wait for anybody."""
         tail = self._tail()
-        for pattern, what in _ASKS:
+        for pattern, what in (*_SHELLS, *_ASKS) if self._installer else _SHELLS:
             if any(pattern.search(line) for line in tail[-8:]):
                 quoted = " / ".join(line for line in tail[-8:] if not pattern.fullmatch(line))[-200:]
                 return f"it waits at {what}: {quoted}"
