@@ -130,7 +130,6 @@ def _environment(context: Context) -> dict[str, str]:
         "ANSIBLE_NOCOLOR": "True",
         "ANSIBLE_DEPRECATION_WARNINGS": "False",
         "ANSIBLE_TIMEOUT": "60",
-        "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "False",
     }
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {"LC_ALL": "C.UTF-8", **kept, **{name: str(value) for name, value in settings.items()}}
