@@ -63,7 +63,7 @@ def method_of(media: Media, kind: Answers, answer: bytes, console: str) -> Metho
 
 def _kickseed(answer: bytes, console: str) -> dict[str, bytes]:
     """Debian's reading of kickstarts: it knows no %end, and one installer is started only beside a preseed.cfg."""
-    lines = [line for line in answer.split(b"\n") if line.strip() != b"%end"]
+    lines = [line.replace(b" --erroronfail", b"") for line in answer.split(b"\n") if line.strip() != b"%end"]
     preseed = ["# what a kickstart can't say", "d-i cdrom-detect/eject boolean false"]
     if b"debian-installer/add-kernel-opts" not in answer:
         preseed.append(f"d-i debian-installer/add-kernel-opts string console={console}")
