@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -87,8 +88,15 @@ def _release(release: str | None) -> str | None:
     from pykickstart import version
 
     if release is None:
-        return str(next(name for name, number in version.versionMap.items() if number == version.DEVEL))
-    return next((name for name in version.versionMap if name.lower() == release.strip().lower()), None)
+        return str(version.versionToString(version.DEVEL, skipDevel=True))
+    name = next((name for name in version.versionMap if name.lower() == release.strip().lower()), None)
+    return None if name is None else str(version.versionToString(version.versionMap[name], skipDevel=True))
+
+
+def _grammar(release: str) -> Any:
+    """Pykickstart's handler; its own way to it puts a folder on sys.path each time."""
+    module = importlib.import_module(f"pykickstart.handlers.{release.lower()}")
+    return getattr(module, f"{release}Handler")()
 
 
 def _parsed(text: str, release: str) -> list[Problem]:
@@ -97,7 +105,7 @@ def _parsed(text: str, release: str) -> list[Problem]:
     import io
     import warnings
 
-    from pykickstart import parser, version
+    from pykickstart import parser
     from pykickstart.errors import KickstartError
 
     found: list[Problem] = []
@@ -111,9 +119,7 @@ def _parsed(text: str, release: str) -> list[Problem]:
             except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
                 found.append(Problem(0, short(error, 300)))
 
-    reader = Parser(
-        version.makeVersion(release), followIncludes=False, errorsAreFatal=False, unknownSectionIsFatal=True
-    )
+    reader = Parser(_grammar(release), followIncludes=False, errorsAreFatal=False, unknownSectionIsFatal=True)
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stderr(io.StringIO()),
