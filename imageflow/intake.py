@@ -73,12 +73,13 @@ def wanted(
 
     Raises RecipeError, and Unavailable when something to pin does not answer.
     """
-    from imageflow import fingerprint, pins, recipe
+    from imageflow import fingerprint, pins, precheck, recipe
 
     loaded = recipe.load(file, settings or {}, images)
     found = []
     for image in loaded.pick(images):
         canonical = image.canonical()
+        precheck.check(image, loaded.folder)
         pinned = pins.pin(image, loaded.folder, config, base_of)
         key = fingerprint.build_key(canonical, pinned)
         found.append(Wanted(image.name, image.method, canonical, pinned, key, loaded.folder))
@@ -135,10 +136,11 @@ def validate(
     config: Config, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None
 ) -> tuple[ImageRecipe, ...]:
     """Everything about a recipe that can be checked without network; raises RecipeError."""
-    from imageflow import pins, recipe
+    from imageflow import pins, precheck, recipe
 
     loaded = recipe.load(file, settings or {}, images)
     picked = loaded.pick(images)
     for image in picked:
         pins.check(image, loaded.folder, config)
+        precheck.check(image, loaded.folder)
     return picked

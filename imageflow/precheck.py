@@ -1,0 +1,52 @@
+"""What can be known of an image before anything boots: its answer file, its installer's ISO, the tools of its provisioners."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from imageflow import provisioners
+from imageflow.errors import RecipeError, Refused
+from imageflow.iso import Answers, answers, media
+from imageflow.recipe import ImageRecipe
+from imageflow.recipe.problems import path_name
+from imageflow.stages import kind_of
+
+_LARGEST = 1 << 20  # bytes of an answer file
+
+
+def check(image: ImageRecipe, folder: Path) -> None:
+    """Raise RecipeError with every problem of the answer file, or the first other one; `folder` is the recipe's."""
+    if image.method == "dib":
+        return
+    if image.method == "install":
+        _check_answers(image, folder)
+        if (file := image.data["iso"].get("file")) is not None:
+            try:
+                media.inspect(folder / file)
+            except Refused as error:
+                raise image.error(("iso", "file"), error.message, error.hint) from None
+    for index, step in enumerate(image.configure):
+        kind = kind_of(step)
+        try:
+            provisioners.find(kind).check(step[kind], folder)
+        except (RecipeError, Refused) as error:
+            raise image.error(("configure", index, kind), error.message, error.hint) from None
+
+
+def _check_answers(image: ImageRecipe, folder: Path) -> None:
+    kind, name = image.answers
+    path = folder / name
+    if os.path.getsize(path) > _LARGEST:
+        raise image.error(("answers", kind), f"{name} is larger than 1 MiB", "an answer file is a short text")
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        raise image.error(("answers", kind), f"{name} is not text in UTF-8", "save it as UTF-8") from None
+    problems = answers.check(Answers(kind), text, name, image.data["answers"].get("release"))
+    if problems:
+        shown = [
+            f"{path_name(path)}:{problem.line or 1}: {problem.message}" + (f" ({problem.hint})" if problem.hint else "")
+            for problem in problems
+        ]
+        raise RecipeError("\n".join(shown))
