@@ -46,10 +46,17 @@ class Janitor:
         try:
             for layer in self._compute.layers.collect(limits.max_age, limits.max_size * 2**30, self._is_active):
                 LOG.info("removed layer %s (%s): unused, or there is no room for it", layer.key[:12], layer.title)
-            fetch.collect(self._config, limits.max_age, limits.max_size * 2**30)
+            fetch.collect(self._config, limits.max_age, limits.max_size * 2**30, keep=self._pinned())
             self._forget_install_keys()
         except (ImageflowError, OSError) as error:
             LOG.warning("layers can't be collected: %s", error)
+
+    def _pinned(self) -> list[str]:
+        """Every pin of the builds that have not ended: digests of downloads are among them."""
+        active = [state for state in BuildState if not state.ended]
+        with self._database.read() as conn:
+            found = [builds.get(conn, build.id) for build in builds.select(conn, states=active, limit=1000)]
+        return [str(pin) for build in found for pin in build.pins.values()]
 
     def _forget_install_keys(self) -> None:
         """A key that lets somebody into layers which are gone is of no use; a build that installs right now has it, too."""

@@ -13,7 +13,7 @@ _KEPT = 50  # screenshots
 class Record:
     """`folder`/NAME.console.log and `folder`/NAME.SECONDS.png; they outlive the machine."""
 
-    def __init__(self, folder: Path, name: str, *, every: float) -> None:
+    def __init__(self, folder: Path, name: str, *, every: float = 0.0) -> None:
         """`every`: seconds between two screenshots."""
         self._folder = folder
         self._name = name

@@ -13,6 +13,7 @@ from imageflow.compute import FORMATS, Compute
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import InputChanged
+from imageflow.flight.record import Record
 from imageflow.guest import keys
 from imageflow.model import Build, Json, ResourceKind
 from imageflow.stores import Store
@@ -151,8 +152,9 @@ class DeleteMachine(Task):
     step = "delete-machine"
     title = "Delete the machine"
 
-    def execute(self, build: Build, compute: Compute, ledger: Ledger, verified: Any) -> None:
+    def execute(self, build: Build, config: Config, compute: Compute, ledger: Ledger, verified: Any) -> None:
         name = machine_name(build)
+        Record(config.records_dir / build.id, name).console(compute.console(name), 0)
         compute.delete(name)
         ledger.close(ResourceKind.MACHINE, name)
         compute.layers.release(build.id)

@@ -24,3 +24,28 @@ def test_the_steps_of_dib() -> None:
 def test_a_linear_flow_has_one_edge_between_two_steps() -> None:
     steps = [name for name, _title in outline("dib", {}).steps]
     assert list(outline("dib", {}).edges) == list(pairwise(steps))
+
+
+def test_the_steps_of_install() -> None:
+    assert factory_of("boot") == "imageflow.flows.boot.build_by_boot"
+    assert factory_of("install") == "imageflow.flows.install.build_by_install"
+    recipe = {"configure": [{"packages": ["nginx"]}, {"shell": {"run": "true"}}]}
+    assert [name for name, _title in outline("install", recipe).steps] == [
+        "prepare-machine",
+        "fetch-media",
+        "remaster-media",
+        "boot-installer",
+        "await-installed",
+        "boot-machine",
+        "await-ssh",
+        "configure-01-packages",
+        "configure-02-shell",
+        "seal",
+        "stop-machine",
+        "snapshot-machine",
+        "verify-image",
+        "describe-image",
+        "delete-machine",
+        "publish-image",
+        "remove-workspace",
+    ]
