@@ -10,6 +10,7 @@ from imageflow.errors import Corrupt
 from imageflow.guest import Access
 
 COMMENT = "imageflow-build"  # of the client key: what it is, for whoever finds it
+HOST_COMMENT = "imageflow-host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def make(folder: Path) -> Keys:
     """Make the keys in this folder, or find those that were made there before."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     client, host = folder / "client_key", folder / "host_key"
-    return Keys(client, _pair(client, COMMENT), host, _pair(host, "imageflow-host"))
+    return Keys(client, _pair(client, COMMENT), host, _pair(host, HOST_COMMENT))
 
 
 def access(keys: Keys, host: str, port: int, user: str = "root", *, host_known: bool) -> Access:

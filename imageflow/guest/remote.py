@@ -18,6 +18,17 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Ends the command that a note speaks of: what carries its mark, is in its session, or descends from such.
 _END = r"""
+imageflow_marked() {
+    if printf 'a\0b' | grep -qF b; then
+        grep -lF "IMAGEFLOW_COMMAND=$imageflow_mark" /proc/[0-9]*/environ
+        return
+    fi
+    for imageflow_file in /proc/[0-9]*/environ; do  # busybox's grep sees nothing behind a NUL
+        if tr '\0' '\n' < "$imageflow_file" | grep -qxF "IMAGEFLOW_COMMAND=$imageflow_mark"; then
+            echo "$imageflow_file"
+        fi
+    done
+}
 imageflow_end() {  # FILE [MARK]: only the command with this mark
     [ -s "$1" ] || return 0
     read -r imageflow_mark imageflow_session < "$1" || return 0
@@ -25,7 +36,7 @@ imageflow_end() {  # FILE [MARK]: only the command with this mark
     imageflow_note=$1
     for imageflow_signal in TERM 0 0 0 0 0 0 0 0 KILL 0 0 KILL 0 0 0 0 KILL; do
         imageflow_found=" "
-        for imageflow_file in $(grep -lF "IMAGEFLOW_COMMAND=$imageflow_mark" /proc/[0-9]*/environ 2>/dev/null); do
+        for imageflow_file in $(imageflow_marked 2>/dev/null); do
             imageflow_file=${imageflow_file#/proc/}
             imageflow_found="$imageflow_found${imageflow_file%%/*} "
         done

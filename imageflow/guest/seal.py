@@ -129,11 +129,19 @@ fi
 # grep gets the patterns from a builtin of the shell: they are in no list of processes and in no file.
 _FIND = r"""
 [ "$imageflow_patterns" ] || exit 0
+if printf 'a\0b' | grep -qF b; then
+    look='printf "%s\n" "$imageflow_patterns" | grep -lsF -f - -- "$@"'
+else  # busybox's grep sees nothing behind a NUL
+    look='for each; do
+        if printf "%s\n" "$imageflow_patterns" | { exec 3<&0; tr "\0" "\n" < "$each" | grep -qF -f /proc/self/fd/3; }; then
+            echo "$each"
+        fi
+    done'
+fi
 { echo /; while read -r device place kind rest; do
     case $device:$kind in /dev/loop*:* | *:iso9660 | *:udf | *:squashfs) ;; /dev/*) echo "$place" ;; esac
 done < /proc/mounts; } | sort -u | while read -r place; do
-    find "$place" -xdev -type f -size +0 -exec \
-        sh -c 'printf "%s\n" "$imageflow_patterns" | grep -lsF -f - -- "$@"' sh {} +
+    find "$place" -xdev -type f -size +0 -exec sh -c "$look" sh {} +
 done | sort -u | head -n 100
 exit 0
 """

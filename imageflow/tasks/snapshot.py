@@ -11,7 +11,7 @@ from imageflow import finishing, resources, secrets
 from imageflow.compute import Compute
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.guest import keys, scrub
+from imageflow.guest import keys, remains, scrub
 from imageflow.model import Build
 from imageflow.tasks.base import Task
 from imageflow.tasks.workbench import ssh_folder
@@ -50,7 +50,8 @@ class SnapshotMachine(Task):
         finishing.convert(
             Path(disk.path), disk.format, raw, "raw", control=control, log=log, progress=within(0.0, 0.2, "flatten")
         )
-        wiped = scrub.scrub(raw, _needles(build, work, secret), control, within(0.2, 0.3, "wipe"))
+        needles = [*_needles(build, work, secret), *remains.key_material(raw, control)]
+        wiped = scrub.scrub(raw, needles, control, within(0.2, 0.3, "wipe"))
         if wiped:
             log(f"wiped {wiped} remains of the build's keys from free space")
         outputs = build.recipe["outputs"]
