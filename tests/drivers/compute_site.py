@@ -102,6 +102,7 @@ class Site:
 
     def worker(self, *words: str) -> Worker:
         """Another process that works here."""
+        self.base()
         return Worker(self, words)
 
 

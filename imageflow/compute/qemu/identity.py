@@ -9,7 +9,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imageflow.process import Detached, start_of
@@ -40,7 +40,9 @@ def marked(site: Path) -> dict[Detached, Mapping[str, str]]:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "environ").read_bytes().split(b"\0")
-            start = start_of(int(entry.name)) if mark in words else None
+            if mark not in words or os.getsid(int(entry.name)) == int(entry.name):
+                continue  # the shell that starts QEMU leads its session (process.detach)
+            start = start_of(int(entry.name))
             if start is not None and lives(process := Detached(int(entry.name), start)):
                 pairs = (os.fsdecode(word).partition("=") for word in words if word)
                 found[process] = {key: value for key, _, value in pairs}
@@ -48,35 +50,42 @@ def marked(site: Path) -> dict[Detached, Mapping[str, str]]:
 
 
 def lives(process: Detached) -> bool:
-    """Whether that very process is there, and not only a zombie."""
-    try:
-        stat = Path(f"/proc/{process.pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return False
-    return int(stat[19]) == process.start and stat[0] not in (b"Z", b"X")
+    """Whether that very process is there, and not only a zombie: its files are open, its memory is taken."""
+    return not await_end(process, 0.0)
 
 
 def await_end(process: Detached, timeout: float) -> bool:
     """Wait for its end; -> whether it has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(process.pid)
-        try:
-            poll = select.poll()
-            poll.register(handle, select.POLLIN)
-            if lives(process):
-                poll.poll(timeout * 1000)
-        finally:
-            os.close(handle)
-    return not lives(process)
+    with _handle(process) as handle:
+        return handle is None or _ended(handle, timeout)
 
 
 def kill(process: Detached) -> bool:
     """End it at once, and nobody who has got its pid since; -> whether it has ended."""
-    with contextlib.suppress(ProcessLookupError):
+    with _handle(process) as handle:
+        if handle is None:
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        return _ended(handle, _KILL_PATIENCE)
+
+
+@contextlib.contextmanager
+def _handle(process: Detached) -> Iterator[int | None]:
+    """A pidfd of that very process, None when it is gone."""
+    try:
         handle = os.pidfd_open(process.pid)
-        try:
-            if lives(process):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        finally:
-            os.close(handle)
-    return await_end(process, _KILL_PATIENCE)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield handle if start_of(process.pid) == process.start else None
+    finally:
+        os.close(handle)
+
+
+def _ended(handle: int, timeout: float) -> bool:
+    """A pidfd can be read when the last thread has ended; the first one can be a zombie long before."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
