@@ -167,7 +167,7 @@ def _both(number: int) -> bytes:
 
 def _ident(tree: Tree, name: str, *, folder: bool) -> bytes:
     if tree.joliet:
-        return (name if folder else f"{name};1").encode("utf-16-be")
+        return name.encode("utf-16-be")
     upper = name.upper().replace("-", "_")
     return (upper if folder else f"{upper}{'' if '.' in upper else '.'};1").encode("ascii")
 

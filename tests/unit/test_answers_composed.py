@@ -1,0 +1,149 @@
+"""What is added to an answer file: run for real by a shell, and accepted by its own grammar again."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from imageflow.errors import BadInput
+from imageflow.iso import Additions, Answers
+from imageflow.iso.answers import check, compose
+from tests.unit.test_answers_broken import AUTOINSTALL, EXAMPLES, KS, PROFILE
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Zr8Vyv1y5kHsCYW6nA4y+/= imageflow 0123"
+MARKER = "imageflow: installed 0123456789ab"
+ADDITIONS = Additions(KEY, MARKER)
+
+
+def _values(preseed: str) -> dict[str, str]:
+    lines = [line.split(None, 3) for line in preseed.splitlines() if line and not line.startswith("#")]
+    names = [line[1] for line in lines]
+    assert len(names) == len(set(names)), "an answer is there twice"
+    return {line[1]: (*line, "")[3] for line in lines}
+
+
+def _run(script: str, tmp_path: Path, *, server: bool = True) -> tuple[str, Path]:
+    """Run installer commands with / and /target and the console below tmp_path; -> (console, root's keys)."""
+    root = tmp_path / "system"
+    (root / "usr/sbin").mkdir(parents=True)
+    if server:
+        (root / "usr/sbin/sshd").write_text("")
+        (root / "usr/sbin/sshd").chmod(0o755)
+    console = tmp_path / "console"
+    console.touch()
+    script = script.replace("/dev/ttyS0", str(console)).replace("/target", str(root))
+    script = re.sub(r"(?<![\w.])/(root/\.ssh|usr/sbin|usr/bin/sshd)", rf"{root}/\1", script)
+    subprocess.run(["sh", "-c", script], capture_output=True)
+    return console.read_text(), root / "root/.ssh/authorized_keys"
+
+
+@pytest.mark.parametrize(
+    ("command", "done"),
+    [
+        ("", True),
+        ("true", True),
+        ("false", False),
+        ("echo a; echo b;", True),
+        ("true # so", True),
+        ("true # so\\nfalse", False),
+        ("exit 0", True),
+        ("exit 3", False),
+        ("true; \\\n  false", False),
+    ],
+)
+def test_preseed_marks_only_a_success_of_the_own_command(command: str, done: bool, tmp_path: Path) -> None:
+    text = "d-i a/b string c\n" + (f"d-i preseed/late_command string {command}\n" if command else "")
+    values = _values(compose(Answers.PRESEED, text, ADDITIONS).decode())
+    console, keys = _run(values["preseed/late_command"].replace("\\n", "\n"), tmp_path)
+    assert (MARKER in console) is done
+    assert keys.exists() is done
+
+
+def test_preseed_keeps_the_rest_and_powers_off() -> None:
+    text = "d-i a/b string c\nd-i debian-installer/exit/halt boolean true\nd-i debian-installer/add-kernel-opts string x=1\n"
+    values = _values(compose(Answers.PRESEED, text, ADDITIONS).decode())
+    assert values["a/b"] == "c"
+    assert "debian-installer/exit/halt" not in values
+    assert values["debian-installer/exit/poweroff"] == "true"
+    assert values["cdrom-detect/eject"] == "false"
+    assert values["debian-installer/add-kernel-opts"] == "x=1 console=ttyS0,115200"
+
+
+def test_no_ssh_server_is_no_success(tmp_path: Path) -> None:
+    values = _values(compose(Answers.PRESEED, "d-i a/b string c\n", ADDITIONS).decode())
+    console, _ = _run(values["preseed/late_command"], tmp_path, server=False)
+    assert MARKER not in console
+    assert "no SSH server" in console
+
+
+def test_kickstart_of_anaconda() -> None:
+    text = KS + "reboot --eject\n%packages\n%end\n%post --nochroot\nreboot\n%end\n%post --erroronfail\ntrue\n%end\n"
+    composed = compose(Answers.KICKSTART, text, ADDITIONS).decode()
+    assert check(Answers.KICKSTART, composed, "ks.cfg", "rhel9") == []
+    lines = composed.splitlines()
+    assert lines.count("poweroff") == 1
+    assert "reboot --eject" not in lines
+    assert lines[lines.index("%post --erroronfail --nochroot") + 1] == "reboot"  # a script's own
+    assert composed.count("--erroronfail") == 3
+    assert MARKER in lines[-2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_kickstart_of_debian(fails: bool, tmp_path: Path) -> None:
+    script = "false" if fails else "true"
+    text = f"rootpw x\npreseed a/b string c\nhalt\n%packages\nopenssh-server\n%post\n{script}\n"
+    composed = compose(Answers.KICKSTART, text, ADDITIONS).decode()
+    assert check(Answers.KICKSTART, composed, "ks.cfg") == []
+    assert "%end" not in composed
+    assert "poweroff" in composed.splitlines()
+    assert "halt" not in composed.splitlines()
+    _, theirs, ours = composed.split("%post\n")
+    subprocess.run(["sh", "-c", theirs.replace("/tmp/imageflow-failed", str(tmp_path / "failed"))], check=False)
+    console, keys = _run(ours.replace("/tmp/imageflow-failed", str(tmp_path / "failed")), tmp_path)
+    assert (MARKER in console) is not fails
+    assert keys.exists() is not fails
+    if not fails:
+        assert keys.read_text() == KEY + "\n"
+        assert keys.stat().st_mode & 0o777 == 0o600
+
+
+def test_autoinstall() -> None:
+    text = "#cloud-config\n" + AUTOINSTALL + "  shutdown: reboot\n  late-commands: [a, [b, c]]\n"
+    composed = compose(Answers.AUTOINSTALL, text, ADDITIONS).decode()
+    assert composed.startswith("#cloud-config\n")
+    assert check(Answers.AUTOINSTALL, composed, "user-data") == []
+    answers = yaml.safe_load(composed)["autoinstall"]
+    assert answers["shutdown"] == "poweroff"
+    assert answers["late-commands"][:2] == ["a", ["b", "c"]]
+    assert MARKER in answers["late-commands"][-1]
+    assert not any(MARKER in command for command in answers["late-commands"][:-1])
+
+
+def test_autoyast() -> None:
+    space = "{http://www.suse.com/1.0/yast2ns}"
+    text = PROFILE % "<general><mode><halt config:type='boolean'>false</halt></mode></general>\n"
+    composed = compose(Answers.AUTOYAST, text, ADDITIONS).decode()
+    assert check(Answers.AUTOYAST, composed, "autoinst.xml") == []
+    root = ElementTree.fromstring(composed)
+    assert [e.text for e in root.iter(f"{space}halt")] == ["true"]
+    (source,) = root.iter(f"{space}source")
+    assert source.text is not None and source.text.splitlines()[-1].count(MARKER) == 2
+    assert "config:type" in composed
+
+
+@pytest.mark.parametrize("bad", ["a'b", "a\nb", "$(b)", "`b`", "a\\b", "a;b"])
+def test_what_a_shell_would_run_is_no_key(bad: str) -> None:
+    with pytest.raises(BadInput):
+        compose(Answers.PRESEED, "d-i a/b string c\n", Additions(bad, MARKER))
+
+
+def test_examples_compose() -> None:
+    text = compose(Answers.KICKSTART, (EXAMPLES / "rocky-9.ks").read_text(), ADDITIONS).decode()
+    assert check(Answers.KICKSTART, text, "rocky-9.ks", "rhel9") == []
+    text = compose(Answers.PRESEED, (EXAMPLES / "debian-12.preseed").read_text(), ADDITIONS).decode()
+    assert check(Answers.PRESEED, text, "debian-12.preseed") == []
