@@ -23,7 +23,9 @@ def run(*argv: str | Path, cwd: Path | None = None, stdin: bytes | None = None) 
         env={**os.environ, "LC_ALL": "C", "PATH": f"/usr/sbin:/sbin:{os.environ.get('PATH', '')}"},
     )
     if done.returncode:
-        raise RuntimeError(f"{argv[0]}: exit {done.returncode}: {(done.stdout + done.stderr).decode(errors='replace')[-2000:]}")
+        raise RuntimeError(
+            f"{argv[0]}: exit {done.returncode}: {(done.stdout + done.stderr).decode(errors='replace')[-2000:]}"
+        )
     return done.stdout.decode(errors="replace")
 
 

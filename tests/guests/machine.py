@@ -78,7 +78,12 @@ def running(
     argv += ["-drive", f"file={mine},if=none,id=d0,format=qcow2,cache=unsafe"]
     argv += ["-device", f"virtio-blk-pci,drive=d0,bootindex={2 if cdrom else 1}"]
     if cdrom:
-        argv += ["-drive", f"file={cdrom},if=none,id=cd,media=cdrom,readonly=on", "-device", "ide-cd,drive=cd,bootindex=1"]
+        argv += [
+            "-drive",
+            f"file={cdrom},if=none,id=cd,media=cdrom,readonly=on",
+            "-device",
+            "ide-cd,drive=cd,bootindex=1",
+        ]
     if uefi:
         require("OVMF", None if Path("/usr/share/OVMF/OVMF_CODE.fd").exists() else "no /usr/share/OVMF/OVMF_CODE.fd")
         (folder / "vars").write_bytes(Path("/usr/share/OVMF/OVMF_VARS.fd").read_bytes())

@@ -23,7 +23,10 @@ def seed(to: Path, user_data: str, instance: str, hostname: str = "tiny") -> Pat
     """A NoCloud volume."""
     volume = pycdlib.PyCdlib()
     volume.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
-    for name, text in {"meta-data": f"instance-id: {instance}\nlocal-hostname: {hostname}\n", "user-data": user_data}.items():
+    for name, text in {
+        "meta-data": f"instance-id: {instance}\nlocal-hostname: {hostname}\n",
+        "user-data": user_data,
+    }.items():
         data = text.encode()
         short = f"/{name.replace('-', '').upper()}.;1"
         volume.add_fp(io.BytesIO(data), len(data), short, rr_name=name, joliet_path=f"/{name}")
@@ -46,7 +49,13 @@ def login(machine: Bare, key: Path, host_key: str | None, seconds: float = 60) -
     while True:
         try:
             client.connect(
-                "127.0.0.1", machine.port, "root", key_filename=str(key), allow_agent=False, look_for_keys=False, timeout=10
+                "127.0.0.1",
+                machine.port,
+                "root",
+                key_filename=str(key),
+                allow_agent=False,
+                look_for_keys=False,
+                timeout=10,
             )
             return client
         except (OSError, EOFError, paramiko.SSHException) as error:

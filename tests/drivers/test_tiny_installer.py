@@ -1,0 +1,78 @@
+"""The tiny installer of the tests installs what boots, and its faults are what they are called."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.guests import ANSWERS, installer, machine, media, ssh
+
+ARGUMENTS = "console=tty0 console=ttyS0,115200 auto=true priority=critical"
+
+
+def direct(tmp_path: Path, answers: dict[str, bytes], arguments: str = ARGUMENTS) -> tuple[str, ...]:
+    """Arguments for QEMU: the installer's kernel with answers appended to its initrd, as a remastered ISO has them."""
+    initrd = tmp_path / "initrd"
+    shutil.copy(installer.parts() / "initrd.gz", initrd)
+    with initrd.open("ab") as out:
+        out.write(gzip.compress(media.newc(answers)))
+    return ("-kernel", str(installer.parts() / "kernel"), "-initrd", str(initrd), "-append", arguments)
+
+
+def additions(kind: str, public: str) -> bytes:
+    text = (ANSWERS / kind).read_text()
+    post = f"mkdir -p -m 700 /root/.ssh; echo '{public}' > /root/.ssh/authorized_keys; echo MARKER-1 > /dev/ttyS0"
+    if kind == "ks.cfg":
+        return (text + "\n%post\n" + post.replace("; ", "\n") + "\n").encode()
+    return text.rstrip().encode() + f'; \\\n in-target sh -c "{post}"\n'.encode()
+
+
+@pytest.mark.parametrize("kind", ["preseed.cfg", "ks.cfg"])
+def test_installs_what_boots(tmp_path: Path, kind: str) -> None:
+    public = ssh.key_pair(tmp_path / "client")
+    extra = direct(
+        tmp_path,
+        {kind: additions(kind, public), "preseed.cfg": b""} if kind == "ks.cfg" else {kind: additions(kind, public)},
+    )
+    with machine.running(tmp_path / "m", cdrom=installer.iso(), extra=extra) as it:
+        console = it.off(90)
+    assert b"MARKER-1" in console and b"Installing the base system" in console, console.decode(errors="replace")
+    with machine.running(tmp_path / "m") as it, ssh.login(it, tmp_path / "client", None) as shell:
+        assert ssh.output(shell, "cat /etc/installed-by") in kind.replace("ks.cfg", "kickstart")
+
+
+@pytest.mark.parametrize("uefi", [False, True], ids=["bios", "uefi"])
+def test_its_menu_comes_up(tmp_path: Path, uefi: bool) -> None:
+    """As it is, the ISO waits at its boot menu; with a key it starts, has no answers, and asks."""
+    with machine.running(tmp_path / "m", cdrom=installer.iso(), uefi=uefi) as it:
+
+        def asked(console: bytes) -> bool:
+            machine.command(it, "send-key", keys=[{"type": "qcode", "data": "ret"}])
+            return b"no answers" in console and "┤ [!!] Partition disks ├".encode() in console
+
+        it.until(asked, 90)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("dialog", "┤ [!!] Partition disks ├".encode()),
+        ("prompt", b"Prompt: '?' for help>"),
+        ("panic", b"Kernel panic - not syncing: sysrq triggered crash"),
+        ("init", b"Kernel panic - not syncing: Attempted to kill init!"),
+    ],
+)
+def test_faults(tmp_path: Path, kind: str, says: bytes) -> None:
+    extra = direct(tmp_path, {"preseed.cfg": (ANSWERS / "preseed.cfg").read_bytes()})
+    with machine.running(tmp_path / "m", cdrom=installer.iso(kind), extra=extra) as it:
+        it.until(says, 60)
+
+
+@pytest.mark.parametrize("kind", ["poweroff", "reboot"])
+def test_faults_that_end(tmp_path: Path, kind: str) -> None:
+    extra = direct(tmp_path, {"preseed.cfg": (ANSWERS / "preseed.cfg").read_bytes()})
+    with machine.running(tmp_path / "m", cdrom=installer.iso(kind), extra=extra) as it:
+        assert b"Installing the base system" not in it.off(60)
