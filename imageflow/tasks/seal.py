@@ -81,7 +81,8 @@ def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
     """Seal the machine; half sealed by a worker that died, it can't be logged into: then from its last layer."""
     begun = bench.work.path / "sealing.json"
     if begun.exists():
-        if seal.is_sealed(bench.compute.console(bench.name), bench.build.id):
+        runs = bench.compute.state(bench.name) is MachineState.RUNNING
+        if runs and seal.is_sealed(bench.compute.console(bench.name), bench.build.id):
             known: Json = json.loads(begun.read_text())
             return known
         bench.delete()
