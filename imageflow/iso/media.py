@@ -72,6 +72,11 @@ def examine(source: Source) -> Media:
             f"the ISO is truncated: its volume has {volume.blocks * SECTOR} bytes, the file {source.size}",
             hint="download it again, and compare its checksum",
         )
+    if any(_is_udf(source, number) for number in range(16, 64)):
+        raise Refused(
+            "the ISO is a UDF one, too, and Linux would read that, where nothing changes",
+            hint="UDF can't be remastered; use a vendor's ISO without it",
+        )
     images = boot_images(source, catalogue) if catalogue is not None else []
     if not images:
         raise Refused("the ISO has no boot record (El Torito)", hint="give the ISO of an installer, not of packages")
@@ -146,6 +151,11 @@ def _in_image(source: Source, at: int) -> list[tuple[FatFile, list[BootEntry]]]:
         return []
     read = [(file, bootconfig.grub_entries(_text(file.read(source)))) for file in files]
     return [(file, found) for file, found in read if found]
+
+
+def _is_udf(source: Source, number: int) -> bool:
+    at = number * SECTOR
+    return at + 6 <= source.size and source.read(at, 6)[1:] in (b"NSR02", b"NSR03")
 
 
 def _text(data: bytes) -> str:

@@ -36,14 +36,30 @@ class Method:
     divided: bool = False  # what stands behind '---' is for the installed system
 
 
-def method_of(media: Media, kind: Answers, answer: bytes, console: str) -> Method:
-    """Raises Refused when the installer on this medium doesn't read such answers."""
+def require(media: Media, kind: Answers, firmware: str) -> None:
+    """Raise Refused when this medium can't install unattended from such answers on a machine with this firmware."""
+    _readable(media, kind)
+    if firmware not in media.unattended:
+        boots = media.bios if firmware == "bios" else media.uefi
+        why = "has no boot configuration for it that can be rewritten" if boots else "does not boot with it"
+        raise Refused(
+            f"this ISO can't be made to install unattended with firmware {firmware}: it {why}",
+            hint=f"set machine.firmware to {' or '.join(sorted(media.unattended))}",
+        )
+
+
+def _readable(media: Media, kind: Answers) -> None:
     if media.family not in _FAMILIES[kind]:
         reads = _READS.get(media.family, "")
         raise Refused(
             f"the installer on this ISO ({media.family}) does not read {kind} files",
             hint=f"it reads {reads}" if reads else f"{kind} needs one of: {', '.join(_FAMILIES[kind])}",
         )
+
+
+def method_of(media: Media, kind: Answers, answer: bytes, console: str) -> Method:
+    """Raises Refused when the installer on this medium doesn't read such answers."""
+    _readable(media, kind)
     if kind is Answers.PRESEED:
         return Method(_DEBIAN, initrd={"preseed.cfg": answer}, divided=True)
     if kind is Answers.KICKSTART and media.family == "anaconda":

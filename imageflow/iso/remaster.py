@@ -72,8 +72,6 @@ def _changes(
     method = method_of(media, kind, answer, console)
     volumes, _ = trees(image)
     volumes += _second_trees(image)
-    if any(_is_udf(image, number) for number in range(16, 64)):
-        raise Refused("the ISO is an UDF one, too, whose files would stay as they are", hint="UDF can't be changed yet")
     graft = Graft(image)
     files: dict[str, bytes] = dict(method.files)
     landmark_name = hashlib.sha256(answer + arguments.encode()).hexdigest()[:16]
@@ -145,11 +143,6 @@ def _tables(out: int, image: Source, media: Media, end: int) -> None:
     volume = trees(image)[0][0].blocks * SECTOR
     for at, data in gpt.patches(image, table, gpt.grown(table, volume), end):
         _write(out, data, at)
-
-
-def _is_udf(image: Source, number: int) -> bool:
-    at = number * SECTOR
-    return at + 6 <= image.size and image.read(at, 6)[1:] in (b"NSR02", b"NSR03")
 
 
 def _write(out: int, data: bytes, at: int) -> None:

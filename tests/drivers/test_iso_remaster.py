@@ -20,6 +20,7 @@ from imageflow.errors import BadInput, Cancelled, NoSpace, Refused
 from imageflow.iso import Answers, copying
 from imageflow.iso.fat import Fat
 from imageflow.iso.media import inspect
+from imageflow.iso.method import require
 from imageflow.iso.remaster import remaster
 from imageflow.iso.volume import Source
 from tests.drivers import vendor_iso
@@ -39,6 +40,12 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Vendor:
 def fedora(tmp_path_factory: pytest.TempPathFactory) -> Vendor:
     vendor_iso.need_iso_tools()
     return vendor_iso.fedora(tmp_path_factory.mktemp("fedora"))
+
+
+@pytest.fixture(scope="module")
+def ubuntu(tmp_path_factory: pytest.TempPathFactory) -> Vendor:
+    vendor_iso.need_iso_tools()
+    return vendor_iso.ubuntu(tmp_path_factory.mktemp("ubuntu"))
 
 
 @pytest.fixture
@@ -128,6 +135,46 @@ def test_it_boots_where_the_menu_is_inside_the_efi_image(fedora: Vendor, tmp_pat
     assert f"inst.stage2=hd:LABEL={label} inst.ks=hd:LABEL={label}:/imageflow/ks.cfg" in said
     assert "rd.live.check" not in said
     assert read(it, "/imageflow/ks.cfg") == b"rootpw x\n"
+
+
+@pytest.mark.parametrize(("firmware", "bus"), [("bios", "disk"), ("uefi", "cd")])
+@pytest.mark.timeout(240)
+def test_it_boots_where_the_efi_partition_is_behind_the_volume(
+    ubuntu: Vendor, tmp_path: Path, firmware: str, bus: str
+) -> None:
+    it = made(ubuntu, tmp_path / "it.iso", Answers.AUTOINSTALL, b"#cloud-config\n")
+    said = vendor_iso.boot(it, firmware, bus, 200)
+    assert " autoinstall ds=nocloud;s=/cdrom/imageflow/ fsck.mode=skip --- console=ttyS0,115200" in said
+    assert read(it, "/imageflow/user-data") == b"#cloud-config\n"
+    assert read(it, "/imageflow/meta-data")
+    assert read(it, "/imageflow/vendor-data") == b""
+
+
+def test_the_tree_of_the_first_partition_changes_too(tmp_path: Path) -> None:
+    vendor_iso.need_iso_tools()
+    it = made(vendor_iso.debian(tmp_path, "-partition_offset", "16"), tmp_path / "it.iso")
+    assert b"imageflow" in read(it, "/isolinux/isolinux.cfg")
+    first, count = struct.unpack_from("<II", it.read_bytes(), 446 + 8)
+    assert (first, first + count) == (64, it.stat().st_size // 512)
+    (tmp_path / "partition").write_bytes(it.read_bytes()[first * 512 :])
+    assert b"imageflow" in read(tmp_path / "partition", "/isolinux/isolinux.cfg")
+    assert read(tmp_path / "partition", "/imageflow/answers.gz") == read(it, "/imageflow/answers.gz")
+    assert read(tmp_path / "partition", "/a/b/c/d/e/f/g/h/i/j/deep.txt") == b"ten levels\n"
+
+
+def test_firmware_that_it_can_not_boot_with(small: Vendor, debian: Vendor) -> None:
+    require(inspect(debian.iso), Answers.PRESEED, "uefi")
+    require(inspect(small.iso), Answers.PRESEED, "bios")
+    with pytest.raises(Refused, match="does not boot with it"):
+        require(inspect(small.iso), Answers.PRESEED, "uefi")
+
+
+def test_udf(tmp_path: Path, small: Vendor) -> None:
+    data = bytearray(small.iso.read_bytes())
+    end = next(at for at in range(16 * 2048, 30 * 2048, 2048) if data[at] == 255)
+    data[end + 2048 : end + 2048 + 6] = b"\0NSR02"
+    (tmp_path / "udf.iso").write_bytes(data)
+    _refused(tmp_path / "udf.iso", "UDF")
 
 
 @pytest.mark.parametrize("vendor", ["debian", "fedora"])
