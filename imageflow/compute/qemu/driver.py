@@ -13,6 +13,7 @@ from pathlib import Path
 
 from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
 from imageflow.compute.capacity import Need, Queue, bound, check
+from imageflow.compute.files import check_space
 from imageflow.compute.layers import FileLayers
 from imageflow.compute.locks import locked
 from imageflow.compute.qemu import accelerator, disks, firmware, folder, identity, qcow2, screen
@@ -26,6 +27,7 @@ from imageflow.errors import ImageflowError, Refused, Unavailable
 
 _POLL = 0.2  # seconds between two looks at a machine that powers off
 _ASK_AGAIN = 15.0  # seconds: a guest that is still starting does not hear the power button
+_ROOM = 64 << 20  # bytes without which it is pointless to let a machine go on
 _SETTLE = 2.0  # seconds between two looks for machines that are off and still hold memory
 
 
@@ -261,6 +263,7 @@ class QemuCompute:
         try:
             status = self._runs.status(machine)
             if status in HELD_UP:
+                check_space(machine.path, _ROOM, f"machine {machine.name}, which was held up by a full disk,")
                 self._runs.ask(machine, "cont")
                 status = self._runs.status(machine)
         except Unavailable:
