@@ -18,7 +18,6 @@ from typing import NamedTuple, Protocol
 
 from imageflow.control import Control
 
-
 FORMATS = ("qcow2", "raw")  # what a machine's disk can start as
 
 
@@ -28,7 +27,9 @@ class MachineState(StrEnum):
     ABSENT = "absent"  # never made, or deleted
     RUNNING = "running"
     STOPPED = "stopped"  # powered off in order, by its guest or by `stop`; its disk is there
-    ERROR = "error"  # it broke: its process died, the guest panicked with nobody to notice, the host was rebooted
+    # It broke: its process died, the guest panicked with nobody to notice, the host was rebooted, or a full
+    # disk holds it up (then `ensure` lets it go on when there is space again).
+    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,10 @@ class Compute(Protocol):
         """
 
     def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
-        """Ask the guest to power off (ACPI), wait, and power it off after `timeout` seconds; absent is fine."""
+        """Ask the guest to power off (ACPI), wait, and power it off after `timeout` seconds; absent is fine.
+
+        Raises Unavailable when it broke: `ensure` it first, so that its disk is in order.
+        """
 
     def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
         """Freeze the disk of a machine, running or stopped, as a layer held by the build; it goes on on top of it.

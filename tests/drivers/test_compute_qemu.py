@@ -22,8 +22,9 @@ from imageflow.compute.qemu import accelerator, argv, firmware, identity, qcow2,
 from imageflow.compute.qemu import seed as seeds
 from imageflow.compute.qemu.folder import Folder
 from imageflow.compute.qemu.qmp import Qmp
-from imageflow.errors import Corrupt, Refused, Unavailable
+from imageflow.errors import Corrupt, NoSpace, Refused, Unavailable
 from tests.drivers.compute_site import BUILD, NAME, SPEC, QemuSite, Site, key, site, until
+from tests.drivers.machine import need
 from tests.guests import tiny
 from tests.services import missing, require
 
@@ -76,7 +77,9 @@ def test_a_guest_from_boot_to_its_layers(place: QemuSite) -> None:
         with pytest.raises(Refused):
             compute.type(NAME, ["no-such-key"])
         before = compute.activity(NAME)
-        shell("(while [ ! -e /root/enough ]; do cat /bin/busybox > /root/load; echo >> /root/load; sync; done) > /dev/null 2>&1 &")
+        shell(
+            "(while [ ! -e /root/enough ]; do cat /bin/busybox > /root/load; echo >> /root/load; sync; done) > /dev/null 2>&1 &"
+        )
         shell("echo kept > /root/kept; sync")
         layer = place.checkpoint("c", parent=key("b"))
         shell("echo lost > /root/lost; sync")
@@ -450,3 +453,29 @@ def test_a_qemu_that_stands_still_is_not_waited_for_for_ever(bare: Site, monkeyp
         Qmp(machine.path, machine.monitor(1), timeout=0.2)
     process.send_signal(signal.SIGCONT)
     assert bare.compute.state(NAME) is MachineState.RUNNING
+
+
+@pytest.mark.serial
+def test_a_full_disk_holds_a_machine_up_and_loses_nothing(tmp_path: Path) -> None:
+    need("mount", root=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tests", str(tmp_path)], check=True)
+    try:
+        with site("qemu", tmp_path, guests=True) as place:
+            assert isinstance(place, QemuSite)
+            with pytest.raises(NoSpace):
+                place.ensure(seed=place.seed())
+            subprocess.run(["mount", "-o", "remount,size=340m", str(tmp_path)], check=True)
+            machine = place.ensure(seed=place.seed())
+            subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path)], check=True)
+            write = "dd if=/dev/urandom of=/root/large bs=1M count=200; sync; echo done > /root/ended"
+            with place.inside() as shell:
+                shell(f"echo kept > /root/kept; sync; ({write}) > /dev/null 2>&1 &")
+                until(lambda: place.compute.state(NAME) is MachineState.ERROR)
+                with pytest.raises(NoSpace):
+                    place.ensure()
+                subprocess.run(["mount", "-o", "remount,size=900m", str(tmp_path)], check=True)
+                assert place.ensure() == machine
+                until(lambda: shell("cat /root/kept /root/ended 2>/dev/null || true") == "kept\ndone")
+            assert place.compute.state(NAME) is MachineState.RUNNING
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
