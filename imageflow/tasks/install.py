@@ -206,7 +206,9 @@ class AwaitInstalled(Task):
                 continue
             if trouble.cause in _HOPELESS:
                 hopeless.touch()
-            raise MachineTrouble(trouble.message, hint=f"{trouble.hint}; {MachineTrouble.hint} {build.id}")
+            raise MachineTrouble(
+                trouble.message, hint=f"{trouble.hint}; imageflow build screenshot {build.id}, build console {build.id}"
+            )
         compute.checkpoint(
             machine_name(build), stage.key, parent=None, title=f"{build.image}: {stage.title}", build_id=build.id
         )

@@ -61,7 +61,7 @@ class Observer:
                 state = self._compute.state(self._name)
                 if state is MachineState.STOPPED:
                     self.look(log, progress)
-                    return None if self._watch.said(marker) else self._not_installed()
+                    return None if self._watch.said(marker) else self._not_installed(log)
                 if trouble is not None:
                     return trouble
                 control.wait(_LOOK)
@@ -92,12 +92,14 @@ class Observer:
         for line in self._watch.last_lines(15):
             log(f"console: {line}")
 
-    def _not_installed(self) -> Trouble:
-        return Trouble(
+    def _not_installed(self, log: Callable[[str], None]) -> Trouble:
+        trouble = Trouble(
             Cause.NOT_INSTALLED,
             "the installer powered the machine off and never said that it was done",
             "see the end of its console: a command of the answer file may have failed",
         )
+        self._tell(trouble, log)
+        return trouble
 
     def _written(self) -> int | None:
         try:
