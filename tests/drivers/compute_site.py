@@ -45,6 +45,7 @@ class Site:
         self.driver = driver
         self.compute = self.open()
         self.log: list[str] = []
+        self.workers: list[Worker] = []
 
     def open(self) -> Compute:
         """As another worker would."""
@@ -103,7 +104,8 @@ class Site:
     def worker(self, *words: str) -> Worker:
         """Another process that works here."""
         self.base()
-        return Worker(self, words)
+        self.workers.append(Worker(self, words))
+        return self.workers[-1]
 
 
 class QemuSite(Site):
@@ -164,8 +166,9 @@ class Worker:
         time.sleep(after)
         self.process.kill()
         self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
 
 
 def compute(driver: str, config: Config) -> Compute:
@@ -190,6 +193,8 @@ def site(driver: str, folder: Path, *, guests: bool = False, **qemu: object) -> 
     try:
         yield made
     finally:
+        for worker in made.workers:
+            worker.kill()
         for name in made.compute.list():
             made.compute.delete(name)
     assert made.running() == 0
