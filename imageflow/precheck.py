@@ -7,7 +7,7 @@ from pathlib import Path
 
 from imageflow import provisioners
 from imageflow.errors import RecipeError, Refused
-from imageflow.iso import Answers, answers, media
+from imageflow.iso import Answers, answers, media, method
 from imageflow.recipe import ImageRecipe
 from imageflow.recipe.problems import path_name
 from imageflow.stages import kind_of
@@ -23,7 +23,8 @@ def check(image: ImageRecipe, folder: Path) -> None:
         _check_answers(image, folder)
         if (file := image.data["iso"].get("file")) is not None:
             try:
-                media.inspect(folder / file)
+                found = media.inspect(folder / file)
+                method.require(found, Answers(image.answers[0]), image.machine["firmware"])
             except Refused as error:
                 raise image.error(("iso", "file"), error.message, error.hint) from None
     for index, step in enumerate(image.configure):

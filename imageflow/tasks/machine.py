@@ -69,7 +69,7 @@ class AwaitSsh(Task):
         machine: Json,
     ) -> Json:
         bench = Workbench(build, config, compute, ledger, control, log, progress)
-        system = bench.on_guest(start["key"] or base["key"], lambda guest: guest.facts.system)
+        system = bench.on_guest(start["key"] or base["key"], lambda guest: guest.facts.system, report=True)
         log(f"{system}; log in with: imageflow build ssh {build.id}")
         return {"system": system}
 

@@ -21,15 +21,17 @@ _LOOK = 0.5  # seconds between two looks
 class Observer:
     """Looks at one machine, until it has come to where it should be."""
 
-    def __init__(self, compute: Compute, name: str, config: Config, build_id: str, *, installer: bool = False) -> None:
-        """`installer`: it installs itself; else it boots what is on its disk."""
+    def __init__(
+        self, compute: Compute, name: str, config: Config, build_id: str, *, installer: bool = False, seen: int = 0
+    ) -> None:
+        """`installer`: it installs itself; else it boots what is on its disk. `seen`: bytes of its console that are old."""
         self._compute = compute
         self._name = name
         self._config = config
         limits = Limits(stall=config.install.stall, dialog=config.install.dialog)
         self._watch = Watch(limits, installer=installer)
         self._record = Record(config.records_dir / build_id, name, every=config.install.screenshots)
-        self._offset = 0
+        self._offset = seen
         self._phase = ""
 
     def await_ssh(

@@ -110,13 +110,17 @@ class Workbench:
         host, port = self.compute.address(self.name)
         return keys.access(self.keys, host, port, self.image.machine["user"], host_known=False)
 
-    def on_guest(self, key: str, work: Callable[[Connection], T]) -> T:
-        """Do something in the machine; when it is not there, or dies meanwhile, in a new one on this layer."""
+    def on_guest(self, key: str, work: Callable[[Connection], T], *, report: bool = False) -> T:
+        """Do something in the machine; when it is not there, or dies meanwhile, in a new one on this layer.
+
+        `report`: waiting for it to boot is what this step does, and its progress.
+        """
         for life in range(1, LIVES + 1):
             try:
-                if self.compute.state(self.name) is not MachineState.RUNNING:
+                fresh = self.compute.state(self.name) is not MachineState.RUNNING
+                if fresh:
                     self.start(key)
-                with contextlib.closing(self.connect()) as connection:
+                with contextlib.closing(self.connect(booting=fresh or report, report=report)) as connection:
                     return work(connection)
             except ImageflowError as error:
                 self.control.check()
@@ -126,10 +130,15 @@ class Workbench:
                 self.log(f"the machine is {state} ({error.message}): it starts again from its last layer")
         raise AssertionError
 
-    def connect(self) -> Connection:
-        """Wait until the machine lets us in, or until it is clear that it never will."""
-        observer = Observer(self.compute, self.name, self.config, self.build.id)
-        return observer.await_ssh(self.access(), self.control, self.log, self.progress)
+    def connect(self, *, booting: bool = True, report: bool = True) -> Connection:
+        """Wait until the machine lets us in, or until it is clear that it never will.
+
+        One that is not `booting` was up before: what stood on its console then says nothing about now.
+        """
+        seen = 0 if booting else len(self.compute.console(self.name))
+        observer = Observer(self.compute, self.name, self.config, self.build.id, seen=seen)
+        progress = self.progress if report else lambda *_: None
+        return observer.await_ssh(self.access(), self.control, self.log, progress)
 
     def delete(self) -> None:
         """The machine is gone; its layers stay."""

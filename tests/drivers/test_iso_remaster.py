@@ -214,21 +214,6 @@ def test_other_programs_see_a_whole_tree(debian: Vendor, tmp_path: Path) -> None
     assert "FAILURE" not in done.stderr
 
 
-def test_linux_reads_it(debian: Vendor, tmp_path: Path) -> None:
-    need("mount", root=True)
-    it, at = made(debian, tmp_path / "it.iso"), tmp_path / "mnt"
-    at.mkdir()
-    if subprocess.run(["mount", "-o", "loop,ro", it, at], capture_output=True).returncode:
-        pytest.skip("this kernel can't mount ISO 9660")
-    try:
-        assert (at / "imageflow/answers.gz").stat().st_size
-        assert (at / "a/b/c/d/e/f/g/h/i/j/deep.txt").read_text() == "ten levels\n"
-        assert b"imageflow" in (at / "boot/grub/grub.cfg").read_bytes()
-        assert digests(at / "pool") == digests(debian.tree / "pool")
-    finally:
-        subprocess.run(["umount", at], check=True)
-
-
 def test_partition_tables_are_whole(debian: Vendor, tmp_path: Path) -> None:
     it = made(debian, tmp_path / "it.iso")
     data = it.read_bytes()
