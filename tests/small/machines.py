@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from imageflow.compute import MachineState
-from imageflow.model import Build, StepState
+from imageflow.model import Build, BuildState, StepState
 from tests.small.site import Site
 
 
@@ -67,6 +67,9 @@ class MachineSite(Site):
             record.name == step and record.state in (StepState.RUNNING, StepState.SUCCEEDED, StepState.FAILED)
             for record in self.service.steps(build.id)
         )
+
+    def paused(self, build: Build) -> bool:
+        return self.service.build(build.id).state is BuildState.PAUSED
 
     def on_machine(self, build: Build, command: str, role: str = "main") -> str:
         """Run something in the build's machine, as its operator would."""
