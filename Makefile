@@ -16,7 +16,7 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(VENV)/.demo ## Build a real Debian image; again: it is there already, in a second or two
+demo: $(VENV)/.demo ## Build a real Debian image, and a web server from it; again: they are there already, in a second or two
 	$(IMAGEFLOW) build create etc/recipes/debian.yaml --wait
 
 .PHONY: test
