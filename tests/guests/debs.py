@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +20,7 @@ def run(*argv: str | Path, cwd: Path | None = None, stdin: bytes | None = None) 
         cwd=cwd,
         input=stdin,
         stdin=None if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env={**os.environ, "LC_ALL": "C", "PATH": f"/usr/sbin:/sbin:{os.environ.get('PATH', '')}"},
     )
     if done.returncode:
@@ -64,3 +65,50 @@ def unpack(names: Sequence[str], to: Path) -> None:
     run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names, cwd=downloads)
     for deb in sorted(downloads.glob("*.deb")):
         run("dpkg-deb", "-x", deb, to)
+
+
+def suite() -> str:
+    """The release of Debian that runs here, by its code name."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+
+
+def sources(component: str = "main", suites: str = "all") -> str:
+    """Lines of a sources.list with the archives of this release that apt is configured for here."""
+    words = "$(REPO_URI) $(CODENAME) $(COMPONENT) $(SIGNED_BY)"
+    lines = run("apt-get", "indextargets", "--format", words, "Identifier: Packages").splitlines()
+    found: dict[str, None] = {}
+    for line in sorted(lines):
+        uri, codename, archive, *signed = line.split()
+        wanted = codename == suite() if suites == "base" else codename.split("-")[0] == suite()
+        if wanted and archive == "main":
+            key = f"[signed-by={signed[0]}] " if signed and signed[0].startswith("/") else ""
+            found[f"deb {key}{uri} {codename} {component}\n"] = None
+    require("Debian's archives in apt's sources", None if found else f"nothing for {suite()}")
+    return "".join(found)
+
+
+def unpack_udebs(names: Sequence[str], to: Path, info: Path) -> None:
+    """Download components of Debian's installer, unpack them, and put their templates where its dpkg has them."""
+    to.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        for folder in ("lists/partial", "cache/archives/partial", "debs"):
+            (place / folder).mkdir(parents=True)
+        (place / "sources.list").write_text(sources("main/debian-installer", "base"))
+        settings = {
+            "Dir::Etc::sourcelist": place / "sources.list",
+            "Dir::Etc::sourceparts": "-",
+            "Dir::State::lists": place / "lists",
+            "Dir::Cache": place / "cache",
+            "APT::Sandbox::User": "root",
+            "Acquire::Languages": "none",
+        }
+        apt = ["apt-get", "-q", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
+        run(*apt, "update")
+        run(*apt, "download", *names, cwd=place / "debs")
+        for name in names:
+            (udeb,) = (place / "debs").glob(f"{name}_*.udeb")
+            run("dpkg-deb", "-x", udeb, to)
+            run("dpkg-deb", "-e", udeb, place / name)
+            if (place / name / "templates").exists():
+                (info / f"{name}.templates").write_bytes((place / name / "templates").read_bytes())
