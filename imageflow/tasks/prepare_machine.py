@@ -10,9 +10,10 @@ from typing import Any
 
 from imageflow import fetch, resources
 from imageflow.compute import FORMATS, Compute
+from imageflow.compute.locks import locked
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import InputChanged
+from imageflow.errors import InputChanged, Refused
 from imageflow.flight.record import Record
 from imageflow.guest import keys
 from imageflow.model import Build, Json, ResourceKind
@@ -73,8 +74,9 @@ def _take_install_keys(config: Config, key: str, to: Path) -> bool:
     An answer file lets in one key, and what it installed is reused by builds that come later.
     """
     folder = config.install_keys_dir / key
-    known = (folder / "client_key").exists()
-    made = keys.make(folder)
+    with locked(config.install_keys_dir / f".{key}.lock"):  # two builds that make them at once would have one each
+        known = (folder / "client_key").exists()
+        made = keys.make(folder)
     to.mkdir(parents=True, exist_ok=True, mode=0o700)
     for file in (made.private, made.host_private):
         with contextlib.suppress(FileExistsError):
@@ -111,6 +113,9 @@ class FetchBase(Task):
         bench.layer(key)
         return {"key": key}
 
+    def survives(self, result: Any, compute: Compute) -> bool:
+        return compute.layers.find(result["key"]) is not None
+
 
 def _base_file(
     build: Build,
@@ -133,7 +138,12 @@ def _base_file(
     ref = store.find(digest)
     if ref is None:
         raise InputChanged(f"{pin_name.removeprefix('base:')} {digest[:12]} is not in the store any more")
-    disk = next(artifact for artifact in ref.artifacts if artifact.format in FORMATS)
+    disk = next((artifact for artifact in ref.artifacts if artifact.format in FORMATS), None)
+    if disk is None:
+        raise Refused(
+            f"{pin_name.removeprefix('base:')} {digest[:12]} has no disk that a machine can start from",
+            hint=f"it needs one of {', '.join(FORMATS)} among its outputs",
+        )
     path = Path(ref.path).parent / disk.name
     if not path.is_file():  # a store that is no folder of this machine
         path = store.copy_out(ref, disk.name, Workspace.of(build, config).path / f"base.{disk.format}", control)

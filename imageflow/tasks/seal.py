@@ -65,8 +65,8 @@ class StopMachine(Task):
         sealed: Json,
     ) -> Json:
         bench = Workbench(build, config, compute, ledger, control, log, progress)
-        if compute.state(bench.name) not in (MachineState.RUNNING, MachineState.STOPPED):
-            log("the machine died after it was sealed: once more from its last layer")
+        if _found(bench) is None:  # it died, or so did the worker that sealed it once more
+            log("the machine is not the one that was sealed: once more from its last layer")
             seal_machine(bench, secret)
         compute.stop(bench.name, control)
         if (state := compute.state(bench.name)) is not MachineState.STOPPED:
@@ -79,12 +79,10 @@ class StopMachine(Task):
 
 def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
     """Seal the machine; half sealed by a worker that died, it can't be logged into: then from its last layer."""
-    begun = bench.work.path / "sealing.json"
+    begun, done = bench.sealing
+    if (known := _found(bench)) is not None:
+        return known
     if begun.exists():
-        runs = bench.compute.state(bench.name) is MachineState.RUNNING
-        if runs and seal.is_sealed(bench.compute.console(bench.name), bench.build.id):
-            known: Json = json.loads(begun.read_text())
-            return known
         bench.delete()
         begun.unlink()
     values = [secret(name) for name in secrets.named_in(bench.build.recipe)]
@@ -107,6 +105,18 @@ def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
         bench.progress(0.5, "seal")
         user = bench.image.machine["user"]
         seal.seal(guest, bench.keys, control=bench.control, log=bench.log, user=user, build_id=bench.build.id)
+        done.touch()
         return found
 
     return bench.on_guest(bench.stages[-1].key, work)
+
+
+def _found(bench: Workbench) -> Json | None:
+    """What was found in the machine before it was sealed; None when this one is not sealed, or only half."""
+    begun, done = bench.sealing
+    if not begun.exists() or bench.compute.state(bench.name) not in (MachineState.RUNNING, MachineState.STOPPED):
+        return None
+    if not done.exists() and not seal.is_sealed(bench.compute.console(bench.name), bench.build.id):
+        return None
+    known: Json = json.loads(begun.read_text())
+    return known

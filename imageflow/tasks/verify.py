@@ -91,6 +91,7 @@ class VerifyImage(Task):
             builder.host_public,
             machine_id=sealed["machine_id"],
             user=user,
+            own=bench.keys.public,
             password=any(
                 account["name"] == user and account.get("password")
                 for step in bench.image.configure

@@ -12,7 +12,7 @@ from typing import TypeVar
 from imageflow.compute import Compute, Layer, Machine, MachineSpec, MachineState, Seed
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import ImageflowError, InputChanged
+from imageflow.errors import ImageflowError, InputChanged, MachineTrouble, NoSpace
 from imageflow.guest import Access, keys, seed
 from imageflow.guest.connect import Connection
 from imageflow.guest.keys import Keys
@@ -93,22 +93,35 @@ class Workbench:
         layer = self.layer(key)
         self.ledger.open(ResourceKind.MACHINE, self.name)
         if self.compute.state(self.name) is not MachineState.RUNNING:
+            for file in (*reversed(self.sealing), self.keys.known_hosts):  # another boot may show another host key
+                file.unlink(missing_ok=True)
             self.compute.delete(self.name)
-            self.keys.known_hosts.unlink(missing_ok=True)  # another boot may show another host key
         return self.compute.ensure(
             self.name,
             self.spec(),
             build_id=self.build.id,
             control=self.control,
-            log=self.log,
+            log=self.told,
             disk=layer.source,
             seed=self.seed(),
         )
 
+    def told(self, line: str) -> None:
+        """What the driver says while a machine starts, or waits for others to end: progress, too."""
+        self.log(line)
+        self.progress(0.0, line.partition(") ")[2] or line)
+
+    @property
+    def sealing(self) -> tuple[Path, Path]:
+        """Written when this machine's sealing begins, with what was found in it, and when it is over."""
+        return self.work.path / "sealing.json", self.work.path / "sealed"
+
     def access(self) -> Access:
         """How to reach the running machine."""
         host, port = self.compute.address(self.name)
-        return keys.access(self.keys, host, port, self.image.machine["user"], host_known=False)
+        # What let us in gave the machine its host key, too; an installed system may have made its own, as it was installed.
+        seeded = self.build.method == "boot" or self.role == THROW_AWAY
+        return keys.access(self.keys, host, port, self.image.machine["user"], host_known=seeded)
 
     def on_guest(self, key: str, work: Callable[[Connection], T], *, report: bool = False) -> T:
         """Do something in the machine; when it is not there, or dies meanwhile, in a new one on this layer.
@@ -122,11 +135,19 @@ class Workbench:
                     self.start(key)
                 with contextlib.closing(self.connect(booting=fresh or report, report=report)) as connection:
                     return work(connection)
+            except (InputChanged, NoSpace):
+                raise  # another start would meet the same
             except ImageflowError as error:
                 self.control.check()
                 state = self.compute.state(self.name)
-                if state is MachineState.RUNNING or life == LIVES:
+                if state is MachineState.RUNNING:
                     raise
+                if life == LIVES:
+                    how = "powers itself off" if state is MachineState.STOPPED else "breaks down"
+                    raise MachineTrouble(
+                        f"the machine {how} in this step, {LIVES} times in a row: {error.message}",
+                        hint=f"what it said last: imageflow build console {self.build.id}",
+                    ) from error
                 self.log(f"the machine is {state} ({error.message}): it starts again from its last layer")
         raise AssertionError
 
