@@ -134,7 +134,7 @@ class Service:
             if base is not None and plans[base].verdict != "reuse":
                 plans |= {name: intake.after(name, base) for name in names}
                 continue
-            for wanted in intake.wanted(self.config, file, names, settings, base_of=self.images.base):
+            for wanted in intake.wanted(self.config, file, names, settings, base_of=self._base):
                 plans[wanted.image] = self._plan(wanted)
         return list(plans.values())
 
@@ -174,9 +174,13 @@ class Service:
         for names, base in _batches(intake.bases(file, images, settings)):
             if base is not None and (base not in done or done[base].build.state is not BuildState.SUCCEEDED):
                 continue
-            for wanted in intake.wanted(self.config, file, names, settings, base_of=self.images.base):
+            for wanted in intake.wanted(self.config, file, names, settings, base_of=self._base):
                 done[wanted.image] = self._submit(wanted, force)
         return list(done.values())
+
+    def _base(self, image: str) -> str:
+        """The database is opened when an image is made from another one, not before."""
+        return self.images.base(image)
 
     def _submit(self, wanted: Wanted, force: bool) -> Submission:
         if not force:  # most requests end here, without TaskFlow
