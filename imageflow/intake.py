@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +130,13 @@ def bases(file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | 
     for name in named:
         add(name)
     return found
+
+
+def batches(bases: Mapping[str, str | None]) -> Iterator[tuple[list[str], str | None]]:
+    """Those that are made from none of the others at once, then each of the others: (names, what they are made from)."""
+    if first := [name for name, base in bases.items() if base is None]:
+        yield first, None
+    yield from (([name], base) for name, base in bases.items() if base is not None)
 
 
 def validate(

@@ -11,19 +11,18 @@ import functools
 import secrets as random
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-import stevedore
 from sqlalchemy import Connection
 
-from imageflow import intake
+from imageflow import drivers, intake
 from imageflow.catalogue import Catalogue
 from imageflow.compute import Compute, Layer
 from imageflow.config import Config
-from imageflow.errors import ConfigError, Conflict, NotFound
+from imageflow.errors import Conflict, NotFound
 from imageflow.estimate import Estimate, estimate, typical_seconds
 from imageflow.intake import Plan, Wanted
 from imageflow.machines import Machines
@@ -90,13 +89,13 @@ class Service:
     @functools.cached_property
     def store(self) -> Store:
         """Where images live."""
-        driver: Store = _driver("store", "imageflow.stores", self.config.store)(self.config)
+        driver: Store = drivers.load("store", "imageflow.stores", self.config.store)(self.config)
         return driver
 
     @functools.cached_property
     def compute(self) -> Compute:
         """Where build machines run."""
-        driver: Compute = _driver("compute", "imageflow.compute", self.config.compute)(self.config)
+        driver: Compute = drivers.load("compute", "imageflow.compute", self.config.compute)(self.config)
         return driver
 
     @functools.cached_property
@@ -130,7 +129,7 @@ class Service:
     def plan(self, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[Plan]:
         """What `submit` would do, without doing it."""
         plans: dict[str, Plan] = {}
-        for names, base in _batches(intake.bases(file, images, settings)):
+        for names, base in intake.batches(intake.bases(file, images, settings)):
             if base is not None and plans[base].verdict != "reuse":
                 plans |= {name: intake.after(name, base) for name in names}
                 continue
@@ -171,7 +170,7 @@ class Service:
         Raises RecipeError, and Unavailable when something to pin does not answer; then nothing was changed.
         """
         done: dict[str, Submission] = {}
-        for names, base in _batches(intake.bases(file, images, settings)):
+        for names, base in intake.batches(intake.bases(file, images, settings)):
             if base is not None and (base not in done or done[base].build.state is not BuildState.SUCCEEDED):
                 continue
             for wanted in intake.wanted(self.config, file, names, settings, base_of=self._base):
@@ -382,13 +381,6 @@ class Service:
         return self.database.check()
 
 
-def _batches(bases: Mapping[str, str | None]) -> Iterator[tuple[list[str], str | None]]:
-    """Those that are made from none of the others at once, then each of the others: (names, what they are made from)."""
-    if first := [name for name, base in bases.items() if base is None]:
-        yield first, None
-    yield from (([name], base) for name, base in bases.items() if base is not None)
-
-
 def _same(build: Build) -> str:
     return f"already built: {_unchanged(build)}"
 
@@ -407,22 +399,6 @@ def _way_on(build: Build) -> str:
     if build.state.ended:
         return "create the build again"
     return f"see 'imageflow build show {build.id}'"
-
-
-def _driver(kind: str, group: str, name: str) -> Any:
-    """The factory of a driver; nothing of the others is imported."""
-
-    def fail(_manager: Any, _point: Any, error: BaseException) -> None:
-        raise ConfigError(
-            f"the {kind} driver {name!r} can't be loaded: {error}", hint="install what it needs"
-        ) from error
-
-    found = stevedore.NamedExtensionManager(
-        group, [name], on_load_failure_callback=fail, on_missing_entrypoints_callback=lambda names: None
-    )
-    if name not in found.names():
-        raise ConfigError(f"there is no {kind} driver {name!r}", hint=f"see [{kind}] driver")
-    return found[name].plugin
 
 
 def open_for_upgrade(config: Config) -> Database:

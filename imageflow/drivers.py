@@ -1,0 +1,25 @@
+"""Drivers by their names: entry points, of which only the one that is asked for is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import stevedore
+
+from imageflow.errors import ConfigError
+
+
+def load(kind: str, group: str, name: str) -> Any:
+    """The factory of a driver; nothing of the others is imported."""
+
+    def fail(_manager: Any, _point: Any, error: BaseException) -> None:
+        raise ConfigError(
+            f"the {kind} driver {name!r} can't be loaded: {error}", hint="install what it needs"
+        ) from error
+
+    found = stevedore.NamedExtensionManager(
+        group, [name], on_load_failure_callback=fail, on_missing_entrypoints_callback=lambda names: None
+    )
+    if name not in found.names():
+        raise ConfigError(f"there is no {kind} driver {name!r}", hint=f"see [{kind}] driver")
+    return found[name].plugin
