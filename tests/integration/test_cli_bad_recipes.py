@@ -23,7 +23,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "unknown method": ("images:\n  - {name: web, method: magic}\n", "method"),
     "cyclic base": (
         "images:\n  - {name: a, method: boot, base: {image: b}}\n  - {name: b, method: boot, base: {image: a}}\n",
-        "not in this version",
+        "cyclic base",
     ),
     "path outside the folder": (
         GOOD + "    configure:\n      - files: [{source: ../../etc/passwd, path: /x}]\n",
