@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-_KEPT = 50  # screenshots
+_KEPT = 50  # screenshots: the oldest ones go first
+_COMPARED = 4096  # bytes at the beginning of a console by which a machine is known again
 
 
 class Record:
-    """`folder`/NAME.console.log and `folder`/NAME.SECONDS.png; they outlive the machine."""
+    """`folder`/NAME.console.log and `folder`/NAME.SECONDS.png; they outlive the machine.
+
+    When another machine of the same name begins (the first one was deleted), the console of the one before
+    is kept as NAME.before.log. What can't be written is missing later, and is no reason to fail a build.
+    """
 
     def __init__(self, folder: Path, name: str, *, every: float = 0.0) -> None:
         """`every`: seconds between two screenshots."""
@@ -25,10 +31,14 @@ class Record:
         """What is on the console from this byte on; what another worker has kept already is not kept twice."""
         if not data:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / f"{self._name}.console.log").open("r+b" if self._console_exists() else "w+b") as file:
-            file.seek(offset)
-            file.write(data)
+        file = self._folder / f"{self._name}.console.log"
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if offset == 0 and file.exists() and not _continues(file, data):
+                file.replace(self._folder / f"{self._name}.before.log")
+            with file.open("r+b" if file.exists() else "w+b") as out:
+                out.seek(offset)
+                out.write(data)
 
     def screenshot(self, take: Callable[[], bytes | None]) -> None:
         """Take one, if it is time, and keep it, if it shows something else than the last one."""
@@ -40,18 +50,26 @@ class Record:
         """The last one, whenever that is."""
         self._keep(take())
 
-    def _console_exists(self) -> bool:
-        return (self._folder / f"{self._name}.console.log").exists()
-
     def _keep(self, picture: bytes | None) -> None:
         digest = hashlib.sha256(picture or b"").digest()
         if picture is None or digest == self._last:
             return
         self._last = digest
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / f"{self._name}.{time.time():.2f}.png").write_bytes(picture)
-        for old in screenshots(self._folder, self._name)[:-_KEPT]:
-            old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            new = self._folder / f".{self._name}.png"
+            new.write_bytes(picture)
+            new.rename(self._folder / f"{self._name}.{time.time():.2f}.png")
+            for old in screenshots(self._folder, self._name)[:-_KEPT]:
+                old.unlink(missing_ok=True)
+
+
+def _continues(file: Path, data: bytes) -> bool:
+    """Whether this is the beginning of the console that the file holds."""
+    with file.open("rb") as kept:
+        begin = kept.read(_COMPARED)
+    length = min(len(begin), len(data))
+    return begin[:length] == data[:length]
 
 
 def screenshots(folder: Path, name: str = "*") -> list[Path]:

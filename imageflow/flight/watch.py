@@ -2,87 +2,95 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import deque
 
 from imageflow.flight import Cause, Limits, Trouble
-from imageflow.flight.phases import BOOTING, INSTALLERS, SYSTEMS
+from imageflow.flight.asking import at_login, nothing_to_boot, question, readable
+from imageflow.flight.phases import BOOTING, INSTALLERS, SYSTEMS, find
+from imageflow.flight.screen import Screen
 
-_KEPT = 400  # lines of the console
+_KEPT = 5000  # lines of the console
 _LINE = 4096  # characters of a line that are looked at
-_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[()][0-9A-B]|\][^\x07]*\x07|[=>78cDEHM])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_FRAMES = re.compile(r"[─-╿▀-▟│┤├┌┐└┘]+|(?<!\w)[lqkxmjtun]{6,}(?!\w)")  # drawn boxes; the second in VT100's own letters
+_NO_BOOT = 5.0  # seconds that a firmware may take to find out that there is something to boot after all
+_ESCAPES = re.compile(
+    r"\x1b(\[[0-?]*[ -/]*[@-~]|[()*+].|\][^\x07\x1b]*(\x07|\x1b\\)|[PX^_k][^\x1b]*\x1b\\|[0-9=>A-Zc-z~|}])"
+)
 _PANIC = re.compile(r"Kernel panic - not syncing: ?(.*)")
 _BOOTS = (
     re.compile(r"Linux version \d"),
     re.compile(r"SeaBIOS \(version|BdsDxe: starting Boot"),
-    re.compile(r"^(ISOLINUX|SYSLINUX) \d|GRUB loading|Welcome to GRUB"),
+    re.compile(r"(ISOLINUX|SYSLINUX) \d+\.\d|GRUB loading|Welcome to GRUB"),
 )
-_NO_BOOT = re.compile(
-    r"No bootable device|not a bootable disk|BdsDxe: No bootable option|PXE-E|operating system not found", re.I
-)
-_SHELLS = (  # of anything that boots
-    (
-        re.compile(
-            r"Give root password for maintenance|Press Enter for maintenance|You are in (emergency|rescue) mode"
-        ),
-        "an emergency shell",
-    ),
-    (re.compile(r"^\(initramfs\)|^grub( rescue)?>|^dracut:/#"), "a rescue shell"),
-)
-_ASKS = (  # of installers
-    (re.compile(r"Prompt: '\?' for help"), "a question of the installer"),
-    (re.compile(r"<(Go Back|Continue|OK|Ok|Yes|No|Cancel|Weiter)>"), "a dialog"),
-    (re.compile(r"\[?Press (Enter|enter|RETURN|any key)|Press <?Enter>? to", re.I), "a key to be pressed"),
-    (re.compile(r"Please make a selection from the above|\['?c'? to continue|'q' to quit"), "a menu of the installer"),
-    (re.compile(r"Would you like to .*\?$|\[y/N\]:?$|\(y/n\)\??$|\(yes/no\)\??$", re.I), "a question"),
-)
-_LOGIN = re.compile(r"(^|\s)login: ?$")
+_CLOCK = re.compile(r"\b\d\d?:\d\d(:\d\d)?\b")
 
 
 class Watch:
-    """Sees what a machine prints and writes, bit by bit."""
+    """Sees what a machine prints and writes, bit by bit.
+
+    The first bit may hold the history of a machine that another worker watched before, with boots and even
+    a panic that it got over: what counts there is how it ends.
+    """
 
     def __init__(self, limits: Limits, *, installer: bool) -> None:
         """`installer`: it installs itself and powers off; else it boots to a login prompt."""
         self._limits = limits
         self._installer = installer
         self._phases = (*BOOTING, *INSTALLERS) if installer else (*BOOTING, *SYSTEMS)
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._lines: deque[str] = deque(maxlen=_KEPT)
         self._rest = ""
-        self._raw = b""
+        self._screen = Screen()
+        self._shown: tuple[int, list[str]] = (0, [])
         self._boots = [0] * len(_BOOTS)
+        self._past = True  # what is seen is from before
+        self._panic: str | None = None
         self._written: int | None = None
-        self._moved: float | None = None  # when something happened last
+        self._drawn: float | None = None  # when the screen changed last
+        self._moved = 0.0  # when that, or the disk, changed last
         self._trouble: Trouble | None = None
         self.phase = ""
         self.fraction = 0.0
 
     def see(self, console: bytes, written: int | None, now: float) -> Trouble | None:
-        """More of the console, bytes written to the disk so far, and the time in seconds; -> what is wrong, if anything."""
-        if self._moved is None or console or (written is not None and written != self._written):
+        """More of the console, bytes written to the disk so far, and the time in seconds; -> what is wrong, if anything.
+
+        What was once found stays.
+        """
+        if console:
+            self._screen.feed(console)
+            self._take(console)
+        if (console and self._changed()) or self._drawn is None:
+            self._drawn = self._moved = now
+        if written is not None and written != self._written:
             self._moved = now
         self._written = written
-        if console:
-            self._take(console)
+        self._past = self._past and not console
         if self._trouble is None:
             self._trouble = self._judge(now)
         return self._trouble
 
     def said(self, marker: str) -> bool:
-        """Whether this stood on a line of the console."""
-        return any(marker in line for line in (*self._lines, self._rest))
+        """Whether a line of the console ended with this; a command that is shown, and would say it, does not count."""
+        return any(line.rstrip().endswith(marker) for line in (*self._lines, self._rest))
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines as a person would read them."""
-        found = [text for line in (*self._lines, self._rest) if (text := _readable(line))]
-        return found[-count:]
+        """The last lines as a person would read them: those of the screen, where something is drawn on it."""
+        rows = self._screen.rows()
+        lines = rows if any("│" in row for row in rows) else [*self._lines, self._rest]
+        return [text for line in lines if (text := readable(line))][-count:]
+
+    def _changed(self) -> bool:
+        """Whether the screen shows something else: a clock in a status line is nothing, nor the same drawn again."""
+        rows = self._screen.rows()
+        rows[0], rows[-1] = _CLOCK.sub("", rows[0]), _CLOCK.sub("", rows[-1])
+        before, self._shown = self._shown, (self._screen.scrolled, rows)
+        return before != self._shown
 
     def _take(self, console: bytes) -> None:
-        text = _ESCAPES.sub("", (self._raw + console).decode("utf-8", "replace"))
-        self._raw = b""
-        *lines, self._rest = re.split(r"\r*\n|\r", self._rest + text)
+        text = _ESCAPES.sub("", self._rest + self._decode(console))
+        *lines, self._rest = re.split(r"\r*\n|\r(?!\Z)", text)
         self._rest = self._rest[-_LINE:]
         for line in lines:
             self._line(line[-_LINE:])
@@ -92,58 +100,42 @@ class Watch:
     def _line(self, line: str) -> None:
         self._lines.append(line)
         if match := _PANIC.search(line):
-            self._trouble = self._trouble or Trouble(
-                Cause.PANIC, f"the kernel panicked: {_readable(match[1]) or 'no reason given'}", "see the console"
-            )
+            self._panic = readable(match[1]) or "no reason given"
         for at, pattern in enumerate(_BOOTS):
             if pattern.search(line):
-                self._boots[at] += 1
+                self._boots[at] = 1 if self._past else self._boots[at] + 1
+                self._panic = None if self._past else self._panic
         self._find_phase(line)
 
     def _find_phase(self, line: str) -> None:
-        for phase in self._phases:
-            if match := phase.pattern.search(line):
-                self.phase = match.expand(phase.name)
-                self.fraction = max(self.fraction, phase.fraction)
+        if found := find(self._phases, line):
+            self.phase, fraction = found
+            self.fraction = max(self.fraction, fraction)
 
     def _judge(self, now: float) -> Trouble | None:
+        if self._panic is not None:
+            return Trouble(Cause.PANIC, f"the kernel panicked: {self._panic}", "what went before is on the console")
         if max(self._boots) >= self._limits.boots:
-            return Trouble(
-                Cause.BOOT_LOOP, f"it has started {max(self._boots)} times and comes no further", "see the console"
-            )
-        still = now - (self._moved if self._moved is not None else now)
-        if still >= min(5.0, self._limits.dialog) and self._no_boot():
-            return Trouble(Cause.NO_BOOT, "there is nothing to boot", "is the disk bootable with this firmware?")
-        if still >= self._limits.dialog and (what := self._asks()):
-            return Trouble(Cause.DIALOG, what, "answer it in the answer file; it is on the screenshot")
-        if still >= self._limits.stall and not (not self._installer and self._at_login()):
-            return Trouble(
-                Cause.STALL,
-                f"nothing on the console and nothing written to the disk for {still:.0f} s",
-                "see the console",
-            )
+            times = f"it has started {max(self._boots)} times and comes no further"
+            return Trouble(Cause.BOOT_LOOP, times, "the console says what each start ended with")
+        still = now - (self._drawn if self._drawn is not None else now)
+        if still >= min(_NO_BOOT, self._limits.dialog, self._limits.stall):
+            return self._judge_still(still, now - self._moved)
         return None
 
-    def _tail(self) -> list[str]:
-        return [text for line in (*list(self._lines)[-25:], self._rest) if (text := _readable(line))]
-
-    def _no_boot(self) -> bool:
-        return any(_NO_BOOT.search(line) for line in self._tail()[-5:])
-
-    def _at_login(self) -> bool:
-        return any(_LOGIN.search(line) for line in self._tail()[-3:])
-
-    def _asks(self) -> str | None:
-        """What the machine waits for, in words; None when it doesn't seem to wait for anybody."""
-        tail = self._tail()
-        for pattern, what in (*_SHELLS, *_ASKS) if self._installer else _SHELLS:
-            if any(pattern.search(line) for line in tail[-8:]):
-                quoted = " / ".join(line for line in tail[-8:] if not pattern.fullmatch(line))[-200:]
-                return f"it waits at {what}: {quoted}"
-        if self._installer and self._at_login():
-            return "it waits at a login prompt: this is not the installer"
+    def _judge_still(self, still: float, idle: float) -> Trouble | None:
+        """`still`: seconds since the screen changed; `idle`: since that or the disk did."""
+        rows, at_cursor = self._screen.rows(), self._screen.at_cursor()
+        if still >= min(_NO_BOOT, self._limits.dialog) and nothing_to_boot(rows):
+            hint = "is the disk bootable with this firmware? See machine.firmware"
+            return Trouble(Cause.NO_BOOT, "the firmware found nothing to boot", hint)
+        if at_login(at_cursor) and not self._installer:
+            return None
+        if still >= self._limits.dialog and (what := question(rows, at_cursor, installer=self._installer)):
+            hint = "answer it in the answer file" if self._installer else "somebody has to look at its console"
+            return Trouble(Cause.DIALOG, f"it waits at {what}", f"{hint}; the screenshot shows it")
+        if idle >= self._limits.stall:
+            last = (self.last_lines(1) or ["nothing at all"])[0]
+            what = f"nothing new on the console and nothing written to the disk for {idle:.0f} s; it said last: {last}"
+            return Trouble(Cause.STALL, what, "the screenshot may show more; some installers log to another console")
         return None
-
-
-def _readable(line: str) -> str:
-    return " ".join(_CONTROLS.sub(" ", _FRAMES.sub(" ", line)).split())
