@@ -9,7 +9,7 @@ _QUOTED = 240  # characters
 # The whole screen: dialogs that are drawn. A button is not what systemd says of a service: '[  OK  ] Started'.
 _BUTTON = re.compile(
     r"<\s*(Go Back|Continue|OK|Ok|Yes|No|Cancel|Back|Next|Abort|Retry|Quit|Exit|Help|Select|Reboot|Skip)\s*>"
-    r"|(?<=\S )\[\s*(OK|Next|Abort|Back|Yes|No|Cancel|Retry|Accept|Done|Continue(?: in \w+ mode +>)?)\s*\]"
+    r"|(?<=.)\[\s*(OK|Next|Abort|Back|Yes|No|Cancel|Retry|Accept|Done|Continue(?: in \w+ mode +>)?)\s*\]"
 )
 _FRAME = re.compile(r"[│┌┐└┘├┤─━┃║═]|^\s*\|.*\|\s*$|^\s*[+][-+]{8,}")
 _TITLE = re.compile(r"[┤|]\s*(?P<title>[^┤├|│─]*\w[^┤├|│─]*?)\s*[├|]")
@@ -48,8 +48,9 @@ _QUESTIONS = (
 )
 _LOGIN = re.compile(r"(^|\s)login: ?$")
 _NOT_BOOTABLE = re.compile(
-    r"No bootable device|not a bootable disk|BdsDxe: No bootable option|No bootable option or device"
-    r"|^\s*PXE-E|operating system not found|Boot failed: Could not read from|Booting from Hard Disk failed",
+    r"^(No bootable device\.?|Boot failed: (not a bootable disk|could not read the boot disk)|Non-system disk.*"
+    r"|BdsDxe: No bootable option.*|PXE-E\d.*|(FATAL: )?operating system not found\.?|No more network devices)"
+    r"( Retrying in .*)?$",
     re.I,
 )
 
@@ -71,8 +72,9 @@ def question(rows: Sequence[str], at_cursor: str, *, installer: bool) -> str | N
         return None
     if any(_BUTTON.search(row) for row in rows) and sum(bool(_FRAME.search(row)) for row in rows) >= 3:
         return f"a dialog: {_dialog(rows)}"
+    asked = " ".join([*last[-3:-1], prompt])  # a long one goes over several rows
     for pattern, what in _QUESTIONS:
-        if pattern.search(prompt):
+        if pattern.search(prompt) or (at_cursor.strip() and pattern.search(asked)):
             return f"{what}: {_quote([*last[-8:-1], prompt])}"
     return f"a login prompt, so this is not the installer: {prompt}" if _LOGIN.search(prompt) else None
 
@@ -106,8 +108,9 @@ def _quote(rows: Sequence[str]) -> str:
 
 _FRAMES = re.compile(r"[─-╿▀-▟◆]+|(?<!\S)[|+](?!\S)|[-_=]{5,}")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_STATUS = re.compile(r"\[[^\[\]]*\(\d\S?\w+\)[^\[\]]*\]\[[^\[\]]*\]")  # of GNU screen, in which installers run
 
 
 def readable(line: str) -> str:
     """A line without what is drawn around it."""
-    return " ".join(_CONTROLS.sub(" ", _FRAMES.sub(" ", line)).split())
+    return " ".join(_CONTROLS.sub(" ", _FRAMES.sub(" ", _STATUS.sub(" ", line))).split())

@@ -59,7 +59,7 @@ class Record:
             self._folder.mkdir(parents=True, exist_ok=True)
             new = self._folder / f".{self._name}.png"
             new.write_bytes(picture)
-            new.rename(self._folder / f"{self._name}.{time.time():.2f}.png")
+            new.rename(self._folder / f"{self._name}.{time.time():.6f}.png")
             for old in screenshots(self._folder, self._name)[:-_KEPT]:
                 old.unlink(missing_ok=True)
 
@@ -70,6 +70,15 @@ def _continues(file: Path, data: bytes) -> bool:
         begin = kept.read(_COMPARED)
     length = min(len(begin), len(data))
     return begin[:length] == data[:length]
+
+
+def masked(data: bytes, log: Callable[[str], None]) -> bytes:
+    """Console output without the secrets that a build's log masks; as many bytes as it was."""
+    clean: Callable[[str], str] = getattr(log, "clean", str)
+    text = data.decode("utf-8", "surrogateescape")
+    if (cleaned := clean(text)) == text:
+        return data
+    return cleaned.encode("utf-8", "surrogateescape")[: len(data)].ljust(len(data))
 
 
 def screenshots(folder: Path, name: str = "*") -> list[Path]:

@@ -67,12 +67,13 @@ class Screen:
         self._shift = 0
 
     def _write(self, text: str) -> None:
-        for character in text:
+        while text:
             if self._x >= COLUMNS:
                 self._x = 0
                 self._line_feed()
-            self._cells[self._y][self._x] = character
-            self._x += 1
+            part, text = text[: COLUMNS - self._x], text[COLUMNS - self._x :]
+            self._cells[self._y][self._x : self._x + len(part)] = part
+            self._x += len(part)
 
     def _line_feed(self) -> None:
         if self._y == self._bottom:
