@@ -51,6 +51,16 @@ class Control:
         finally:
             self._part = before
 
+    @contextlib.contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """Time that is spent waiting for other builds is not the step's own; it is the build's."""
+        began, deadline = time.monotonic(), self._step_deadline
+        self._step_deadline = None
+        try:
+            yield
+        finally:
+            self._step_deadline = None if deadline is None else deadline + time.monotonic() - began
+
     def stop(self, why: ImageflowError) -> None:
         """Make every `check()` and `wait()` raise `why` from now on; the first reason stays."""
         with self._lock:

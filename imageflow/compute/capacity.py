@@ -84,7 +84,8 @@ class Queue:
                 if why != told or time.monotonic() > when:
                     log(f"machine {name} ({need}) waits: {why}")
                     told, when = why, time.monotonic() + _REMIND
-                control.wait(_POLL)
+                with control.not_counted():
+                    control.wait(_POLL)
             yield
         finally:
             ticket.unlink(missing_ok=True)
