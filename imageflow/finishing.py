@@ -45,7 +45,18 @@ def convert(
         take(source, to, control=control, log=log, env=env)
         return to.stat().st_size
     chosen = dict(options or {})
-    argv = ["qemu-img", "convert", "-p", "-m", _COROUTINES, "-W", "-f", source_format, "-O", _NAMES.get(output, output)]
+    argv = [
+        "qemu-img",
+        "convert",
+        "-p",
+        "-m",
+        _COROUTINES,
+        "-W",
+        "-f",
+        _NAMES.get(source_format, source_format),
+        "-O",
+        _NAMES.get(output, output),
+    ]
     if output == "qcow2" and compressed:
         argv.append("-c")
         if str(chosen.get("compat", "1.1")) != "0.10":  # the old format knows zlib only

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imageflow import provisioners
+from imageflow import finishing, provisioners
 from imageflow.compute import FORMATS, Compute, MachineState, Source
 from imageflow.config import Config
 from imageflow.control import Control
@@ -16,6 +16,8 @@ from imageflow.guest.connect import Connection
 from imageflow.model import Build, Json, ResourceKind
 from imageflow.tasks.base import Ledger, Task
 from imageflow.tasks.workbench import LIVES, THROW_AWAY, Workbench, machine_name, ssh_folder
+
+_CONVERTED = "verify.qcow2"
 
 
 class VerifyImage(Task):
@@ -40,12 +42,8 @@ class VerifyImage(Task):
     ) -> Json:
         compute.stop(machine_name(build), control)  # its memory is needed now
         bench = Workbench(build, config, compute, ledger, control, log, progress, THROW_AWAY)
-        entry = next((entry for entry in outputs if entry["artifact"]["format"] in FORMATS), None)
-        if entry is None:
-            log("none of the outputs is a disk that can be booted here: not verified")
-            return {"checks": 0}
-        source = Source(entry["path"], entry["artifact"]["format"])
         bench.delete()  # of a worker that died, or of an attempt that failed
+        source = _bootable(bench, outputs)
         for life in range(1, LIVES + 1):
             try:
                 checks = self._verify(bench, source, sealed, secret)
@@ -58,6 +56,7 @@ class VerifyImage(Task):
                 log(f"the throw-away machine is {state} ({error.message}): once more")
                 bench.delete()
         bench.delete()
+        (bench.work.path / _CONVERTED).unlink(missing_ok=True)
         return {"checks": checks}
 
     def revert(self, build: Build, compute: Compute, ledger: Ledger) -> None:
@@ -72,7 +71,7 @@ class VerifyImage(Task):
             bench.spec(),
             build_id=bench.build.id,
             control=bench.control,
-            log=bench.log,
+            log=bench.told,
             disk=source,
             seed=bench.seed(),
         )
@@ -130,3 +129,21 @@ class VerifyImage(Task):
         if checks:
             bench.log(f"verified: {len(checks)} check{'s' if len(checks) != 1 else ''} passed")
         return len(checks)
+
+
+def _bootable(bench: Workbench, outputs: Any) -> Source:
+    """One of the outputs that a machine can start from; made of the first, when none of them is."""
+    for entry in outputs:
+        if entry["artifact"]["format"] in FORMATS:
+            return Source(entry["path"], entry["artifact"]["format"])
+    first, to = outputs[0], bench.work.path / _CONVERTED
+    finishing.convert(
+        Path(first["path"]),
+        first["artifact"]["format"],
+        to,
+        "qcow2",
+        compressed=False,
+        control=bench.control,
+        log=bench.log,
+    )
+    return Source(str(to))
