@@ -456,6 +456,8 @@ class InstallImage(_OnMachine):
     def _disk(self) -> InstallImage:
         if self.machine.disk is None:
             raise wrong("does not say how large the disk is", "machine: {disk: GIB}")
+        if self.machine.user != "root":
+            raise wrong("can't log in as another than root", "remove 'user:'; the answer file lets root in")
         return self
 
 

@@ -69,9 +69,8 @@ class Configure(Task):
                 ),
             )
             guest.run("sync", control=control)
+            title = f"{build.image}: {stage.title}"  # a machine that dies before its layer is there starts again, too
+            compute.checkpoint(bench.name, stage.key, parent=before.key, title=title, build_id=build.id)
 
         bench.on_guest(before.key, apply)
-        compute.checkpoint(
-            bench.name, stage.key, parent=before.key, title=f"{build.image}: {stage.title}", build_id=build.id
-        )
         return {"key": stage.key, "reused": False}

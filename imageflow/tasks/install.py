@@ -21,6 +21,7 @@ from imageflow.pins import files
 from imageflow.tasks.base import Ledger, Task
 from imageflow.tasks.machine import delete_machine
 from imageflow.tasks.observer import Observer
+from imageflow.tasks.prepare_machine import as_planned
 from imageflow.tasks.workbench import LIVES, Workbench, machine_name
 from imageflow.workspace import Workspace
 
@@ -50,8 +51,7 @@ class FetchMedia(Task):
         if "url" in iso:
             path = fetch.fetch(iso["url"], digest, config=config, control=control, log=log, progress=progress)
         else:
-            path = Path(build.folder) / iso["file"]
-            fetch.local(path, digest, config=config, control=control)
+            path = as_planned(Path(build.folder) / iso["file"], digest, config, control)
         return {"path": str(path)}
 
     def survives(self, result: Any) -> bool:

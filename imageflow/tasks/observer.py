@@ -10,7 +10,7 @@ from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import Unavailable
 from imageflow.flight import Cause, Limits, Trouble
-from imageflow.flight.record import Record
+from imageflow.flight.record import Record, masked
 from imageflow.flight.watch import Watch
 from imageflow.guest import Access
 from imageflow.guest.connect import Connection, await_ssh
@@ -74,7 +74,7 @@ class Observer:
         """See what is new; -> why the machine will not get any further, or None."""
         state = self._compute.state(self._name)
         data = self._compute.console(self._name, self._offset)
-        self._record.console(data, self._offset)
+        self._record.console(masked(data, log), self._offset)
         self._offset += len(data)
         trouble = self._watch.see(data, self._written(), time.monotonic())
         if self._watch.phase and self._watch.phase != self._phase:

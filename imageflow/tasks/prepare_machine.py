@@ -13,8 +13,8 @@ from imageflow.compute import FORMATS, Compute
 from imageflow.compute.locks import locked
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import InputChanged, Refused
-from imageflow.flight.record import Record
+from imageflow.errors import Corrupt, InputChanged, RecipeError, Refused
+from imageflow.flight.record import Record, masked
 from imageflow.guest import keys
 from imageflow.model import Build, Json, ResourceKind
 from imageflow.stores import Store
@@ -132,8 +132,7 @@ def _base_file(
         path = fetch.fetch(base["url"], digest, config=config, control=control, log=log, progress=progress)
         return path, _format(path)
     if "file" in base:
-        path = Path(build.folder) / base["file"]
-        fetch.local(path, digest, config=config, control=control)
+        path = as_planned(Path(build.folder) / base["file"], digest, config, control)
         return path, _format(path)
     ref = store.find(digest)
     if ref is None:
@@ -150,6 +149,17 @@ def _base_file(
     return path, disk.format
 
 
+def as_planned(path: Path, digest: str, config: Config, control: Control) -> Path:
+    """A local input; raises InputChanged unless it is what was pinned."""
+    try:
+        fetch.local(path, digest, config=config, control=control)
+    except Corrupt:
+        raise InputChanged(f"{path} is not what it was when the build was planned") from None
+    except RecipeError as error:
+        raise InputChanged(error.message) from None
+    return path
+
+
 def _format(path: Path) -> str:
     """What else it may be, the compute driver refuses."""
     with path.open("rb") as file:
@@ -162,9 +172,17 @@ class DeleteMachine(Task):
     step = "delete-machine"
     title = "Delete the machine"
 
-    def execute(self, build: Build, config: Config, compute: Compute, ledger: Ledger, verified: Any) -> None:
+    def execute(
+        self,
+        build: Build,
+        config: Config,
+        compute: Compute,
+        ledger: Ledger,
+        log: Callable[[str], None],
+        verified: Any,
+    ) -> None:
         name = machine_name(build)
-        Record(config.records_dir / build.id, name).console(compute.console(name), 0)
+        Record(config.records_dir / build.id, name).console(masked(compute.console(name), log), 0)
         compute.delete(name)
         ledger.close(ResourceKind.MACHINE, name)
         compute.layers.release(build.id)

@@ -10,12 +10,12 @@ from imageflow import secrets
 from imageflow.compute import Compute, MachineState
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import NotSealed
+from imageflow.errors import NotSealed, Unavailable
 from imageflow.guest import inventory, seal
 from imageflow.guest.connect import Connection
 from imageflow.model import Build, Json
 from imageflow.tasks.base import Ledger, Task
-from imageflow.tasks.workbench import Workbench
+from imageflow.tasks.workbench import LIVES, Workbench
 
 
 class SealMachine(Task):
@@ -65,10 +65,16 @@ class StopMachine(Task):
         sealed: Json,
     ) -> Json:
         bench = Workbench(build, config, compute, ledger, control, log, progress)
-        if _found(bench) is None:  # it died, or so did the worker that sealed it once more
-            log("the machine is not the one that was sealed: once more from its last layer")
-            seal_machine(bench, secret)
-        compute.stop(bench.name, control)
+        for life in range(1, LIVES + 1):
+            if _found(bench) is None:  # it died, or so did the worker that sealed it once more
+                log("the machine is not the one that was sealed: once more from its last layer")
+                seal_machine(bench, secret)
+            try:
+                compute.stop(bench.name, control)
+                break
+            except Unavailable:  # it died on its way down
+                if life == LIVES:
+                    raise
         if (state := compute.state(bench.name)) is not MachineState.STOPPED:
             raise NotSealed(f"the machine is {state} and was not powered off in order", hint="resume the build")
         return {"machine": bench.name}

@@ -12,7 +12,7 @@ from typing import TypeVar
 from imageflow.compute import Compute, Layer, Machine, MachineSpec, MachineState, Seed
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import ImageflowError, InputChanged, MachineTrouble, NoSpace
+from imageflow.errors import ImageflowError, InputChanged, MachineTrouble, NoSpace, Unavailable
 from imageflow.guest import Access, keys, seed
 from imageflow.guest.connect import Connection
 from imageflow.guest.keys import Keys
@@ -107,9 +107,10 @@ class Workbench:
         )
 
     def told(self, line: str) -> None:
-        """What the driver says while a machine starts, or waits for others to end: progress, too."""
+        """What the driver says while a machine starts; that it waits for others to end is progress, too."""
         self.log(line)
-        self.progress(0.0, line.partition(") ")[2] or line)
+        if ") waits: " in line:
+            self.progress(0.0, line.partition(") ")[2])
 
     @property
     def sealing(self) -> tuple[Path, Path]:
@@ -141,11 +142,13 @@ class Workbench:
                 self.control.check()
                 state = self.compute.state(self.name)
                 if state is MachineState.RUNNING:
+                    if isinstance(error, Unavailable) and not error.hint:
+                        error.hint = "did this step restart the machine, or its SSH server? Resume goes on in it"
                     raise
-                if life == LIVES:
-                    how = "powers itself off" if state is MachineState.STOPPED else "breaks down"
+                if state is MachineState.STOPPED or life == LIVES:  # what powers it off would do so again
+                    how = "was powered off" if state is MachineState.STOPPED else f"died {LIVES} times in a row"
                     raise MachineTrouble(
-                        f"the machine {how} in this step, {LIVES} times in a row: {error.message}",
+                        f"the machine {how} in this step: {error.message}",
                         hint=f"what it said last: imageflow build console {self.build.id}",
                     ) from error
                 self.log(f"the machine is {state} ({error.message}): it starts again from its last layer")
