@@ -6,7 +6,6 @@ import signal
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -80,10 +79,6 @@ def test_a_secret_a_failing_check_and_a_build_that_waits(tmp_path: Path) -> None
         site.nothing_left()
         assert holds(folder, "wrong-hush-hush", but="token") == []
         assert holds(folder, "steady-hush-hush", but="steady") == []
-
-
-def _step(site: MachineSite, build: Build, name: str) -> Any:
-    return next(step for step in site.service.steps(build.id) if step.name == name)
 
 
 def test_a_machine_that_is_sealed_again_by_one_that_dies_is_not_published_half_sealed(tmp_path: Path) -> None:
