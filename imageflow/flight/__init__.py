@@ -37,4 +37,5 @@ class Limits:
 
     stall: float = 900.0
     dialog: float = 45.0  # a dialog that is on the console and nothing moves
+    start: float = 180.0  # a disk that was booted has neither said nor written anything since
     boots: int = 3  # times that a kernel may start on the console before it is a boot loop

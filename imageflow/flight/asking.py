@@ -49,7 +49,8 @@ _QUESTIONS = (
 _LOGIN = re.compile(r"(^|\s)login: ?$")
 _NOT_BOOTABLE = re.compile(
     r"^(No bootable device\.?|Boot failed: (not a bootable disk|could not read the boot disk)|Non-system disk.*"
-    r"|BdsDxe: No bootable option.*|PXE-E\d.*|(FATAL: )?operating system not found\.?|No more network devices)"
+    r"|BdsDxe: No bootable option.*|PXE-E\d.*|(FATAL: )?operating system not found\.?|No more network devices"
+    r"|Shell>)"  # of UEFI, where it gets when nothing else is there
     r"( Retrying in .*)?$",
     re.I,
 )

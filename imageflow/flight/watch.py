@@ -44,6 +44,7 @@ class Watch:
         self._screen = Screen()
         self._shown: tuple[int, list[str]] = (0, [])
         self._boots = [0] * len(_BOOTS)
+        self._spoken = False  # whether anything was ever said
         self._past = True  # what is seen is from before
         self._panic: str | None = None
         self._written: int | None = None
@@ -59,6 +60,7 @@ class Watch:
         What was once found stays.
         """
         if console:
+            self._spoken = True
             self._screen.feed(console)
             self._take(console)
         if (console and self._changed()) or self._drawn is None:
@@ -119,7 +121,7 @@ class Watch:
             times = f"it has started {max(self._boots)} times and comes no further"
             return Trouble(Cause.BOOT_LOOP, times, "the console says what each start ended with")
         still = now - (self._drawn if self._drawn is not None else now)
-        if still >= min(_NO_BOOT, self._limits.dialog, self._limits.stall):
+        if still >= min(_NO_BOOT, self._limits.dialog, self._limits.stall, self._limits.start):
             return self._judge_still(still, now - self._moved)
         return None
 
@@ -134,6 +136,9 @@ class Watch:
         if still >= self._limits.dialog and (what := question(rows, at_cursor, installer=self._installer)):
             hint = "answer it in the answer file" if self._installer else "somebody has to look at its console"
             return Trouble(Cause.DIALOG, f"it waits at {what}", f"{hint}; the screenshot shows it")
+        if idle >= self._limits.start and not (self._installer or self._spoken):
+            what = f"it has said nothing and written nothing to its disk in {idle:.0f} s: it does not boot"
+            return Trouble(Cause.NO_BOOT, what, "the screenshot shows why; is the disk bootable with this firmware?")
         if idle >= self._limits.stall:
             last = (self.last_lines(1) or ["nothing at all"])[0]
             what = f"nothing new on the console and nothing written to the disk for {idle:.0f} s; it said last: {last}"

@@ -162,6 +162,7 @@ def test_what_waits_for_somebody(text: str, quoted: str) -> None:
             "debian-newt-dialog",
             "a dialog: [!!] Select a language / Choose the language to be used for the installation",
         ),
+        ("debian-text-dialog", "a question of the installer: Select a language / Choose the language"),
     ],
 )
 def test_real_dialogs(name: str, quoted: str) -> None:
@@ -256,10 +257,22 @@ def test_what_a_machine_got_over_before_is_no_trouble() -> None:
         "BdsDxe: failed to load Boot0001\r\nBdsDxe: No bootable option or device was found.\r\nBdsDxe: Press any key to enter the Boot Manager Menu.\r\n",
     ],
 )
-def test_nothing_to_boot(text: str) -> None:
+def test_the_firmware_says_that_there_is_nothing_to_boot(text: str) -> None:
     found = silence(seen(text), 0, 100)
     assert found is not None
     assert (found[0], found[1].cause) == (5, Cause.NO_BOOT)
+
+
+def test_a_disk_that_was_booted_and_is_not_heard_of() -> None:
+    """A BIOS speaks on the screen only; so does a system without a serial console, but that writes to its disk."""
+    found = silence(Watch(LIMITS, installer=False), 0, 300)
+    assert found is not None
+    assert (found[0], found[1].cause) == (180, Cause.NO_BOOT)
+    writes, silent = Watch(LIMITS, installer=False), Watch(LIMITS, installer=True)
+    assert [writes.see(b"", second // 100, float(second)) for second in range(0, 2000, 10)] == [None] * 200
+    found = silence(silent, 0, 400)
+    assert found is not None
+    assert (found[0], found[1].cause) == (300, Cause.STALL)
 
 
 @pytest.mark.parametrize(
