@@ -24,12 +24,17 @@ from bench.site import write_config
 MEMORY, PROCESSORS, DISK = 1024, 2, 4  # MiB, GiB
 CONFIGURE = ("uname -r", "echo configured > /etc/imageflow")
 BIN = Path(sys.executable).parent
+# what Packer types: out of the menu, then what imageflow's boot entry says, too
+BOOT = (
+    "<esc><wait>install auto=true priority=critical url=http://{{ .HTTPIP }}:{{ .HTTPPort }}/preseed.cfg"
+    " DEBIAN_FRONTEND=text console=ttyS0,115200n8 netcfg/link_wait_timeout=1<enter>"
+)
 
 
 class Packer:
     """Packer's qemu builder by itself."""
 
-    def __init__(self, folder: Path, iso: Path, preseed: str, boot_command: str) -> None:
+    def __init__(self, folder: Path, iso: Path, preseed: str) -> None:
         self._folder = folder
         folder.mkdir()
         self.log = folder / "log"
@@ -55,7 +60,7 @@ class Packer:
             "http_directory": str(folder / "http"),
             "boot_wait": "4s",
             "boot_key_interval": "10ms",
-            "boot_command": [boot_command],
+            "boot_command": [BOOT],
             "ssh_username": "root",
             "ssh_private_key_file": str(key),
             "ssh_timeout": "20m",
@@ -130,11 +135,11 @@ class Ours:
 
 def run(rounds: int = 3) -> list[Result]:
     """Wall seconds of whole processes."""
-    from tests.guests import debian_installer
+    from tests.guests import ANSWERS, debian_installer
 
-    iso, preseed = debian_installer.iso(), debian_installer.PRESEED
+    iso, preseed = debian_installer.iso(), (ANSWERS / "preseed.cfg").read_text()
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
-        packer = Packer(Path(name) / "packer", iso, preseed, debian_installer.PACKER_BOOT)
+        packer = Packer(Path(name) / "packer", iso, preseed)
         ours = Ours(Path(name) / "ours", iso, preseed)
         try:
             sides = (Side("imageflow, s", timed(ours.build)), Side("Packer, s", timed(packer.build)))

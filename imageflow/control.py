@@ -27,6 +27,7 @@ class Control:
         self._step_deadline: float | None = None
         self._step = ""
         self._part: tuple[float, str] | None = None
+        self._look: tuple[Callable[[], None], float, float] | None = None  # what, how often in seconds, when next
         self._event = threading.Event()
         self._why: ImageflowError | None = None
         self._lock = threading.Lock()
@@ -61,6 +62,15 @@ class Control:
         finally:
             self._step_deadline = None if deadline is None else deadline + time.monotonic() - began
 
+    @contextlib.contextmanager
+    def watched(self, look: Callable[[], None], every: float = 1.5) -> Iterator[None]:
+        """In the block, `check()` calls `look` too, every so many seconds; what that raises ends the block's work."""
+        before, self._look = self._look, (look, every, time.monotonic() + every)
+        try:
+            yield
+        finally:
+            self._look = before
+
     def stop(self, why: ImageflowError) -> None:
         """Make every `check()` and `wait()` raise `why` from now on; the first reason stays."""
         with self._lock:
@@ -79,6 +89,11 @@ class Control:
             raise self._why
         self._guard()
         now = time.monotonic()
+        if self._look is not None and now > self._look[2]:
+            look, every, _ = self._look
+            self._look = None  # it may check, too
+            look()
+            self._look = (look, every, time.monotonic() + every)
         if self._part is not None and now > self._part[0]:
             raise TimedOut(f"{self._part[1]} took longer than its limit", hint="raise its timeout in the recipe")
         if self._step_deadline is not None and now > self._step_deadline:

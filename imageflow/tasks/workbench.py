@@ -134,7 +134,8 @@ class Workbench:
                 fresh = self.compute.state(self.name) is not MachineState.RUNNING
                 if fresh:
                     self.start(key)
-                with contextlib.closing(self.connect(booting=fresh or report, report=report)) as connection:
+                connection = self.connect(booting=fresh or report, report=report)
+                with contextlib.closing(connection), self.control.watched(self._must_run):
                     return work(connection)
             except (InputChanged, NoSpace):
                 raise  # another start would meet the same
@@ -153,6 +154,11 @@ class Workbench:
                     ) from error
                 self.log(f"the machine is {state} ({error.message}): it starts again from its last layer")
         raise AssertionError
+
+    def _must_run(self) -> None:
+        """A connection to a machine that has powered itself off stays open, and silent."""
+        if (state := self.compute.state(self.name)) is not MachineState.RUNNING:
+            raise Unavailable(f"the machine is {state}")
 
     def connect(self, *, booting: bool = True, report: bool = True) -> Connection:
         """Wait until the machine lets us in, or until it is clear that it never will.

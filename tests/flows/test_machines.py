@@ -131,3 +131,13 @@ def test_a_base_that_changes_before_the_build_begins(tmp_path: Path) -> None:
         site.service.abort(paused.id)
         site.run_worker()
         site.nothing_left()
+
+
+def test_a_step_that_powers_its_machine_off_is_told_at_once(tmp_path: Path) -> None:
+    with MachineSite(tmp_path, lease=1.0) as site:
+        build = create(site, "on_failure: revert\nconfigure: [{shell: 'poweroff -f; sleep 250'}]\n")
+        site.run_worker(seconds=200)
+        failed = site.service.build(build.id)
+        assert failed.state is BuildState.FAILED
+        assert "was powered off in this step" in str(failed.error), site.log(build)
+        site.nothing_left()
