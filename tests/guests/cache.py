@@ -7,8 +7,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+_KEPT = 86400.0  # seconds since the last use
 
 
 def folder() -> Path:
@@ -30,22 +33,35 @@ def digest(files: Iterable[Path], words: Iterable[str] = ()) -> str:
 
 
 def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """A folder that `make` filled, once for this key; older ones of the same name are removed."""
+    """A folder that `make` filled, once for this key; those of the same name that nobody wants any more are removed.
+
+    Tests of another checkout may use others at this moment.
+    """
     kept = folder()
     kept.mkdir(parents=True, exist_ok=True)
     place = kept / f"{name}-{key}"
-    if place.is_dir():
+    if _used(place):
         return place
     with open(kept / f".{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if place.is_dir():
+        if _used(place):
             return place
         for left in kept.glob(f".{name}-new-*"):
             shutil.rmtree(left)
         new = Path(tempfile.mkdtemp(prefix=f".{name}-new-", dir=kept))
         new.chmod(0o755)
         make(new)
-        for old in [p for p in kept.glob(f"{name}-*") if len(p.name) == len(place.name)]:
-            shutil.rmtree(old)
+        for old in kept.glob(f"{name}-*"):
+            if len(old.name) == len(place.name) and old.stat().st_mtime < time.time() - _KEPT:
+                shutil.rmtree(old)
         new.rename(place)
     return place
+
+
+def _used(place: Path) -> bool:
+    """Whether it is there; then it is wanted for another while."""
+    try:
+        os.utime(place)
+    except FileNotFoundError:
+        return False
+    return True

@@ -32,8 +32,8 @@ _PACKAGES = (
     "syslinux",
     "zlib1g",
 )
-_EARLY = ("virtio_pci", "virtio_blk", "virtio_scsi")
-MODULES = (*_EARLY, "virtio_net", "virtio_rng", "button", "evdev")
+_EARLY = ("virtio_pci", "virtio_rng", "virtio_blk", "virtio_scsi")
+MODULES = (*_EARLY, "virtio_net", "button", "evdev")
 MODULES += ("ata_piix", "ahci", "sd_mod", "sr_mod", "isofs", "vfat", "nls_iso8859-1", "nls_utf8", "nls_cp437")
 _LIBRARIES = ("ld-linux-x86-64.so.2", "libc.so.6", "libcrypt.so.1", "libgmp.so.10")
 _LIBRARIES += ("libtomcrypt.so.1", "libtommath.so.1", "libz.so.1")
@@ -92,10 +92,10 @@ def _gather_modules(kernel: Path, to: Path) -> None:
     needs: dict[str, list[str]] = {}
     for line in (tree / "modules.dep").read_text().splitlines():
         path, _, rest = line.partition(":")
-        needs[Path(path).stem] = [path, *rest.split()]
+        needs[Path(path).stem.replace("-", "_")] = [path, *rest.split()]
     new = to / "lib/modules" / tree.name
     for name in MODULES:
-        for path in needs.get(name) or needs.get(name.replace("-", "_"), []):
+        for path in needs.get(name.replace("-", "_"), []):  # none of what is built in
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(tree / path, new / path)
     for index in ("modules.builtin", "modules.order", "modules.builtin.modinfo"):
