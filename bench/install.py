@@ -42,7 +42,11 @@ class Packer:
         _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], self.log, None)
         (folder / "http").mkdir()
         lets_in = f"mkdir -p -m 700 /target/root/.ssh; echo '{key.with_suffix('.pub').read_text().strip()}' > /target/root/.ssh/authorized_keys"
-        (folder / "http/preseed.cfg").write_text(f"{preseed}\nd-i preseed/late_command string {lets_in}\n")
+        # it waits for the installed system, so this has to be rebooted into
+        reboots = preseed.replace(
+            "debian-installer/exit/poweroff boolean true", "debian-installer/exit/poweroff boolean false"
+        )
+        (folder / "http/preseed.cfg").write_text(f"{reboots}\nd-i preseed/late_command string {lets_in}\n")
         builder = {
             "type": "qemu",
             "accelerator": "tcg",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imageflow.recipe import definition, models
+from imageflow.recipe.steps import ConfigureStep
 
 
 def canonical(model: models.Image, entry: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _one_name(name: str, folder: Path) -> str:
     return os.path.relpath(absolute, folder) if inside else absolute
 
 
-def _whole(step: models.ConfigureStep, folder: Path) -> dict[str, Any]:
+def _whole(step: ConfigureStep, folder: Path) -> dict[str, Any]:
     """The key of a step with the defaults of what is below it, local files by one name each; its own limits."""
     whole: dict[str, Any] = step.model_dump(exclude_none=True, by_alias=True)
     if not whole.get("checkpoint"):
