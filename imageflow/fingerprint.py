@@ -77,6 +77,8 @@ def _pins(old: Json, new: Json) -> Iterator[str]:
             yield f"{subject} changed"
         elif kind == "archive":
             yield f"{subject} moved"
+        elif kind in ("base", "iso"):
+            yield f"{subject.replace(':', ' ')} {before[:12]} → {after[:12]}"
         else:
             yield f"{rest or kind} {_shown(before)} → {_shown(after)}"
 

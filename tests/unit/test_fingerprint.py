@@ -270,3 +270,9 @@ def test_a_value_that_becomes_a_list_or_a_secret() -> None:
     assert "dib.environment.DIB_RELEASE bookworm → secret X" in reason
     assert "configure[0].packages removed" in reason
     assert "configure added" not in reason
+
+
+def test_another_base_is_told_by_its_digests() -> None:
+    before = build(CANONICAL, {"base:image:debian": "a" * 64})
+    reason = fingerprint.why(before, CANONICAL, {"base:image:debian": "b" * 64})
+    assert reason == "base image debian aaaaaaaaaaaa → bbbbbbbbbbbb"
