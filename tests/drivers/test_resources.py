@@ -51,7 +51,7 @@ def test_what_no_build_can_have_made_is_refused(name: str) -> None:
 
 
 def test_a_publication_is_not_this_machines() -> None:
-    with pytest.raises(ImageflowError, match="store"):
+    with pytest.raises(ImageflowError, match="its driver removes it"):
         resources.remove(ResourceKind.PUBLICATION, "directory:abc")
 
 
