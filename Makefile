@@ -86,6 +86,10 @@ $(VENV)/.lint: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[test,lint]'
 	@touch $@
 
-$(VENV)/.bench: setup.cfg pyproject.toml $(VENV)/.packages
+$(VENV)/.bench-packages: bindep.txt | $(BIN)/bindep
+	.ci/system-packages $(abspath $(BIN))/bindep test bench
+	@touch $@
+
+$(VENV)/.bench: setup.cfg pyproject.toml $(VENV)/.bench-packages
 	$(PIP) install --editable '.[bench]'
 	@touch $@
