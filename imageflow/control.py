@@ -99,7 +99,7 @@ class Control:
         if self._step_deadline is not None and now > self._step_deadline:
             raise TimedOut(
                 f"step {self._step!r} took longer than its limit",
-                hint="raise timeout.step in the recipe, or find out what hangs in the build log",
+                hint="raise timeout.step (or the timeout of its entry in configure) in the recipe, or find out what hangs in the build log",
             )
         if self._build_deadline is not None and now > self._build_deadline:
             raise TimedOut(
