@@ -21,13 +21,16 @@ class BuildState(StrEnum):
     FAILED = "failed"  # a step failed and all was reverted (on_failure: revert)
     ABORTED = "aborted"  # somebody, or pause_ttl, gave it up
     CANCELLED = "cancelled"  # stopped while it was running or queued
+    SUPERSEDED = "superseded"  # never begun: a newer event asked for a newer one in its place
 
     @property
     def ended(self) -> bool:
         return self in ENDED
 
 
-ENDED = frozenset({BuildState.SUCCEEDED, BuildState.FAILED, BuildState.ABORTED, BuildState.CANCELLED})
+ENDED = frozenset(
+    {BuildState.SUCCEEDED, BuildState.FAILED, BuildState.ABORTED, BuildState.CANCELLED, BuildState.SUPERSEDED}
+)
 
 
 class Wish(StrEnum):
@@ -148,6 +151,7 @@ class Version:
     properties: Json = field(default_factory=dict)
     packages: int | None = None
     state: str = "stored"  # stored, corrupt, deleted
+    content: str | None = None  # content digest: SHA-256 over packages and normalised file tree; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +188,103 @@ class Submission:
     verdict: str  # created, joined, reused
     reason: str
     version: Version | None = None  # when reused
+
+
+class Verdict(StrEnum):
+    """What became of an event; one that has none yet is still to be looked at."""
+
+    MATCHED = "matched"  # a trigger of at least one image wanted it; its reactions say what came of that
+    NO_TRIGGER = "no trigger"  # nothing waits for such an event
+    SUPERSEDED = "superseded"  # every build that it asked for was replaced by a newer one before it began
+    QUARANTINED = "quarantined"  # nobody could read it; the reason says why
+
+
+class Outcome(StrEnum):
+    """What came of one image's reaction to one event; none yet: its rebuild waits."""
+
+    CREATED = "created"  # a build
+    JOINED = "joined"  # the build of the same inputs that runs already
+    REUSED = "reused"  # nothing that goes into the image changed: the version that is there stands
+    SUPERSEDED = "superseded"  # its build was replaced by a newer one before it began
+    REFUSED = "refused"  # the recipe can't be built as it is; the reason says why
+    DROPPED = "dropped"  # an operator's decision
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, as a CloudEvent; `(source, id)` names it."""
+
+    source: str  # URI-reference of who says it, e.g. 'glance', 'https://github.com/acme/infra'
+    id: str  # unique within the source
+    type: str  # e.g. 'git.push', 'glance.image.activate'
+    subject: str | None = None  # what it is about, e.g. an image's name or a ref
+    time: float | None = None  # when it happened
+    data: Any = None  # JSON
+    # what the inbox adds
+    seq: int = 0  # order of arrival
+    listener: str = ""  # who received it: http, notifications, amqp, git, gerrit, schedule, watch, cli, imageflow
+    received: float = 0.0
+    deliveries: int = 1  # how often it came
+    verdict: Verdict | None = None
+    reason: str | None = None  # of the verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The inbox has it, durably: only now may the sender be told so."""
+
+    event: Event
+    new: bool  # False: it was there already
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """One image's answer to one event."""
+
+    id: int
+    event: int  # its seq
+    image: str
+    reason: str  # which trigger, and what of the event it wanted
+    created: float
+    outcome: Outcome | None = None
+    build_id: str | None = None
+    detail: str | None = None  # of the outcome, e.g. which pin changed
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """An image that events asked to be built again, and that is not a build yet."""
+
+    image: str
+    asked: float  # since when
+    events: int  # how many asked
+    held: str | None = None  # why it waits, in words an operator understands
+    answered: float | None = None  # when the one before became a build, or was found unnecessary
+    forced: bool = False  # released by an operator: waits for nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A rule of an image: which events ask for a rebuild."""
+
+    image: str
+    position: int  # in the image's `on:` list, from 0
+    kind: str  # event, image, schedule, git, watch
+    type: str  # the event type it wants: exact, or a glob
+    where: Json  # its condition over the event, canonical; {}: any event of the type
+    given: Json  # the entry as the recipe has it, canonical: what pollers read ('schedule', 'git', 'watch', …)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One version of a registered recipe."""
+
+    id: int
+    name: str
+    version: int  # 1, 2, …
+    digest: str  # SHA-256 of its images' canonical recipes
+    path: str  # of the file it came from, absolute
+    created: float
+    images: tuple[Json, ...] = field(default=(), repr=False)  # canonical recipes; secrets are references
+    repository: Json | None = None  # {"url", "ref", "path", "commit"}: of a recipe that lives in git
+    current: bool = True

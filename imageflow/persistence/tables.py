@@ -112,6 +112,7 @@ versions = sa.Table(
     sa.Column("properties", JsonText, nullable=False),
     sa.Column("packages", sa.Integer),
     sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("content", sa.String(64)),
     sa.Index(None, "state", "image", "id"),  # what is there stays few, what was there grows for ever
     sa.Index(None, "digest"),
     **SERVER,
@@ -161,5 +162,163 @@ jobs = sa.Table(
     sa.Column("fence", sa.Integer, nullable=False, default=0),
     sa.Column("trashed", sa.Boolean, nullable=False, default=False),
     sa.Index(None, "board", "trashed", "priority", "seq"),
+    **SERVER,
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),  # of (source, id), which may be long
+    sa.Column("proof", sa.String(64), unique=True),  # of a signature that holds no time: the same one again is a replay
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("type", sa.String(255), nullable=False),
+    sa.Column("subject", sa.Text),
+    sa.Column("time", sa.Double),
+    sa.Column("data", JsonText),
+    sa.Column("listener", sa.String(32), nullable=False),
+    sa.Column("received", sa.Double, nullable=False),
+    sa.Column("deliveries", sa.Integer, nullable=False, default=1),
+    sa.Column("verdict", sa.String(16)),
+    sa.Column("reason", LongText),
+    sa.Index(None, "verdict", "seq"),
+    sa.Index(None, "received"),
+    **SERVER,
+)
+
+reactions = sa.Table(
+    "reactions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("event", sa.Integer, sa.ForeignKey("events.seq", ondelete="CASCADE"), nullable=False),
+    sa.Column("image", sa.String(255), nullable=False),
+    sa.Column("reason", LongText, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("open", sa.Boolean, nullable=False, default=True),  # no outcome yet
+    sa.Column("taken", sa.String(32)),  # by which look at its image: what came after the look is not answered by it
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("build_id", sa.String(12)),
+    sa.Column("detail", LongText),
+    sa.UniqueConstraint("event", "image"),
+    sa.Index(None, "image", "open"),
+    sa.Index(None, "build_id"),
+    **SERVER,
+)
+
+rebuilds = sa.Table(
+    "rebuilds",
+    metadata,
+    sa.Column("image", sa.String(255), primary_key=True),
+    sa.Column("open", sa.Boolean, nullable=False, default=True),
+    sa.Column("asked", sa.Double, nullable=False),
+    sa.Column("answered", sa.Double),
+    sa.Column("held", LongText),
+    sa.Column("forced", sa.Boolean, nullable=False, default=False),
+    sa.Column("retry", sa.Double, nullable=False, default=0.0),  # not before: what it needs did not answer
+    sa.Column("owner", sa.String(191)),  # who finds out what goes into it, for a while
+    sa.Column("until", sa.Double, nullable=False, default=0.0),
+    sa.Index(None, "open", "asked"),
+    **SERVER,
+)
+
+recipes = sa.Table(
+    "recipes",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(191), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("images", JsonText, nullable=False),
+    sa.Column("repository", JsonText),
+    sa.Column("current", sa.Boolean, nullable=False, default=True),
+    sa.UniqueConstraint("name", "version"),
+    sa.Index(None, "current", "name"),
+    **SERVER,
+)
+
+# The three below hold what the current recipes say, in a form that is quick to search.
+
+recipe_images = sa.Table(
+    "recipe_images",
+    metadata,
+    sa.Column("image", sa.String(255), primary_key=True),
+    sa.Column("recipe_id", sa.Integer, sa.ForeignKey("recipes.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Index(None, "recipe_id"),
+    **SERVER,
+)
+
+lineage = sa.Table(
+    "lineage",
+    metadata,
+    sa.Column("image", sa.String(255), primary_key=True),
+    sa.Column("parent", sa.String(255), primary_key=True),
+    sa.Index(None, "parent"),
+    **SERVER,
+)
+
+triggers = sa.Table(
+    "triggers",
+    metadata,
+    sa.Column("image", sa.String(255), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("type", sa.String(255), nullable=False),
+    sa.Column("probe", sa.String(32), nullable=False),  # what an event that can match it is found by
+    sa.Column("where", JsonText, nullable=False),
+    sa.Column("given", JsonText, nullable=False),
+    sa.Index(None, "probe"),
+    sa.Index(None, "kind"),
+    **SERVER,
+)
+
+observations = sa.Table(
+    "observations",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),  # of the name, which may be long
+    sa.Column("name", sa.Text, nullable=False),  # what is watched
+    sa.Column("value", LongText, nullable=False),  # as it was last seen
+    sa.Column("time", sa.Double, nullable=False),
+    **SERVER,
+)
+
+refusals = sa.Table(
+    "refusals",
+    metadata,
+    sa.Column("endpoint", sa.String(64), primary_key=True),
+    sa.Column("reason", sa.String(64), primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False, default=0),
+    sa.Column("last", sa.Double, nullable=False),
+    **SERVER,
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("build_id", sa.String(12), nullable=False),  # what it is about: its announcements keep their order
+    sa.Column("type", sa.String(64), nullable=False),  # imageflow.build.start, …
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("data", JsonText, nullable=False),
+    **SERVER,
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("seq", sa.Integer, sa.ForeignKey("outbox.seq", ondelete="CASCADE"), primary_key=True),
+    sa.Column("target", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),  # waiting, sent, dead
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("next", sa.Double, nullable=False, default=0.0),  # not before
+    sa.Column("owner", sa.String(191)),
+    sa.Column("until", sa.Double, nullable=False, default=0.0),
+    sa.Column("sent", sa.Double),
+    sa.Column("error", LongText),
+    sa.Index(None, "target", "state", "seq"),
     **SERVER,
 )

@@ -12,12 +12,16 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from oslo_config import cfg
 
+from imageflow.config import traffic
 from imageflow.errors import ConfigError
+
+T = TypeVar("T")
 
 CONFIG_FILES = ("/etc/imageflow/imageflow.conf", "~/.config/imageflow/imageflow.conf")
 
@@ -191,6 +195,17 @@ class Config:
     qemu: QemuConfig
     layers: LayersConfig
     install: InstallConfig
+    listeners: tuple[str, ...]  # the names of those that are on
+    events: traffic.EventsConfig
+    triggers: traffic.TriggersConfig
+    api: traffic.ApiConfig
+    webhooks: traffic.WebhooksConfig
+    notifications: traffic.NotificationsConfig
+    amqp: traffic.AmqpConfig
+    git: traffic.GitConfig
+    gerrit: traffic.GerritConfig
+    watch: traffic.WatchConfig
+    announce: traffic.AnnounceConfig
 
     @property
     def machines_dir(self) -> Path:
@@ -252,6 +267,7 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
         ("layers", _LAYERS),
         ("install", _INSTALL),
         ("secrets", _SECRETS),
+        *traffic.OPTIONS,
     ]
 
 
@@ -315,15 +331,8 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
         state_dir=state,
         host=conf.host or socket.gethostname(),
         database=conf.database.connection or f"sqlite:///{state}/imageflow.db",
-        conductor=ConductorConfig(
-            max_builds=conf.conductor.max_builds,
-            lease=conf.conductor.lease,
-            poll=conf.conductor.poll,
-            drain_timeout=conf.conductor.drain_timeout,
-        ),
-        builds=BuildsConfig(
-            pause_ttl=conf.builds.pause_ttl, timeout=conf.builds.timeout, step_timeout=conf.builds.step_timeout
-        ),
+        conductor=_record(ConductorConfig, conf.conductor),
+        builds=_record(BuildsConfig, conf.builds),
         janitor_interval=conf.janitor.interval,
         dib=DibConfig(
             elements_path=tuple(Path(p).absolute() for p in conf.dib.elements_path),
@@ -342,11 +351,23 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
             uefi_code=Path(conf.qemu.uefi_code) if conf.qemu.uefi_code else None,
             uefi_vars=Path(conf.qemu.uefi_vars) if conf.qemu.uefi_vars else None,
         ),
-        layers=LayersConfig(max_age=conf.layers.max_age, max_size=conf.layers.max_size),
-        install=InstallConfig(
-            stall=conf.install.stall,
-            dialog=conf.install.dialog,
-            screenshots=conf.install.screenshots,
-            ssh=conf.install.ssh,
-        ),
+        layers=_record(LayersConfig, conf.layers),
+        install=_record(InstallConfig, conf.install),
+        listeners=tuple(conf.listeners.enabled),
+        events=_record(traffic.EventsConfig, conf.events),
+        triggers=_record(traffic.TriggersConfig, conf.triggers),
+        api=_record(traffic.ApiConfig, conf.api),
+        webhooks=_record(traffic.WebhooksConfig, conf.webhooks),
+        notifications=_record(traffic.NotificationsConfig, conf.notifications),
+        amqp=_record(traffic.AmqpConfig, conf.amqp),
+        git=_record(traffic.GitConfig, conf.git),
+        gerrit=_record(traffic.GerritConfig, conf.gerrit),
+        watch=_record(traffic.WatchConfig, conf.watch),
+        announce=_record(traffic.AnnounceConfig, conf.announce),
     )
+
+
+def _record(kind: type[T], group: Any) -> T:
+    """A record of this kind from the options of the same names."""
+    values = {field.name: group[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

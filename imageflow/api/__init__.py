@@ -1,0 +1,1 @@
+"""The HTTP interface; its OpenAPI document is the truth about it."""

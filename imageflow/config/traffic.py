@@ -1,0 +1,251 @@
+"""The options of what comes in and goes out: listeners, the HTTP API, triggers, announcements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oslo_config import cfg
+
+DAY = 86400.0
+
+LISTENERS: list[cfg.Opt] = [
+    cfg.ListOpt(
+        "enabled",
+        default=["http", "schedule", "git", "watch"],
+        help="What 'imageflow serve' listens to: http, schedule, git, watch, notifications, amqp, gerrit.",
+    ),
+]
+EVENTS: list[cfg.Opt] = [
+    cfg.FloatOpt("retention", default=30 * DAY, min=0.0, help="Seconds that an event stays after its verdict."),
+    cfg.StrOpt(
+        "token",
+        secret=True,
+        help="Bearer token that POST /v1/events asks for; without one only clients on this machine may post.",
+    ),
+]
+TRIGGERS: list[cfg.Opt] = [
+    cfg.FloatOpt(
+        "debounce",
+        default=30.0,
+        min=0.0,
+        help="Seconds after a rebuild of an image in which more events for it are gathered, and answered by one more.",
+    ),
+    cfg.IntOpt(
+        "max_per_minute",
+        default=30,
+        min=1,
+        help="Builds that events may start per minute; the others wait, none is lost.",
+    ),
+    cfg.FloatOpt(
+        "reconcile",
+        default=900.0,
+        min=1.0,
+        help="Seconds between two looks for what was missed: bases, refs, schedules.",
+    ),
+]
+API: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "listen", default="127.0.0.1:8780", help="HOST:PORT that the http listener serves; port 0: any free one."
+    ),
+    cfg.IntOpt("max_body", default=5120, min=1, help="KiB that the body of a request may have."),
+    cfg.StrOpt(
+        "rate", default="600/minute", help="Requests that one client may send; more are told to come later (429)."
+    ),
+]
+WEBHOOKS: list[cfg.Opt] = [
+    cfg.StrOpt(f"{forge}_{kind}", secret=True, help=f"{title}; without it /v1/webhooks/{forge} answers 403.")
+    for forge, kind, title in (
+        ("github", "secret", "Secret of GitHub's webhooks"),
+        ("gitlab", "token", "Secret token, or signing token (whsec_…), of GitLab's webhooks"),
+        ("gitea", "secret", "Secret of Gitea's webhooks"),
+        ("forgejo", "secret", "Secret of Forgejo's webhooks"),
+        ("bitbucket", "secret", "Secret of Bitbucket's webhooks"),
+        ("gerrit", "token", "Token that Gerrit's webhooks plugin sends"),
+        ("generic", "secret", "Secret (whsec_… or plain) of webhooks signed as standardwebhooks.com says"),
+    )
+]
+NOTIFICATIONS: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "transport_url", secret=True, help="oslo.messaging's URL of the bus, rabbit://USER:PASSWORD@HOST:PORT/."
+    ),
+    cfg.ListOpt("exchanges", default=["glance", "nova"], help="One per service: its control_exchange."),
+    cfg.ListOpt(
+        "topics", default=["notifications", "versioned_notifications"], help="Topics that the services send to."
+    ),
+    cfg.StrOpt("pool", default="imageflow", help="Our own queues: others still get every message."),
+    cfg.BoolOpt(
+        "durable", default=False, help="Queues outlive the broker; must be what the services say (amqp_durable_queues)."
+    ),
+    cfg.IntOpt("prefetch", default=32, min=1, help="Messages that are taken at once."),
+]
+AMQP: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "url", secret=True, help="kombu's URL of the broker for CloudEvents, amqp://USER:PASSWORD@HOST:PORT/VHOST."
+    ),
+    cfg.StrOpt(
+        "exchange", default="imageflow.events", help="Topic exchange that CloudEvents are published to; empty: none."
+    ),
+    cfg.StrOpt("queue", default="imageflow.events", help="Our queue."),
+    cfg.ListOpt("routing_keys", default=["#"], help="What of the exchange goes to our queue."),
+    cfg.BoolOpt("durable", default=True, help="Exchange and queue outlive the broker."),
+    cfg.IntOpt("prefetch", default=32, min=1, help="Messages that are taken at once."),
+]
+GIT: list[cfg.Opt] = [
+    cfg.FloatOpt("every", default=300.0, min=1.0, help="Seconds between two looks at a repository's refs."),
+    cfg.FloatOpt("timeout", default=60.0, min=1.0, help="Seconds that git may take to answer."),
+]
+GERRIT: list[cfg.Opt] = [
+    cfg.StrOpt("host", help="Gerrit's host, for stream-events over SSH."),
+    cfg.PortOpt("port", default=29418, help="Its SSH port."),
+    cfg.StrOpt("user", help="Whom to log in as."),
+    cfg.StrOpt("key", help="Private key file."),
+    cfg.StrOpt("known_hosts", help="File with Gerrit's host key; the user's own by default."),
+]
+WATCH: list[cfg.Opt] = [
+    cfg.FloatOpt("every", default=60.0, min=1.0, help="Seconds between two looks at files, folders and URLs."),
+]
+ANNOUNCE: list[cfg.Opt] = [
+    cfg.ListOpt("targets", default=[], help="Where announcements go: notifications, http, amqp."),
+    cfg.StrOpt(
+        "transport_url",
+        secret=True,
+        help="oslo.messaging's URL for notifications; [notifications] transport_url by default.",
+    ),
+    cfg.StrOpt("exchange", default="imageflow", help="Exchange of our notifications."),
+    cfg.StrOpt("topic", default="notifications", help="Topic of our notifications."),
+    cfg.StrOpt("http_url", help="Where CloudEvents are posted to."),
+    cfg.StrOpt("http_secret", secret=True, help="Signs them as standardwebhooks.com says (whsec_… or plain)."),
+    cfg.StrOpt("amqp_url", secret=True, help="kombu's URL for CloudEvents over AMQP; [amqp] url by default."),
+    cfg.StrOpt("amqp_exchange", default="imageflow", help="Topic exchange they go to; the routing key is their type."),
+    cfg.BoolOpt(
+        "cdevents", default=True, help="CDEvents (cdevents.dev) besides, to the targets that take CloudEvents."
+    ),
+    cfg.FloatOpt("max_wait", default=60.0, min=0.1, help="Seconds between two tries, at most."),
+    cfg.FloatOpt(
+        "give_up", default=3 * DAY, min=1.0, help="Seconds after which an announcement goes to the dead letters."
+    ),
+    cfg.FloatOpt(
+        "retention", default=7 * DAY, min=0.0, help="Seconds that an announcement stays after it was sent everywhere."
+    ),
+]
+
+OPTIONS: list[tuple[str, list[cfg.Opt]]] = [
+    ("listeners", LISTENERS),
+    ("events", EVENTS),
+    ("triggers", TRIGGERS),
+    ("api", API),
+    ("webhooks", WEBHOOKS),
+    ("notifications", NOTIFICATIONS),
+    ("amqp", AMQP),
+    ("git", GIT),
+    ("gerrit", GERRIT),
+    ("watch", WATCH),
+    ("announce", ANNOUNCE),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """The inbox."""
+
+    retention: float
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggersConfig:
+    """From events to builds."""
+
+    debounce: float
+    max_per_minute: int
+    reconcile: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConfig:
+    """The HTTP listener."""
+
+    listen: str  # HOST:PORT
+    max_body: int  # KiB
+    rate: str  # of the library 'limits'
+
+
+@dataclass(frozen=True, slots=True)
+class WebhooksConfig:
+    """The secret of each forge; None: its endpoint is closed."""
+
+    github_secret: str | None
+    gitlab_token: str | None
+    gitea_secret: str | None
+    forgejo_secret: str | None
+    bitbucket_secret: str | None
+    gerrit_token: str | None
+    generic_secret: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationsConfig:
+    """The listener of oslo.messaging notifications."""
+
+    transport_url: str | None
+    exchanges: tuple[str, ...]
+    topics: tuple[str, ...]
+    pool: str
+    durable: bool
+    prefetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpConfig:
+    """The listener of CloudEvents over AMQP."""
+
+    url: str | None
+    exchange: str
+    queue: str
+    routing_keys: tuple[str, ...]
+    durable: bool
+    prefetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class GitConfig:
+    """The poller of refs; seconds."""
+
+    every: float
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class GerritConfig:
+    """The listener of Gerrit's stream-events."""
+
+    host: str | None
+    port: int
+    user: str | None
+    key: str | None
+    known_hosts: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """The watcher of files, folders and URLs."""
+
+    every: float  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceConfig:
+    """What goes out; see the options' help."""
+
+    targets: tuple[str, ...]
+    transport_url: str | None
+    exchange: str
+    topic: str
+    http_url: str | None
+    http_secret: str | None
+    amqp_url: str | None
+    amqp_exchange: str
+    cdevents: bool
+    max_wait: float
+    give_up: float
+    retention: float
