@@ -304,6 +304,7 @@ outbox = sa.Table(
     sa.Column("type", sa.String(64), nullable=False),  # imageflow.build.start, …
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("data", JsonText, nullable=False),
+    sa.Index(None, "build_id", "seq"),
     **SERVER,
 )
 
@@ -313,6 +314,7 @@ deliveries = sa.Table(
     sa.Column("seq", sa.Integer, sa.ForeignKey("outbox.seq", ondelete="CASCADE"), primary_key=True),
     sa.Column("target", sa.String(64), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),  # waiting, sent, dead
+    sa.Column("since", sa.Double, nullable=False),  # waits since then: it was made, or asked for again
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next", sa.Double, nullable=False, default=0.0),  # not before
     sa.Column("owner", sa.String(191)),

@@ -168,11 +168,13 @@ def _outbox() -> None:
         sa.PrimaryKeyConstraint("seq", name="pk_outbox"),
         sa.UniqueConstraint("id", name="uq_outbox_id"),
     )
+    _index("outbox", "build_id", "seq")
     _table(
         "deliveries",
         sa.Column("seq", sa.Integer, nullable=False),
         sa.Column("target", sa.String(64), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("since", sa.Double, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("next", sa.Double, nullable=False),
         sa.Column("owner", sa.String(191)),

@@ -1,0 +1,155 @@
+"""The inbox's rows: events as they came, each once, and what became of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from imageflow.errors import NotFound
+from imageflow.model import Event, Verdict
+from imageflow.persistence.tables import events, reactions
+from imageflow.persistence.upsert import insert_or_update
+
+_FIELDS = [f.name for f in fields(Event)]
+_COLUMNS = [events.c[name] for name in _FIELDS]
+_CHUNK = 500  # values in one IN (…)
+
+
+def _event(row: sa.Row[Any]) -> Event:
+    values = {name: row._mapping[name] for name in _FIELDS if name in row._mapping}
+    values["verdict"] = Verdict(values["verdict"]) if values["verdict"] else None
+    return Event(**values)
+
+
+def digest(source: str, id: str) -> str:
+    """What the unique index knows an event by: source and id may be longer than an index takes."""
+    return hashlib.sha256(f"{source}\0{id}".encode()).hexdigest()
+
+
+def add(
+    conn: sa.Connection,
+    batch: Sequence[Event],
+    *,
+    listener: str,
+    now: float,
+    proof: str | None = None,
+    verdict: Verdict | None = None,
+    reason: str | None = None,
+) -> list[tuple[Event, bool]]:
+    """Store events, each once; -> each as it is stored, and whether it is new. One that was there is counted."""
+    keys = [digest(event.source, event.id) for event in batch]
+    for key, event in zip(keys, batch, strict=True):
+        values = {
+            "digest": key,
+            "proof": proof,
+            "source": event.source,
+            "id": event.id,
+            "type": event.type,
+            "subject": event.subject,
+            "time": event.time,
+            "data": event.data,
+            "listener": listener,
+            "received": now,
+            "deliveries": 1,
+            "verdict": verdict.value if verdict else None,
+            "reason": reason,
+        }
+        insert_or_update(conn, events, values, ["digest"], {"deliveries": events.c.deliveries + 1})
+    stored = {
+        row.digest: _event(row)
+        for some in _chunks(keys)
+        for row in conn.execute(sa.select(events.c.digest, *_COLUMNS).where(events.c.digest.in_(some)))
+    }
+    twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
+    first: set[str] = set()
+    found = []
+    for key in keys:
+        new = stored[key].deliveries == (keys.count(key) if key in twice else 1) and key not in first
+        first.add(key)
+        found.append((stored[key], new))
+    return found
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), _CHUNK):
+        yield keys[start : start + _CHUNK]
+
+
+def proven(conn: sa.Connection, proof: str, but: str) -> bool:
+    """Whether an event other than the one with the digest `but` came with this proof."""
+    other = sa.select(events.c.seq).where(events.c.proof == proof, events.c.digest != but)
+    return conn.execute(other).first() is not None
+
+
+def waiting(conn: sa.Connection, limit: int = 200) -> list[Event]:
+    """Events without a verdict, oldest first."""
+    query = sa.select(*_COLUMNS).where(events.c.verdict.is_(None)).order_by(events.c.seq).limit(limit)
+    return [_event(row) for row in conn.execute(query)]
+
+
+def announced(conn: sa.Connection, type: str, subjects: Sequence[str]) -> str | None:
+    """A subject, of these, of an event of this type that has no verdict yet."""
+    found: str | None = conn.execute(
+        sa.select(events.c.subject)
+        .where(events.c.verdict.is_(None), events.c.type == type, events.c.subject.in_(subjects))
+        .limit(1)
+    ).scalar()
+    return found
+
+
+def judge(conn: sa.Connection, seq: int, verdict: Verdict, reason: str | None) -> bool:
+    """Give an event its verdict; -> False when it has one already: another process was faster."""
+    statement = sa.update(events).where(events.c.seq == seq, events.c.verdict.is_(None))
+    return conn.execute(statement.values(verdict=verdict.value, reason=reason)).rowcount == 1
+
+
+def reopen(conn: sa.Connection, seq: int) -> None:
+    """Take an event's verdict back: it is looked at again."""
+    conn.execute(sa.delete(reactions).where(reactions.c.event == seq, reactions.c.open.is_(False)))
+    conn.execute(sa.update(events).where(events.c.seq == seq).values(verdict=None, reason=None))
+
+
+def get(conn: sa.Connection, seq: int) -> Event:
+    """Raises NotFound."""
+    row = conn.execute(sa.select(*_COLUMNS).where(events.c.seq == seq)).first()
+    if row is None:
+        raise NotFound(f"there is no event {seq}", hint="see 'imageflow event list'")
+    return _event(row)
+
+
+def select(
+    conn: sa.Connection,
+    *,
+    type: str | None = None,
+    verdict: Verdict | None = None,
+    waiting: bool = False,
+    after: int = 0,
+    limit: int = 50,
+) -> list[Event]:
+    """Events, newest first."""
+    query = sa.select(*_COLUMNS).where(events.c.seq > after).order_by(events.c.seq.desc()).limit(limit)
+    if type is not None:
+        query = query.where(events.c.type == type)
+    if waiting:
+        query = query.where(events.c.verdict.is_(None))
+    elif verdict is not None:
+        query = query.where(events.c.verdict == verdict.value)
+    return [_event(row) for row in conn.execute(query)]
+
+
+def prune(conn: sa.Connection, before: float, limit: int = 1000) -> int:
+    """Remove events, received before that moment, that have a verdict and no reaction that waits; -> how many."""
+    busy = sa.exists().where(reactions.c.event == events.c.seq, reactions.c.open.is_(True))
+    old = conn.scalars(
+        sa.select(events.c.seq)
+        .where(events.c.received < before, events.c.verdict.is_not(None), ~busy)
+        .order_by(events.c.received)
+        .limit(limit)
+    ).all()
+    for start in range(0, len(old), _CHUNK):
+        conn.execute(sa.delete(events).where(events.c.seq.in_(old[start : start + _CHUNK])))
+    return len(old)

@@ -1,0 +1,285 @@
+"""The outbox: what others are to be told, written in the transaction that made it true, and how far each target is."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from enum import Enum
+from typing import Any
+
+import sqlalchemy as sa
+
+from imageflow.errors import Conflict, NotFound
+from imageflow.model import ENDED, Announcement, Build, Delivery, Version
+from imageflow.persistence.database import clock
+from imageflow.persistence.tables import builds, deliveries, outbox
+from imageflow.persistence.upsert import insert_or_keep, insert_or_update
+
+WAITING, SENT, DEAD = "waiting", "sent", "dead"
+BUILD = ("start", "pause", "resume", "end", "error")
+IMAGE = ("publish", "delete")
+_NAMES = uuid.UUID("0d5e2d0f-6e0c-5f0e-9a3c-6a1f6f2f7c11")  # of the ids that are made here
+_COLUMNS = [outbox.c[f.name] for f in fields(Announcement)]
+_TOLD = "id image method state reason key forced host step error hint digest created started ended paused".split()
+_TIMES = ("created", "started", "ended", "paused")
+
+
+# -- writing, in the transaction of what is announced --------------------------------------------
+
+
+def announce_build(conn: sa.Connection, targets: Sequence[str], what: str, build: Build, **more: Any) -> None:
+    """Tell the targets what a build did: start, pause, resume, end, error.
+
+    The build is told as this transaction leaves it: call this after it was changed. `more` is told besides, JSON.
+    The same thing twice in a row is one announcement, so a transaction may run twice. Without targets nothing happens.
+    """
+    assert what in BUILD, what
+    if not targets:
+        return
+    row = conn.execute(sa.select(*(builds.c[name] for name in _TOLD)).where(builds.c.id == build.id)).first()
+    now = dict(row._mapping) if row else {name: getattr(build, name) for name in _TOLD}
+    _put(conn, targets, f"imageflow.build.{what}", build.id, {**build_data(now), **more})
+
+
+def announce_image(conn: sa.Connection, targets: Sequence[str], what: str, version: Version, **more: Any) -> None:
+    """Tell the targets what became of an image version: publish, delete. As `announce_build`."""
+    assert what in IMAGE, what
+    if targets:
+        _put(conn, targets, f"imageflow.image.{what}", version.build_id, {**image_data(version), **more})
+
+
+def build_data(build: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a build: no recipe and no pins; times as RFC 3339, `duration` in seconds."""
+    data = {name: value.value if isinstance(value := build[name], Enum) else value for name in _TOLD}
+    data |= {name: moment(data[name]) for name in _TIMES}
+    began, ended = build["started"], build["ended"]
+    data["duration"] = None if began is None or ended is None else round(ended - began, 3)
+    return data
+
+
+def image_data(version: Version) -> dict[str, Any]:
+    """What is told of an image version; sizes in bytes, digests are SHA-256."""
+    return {
+        "name": version.image,
+        "digest": version.digest,
+        "content": version.content,
+        "build": version.build_id,
+        "key": version.key,
+        "store": version.store,
+        "path": version.path,
+        "artifacts": [asdict(artifact) for artifact in version.artifacts],
+        "properties": dict(version.properties),
+        "packages": version.packages,
+        "created": moment(version.created),
+    }
+
+
+def moment(seconds: float | None) -> str | None:
+    """Seconds since the epoch as RFC 3339, UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _put(conn: sa.Connection, targets: Sequence[str], kind: str, build_id: str, data: dict[str, Any]) -> None:
+    before = conn.execute(
+        sa.select(outbox.c.id)
+        .where(outbox.c.build_id == build_id, outbox.c.type != kind)
+        .order_by(outbox.c.seq.desc())
+        .limit(1)
+    ).scalar()
+    # Named by what was said before it: twice in a row it has the same name, a second pause has another one.
+    id = str(uuid.uuid5(_NAMES, f"{build_id} {kind} {before or ''}"))
+    now = time.time()
+    values = {"id": id, "build_id": build_id, "type": kind, "time": now, "data": data}
+    insert_or_keep(conn, outbox, values, key="id")
+    seq = conn.execute(sa.select(outbox.c.seq).where(outbox.c.id == id)).scalar_one()
+    for target in dict.fromkeys(targets):
+        delivery = {"seq": seq, "target": target, "state": WAITING, "since": clock(conn.dialect.name)}
+        insert_or_update(conn, deliveries, delivery, key=["seq", "target"], change={"target": target})
+
+
+# -- sending -------------------------------------------------------------------------------------
+
+
+def _due(conn: sa.Connection, target: str) -> sa.Select[Any]:
+    """The delivery that may be sent next: the oldest one whose build has no earlier one waiting."""
+    now = clock(conn.dialect.name)
+    earlier, about = deliveries.alias("earlier"), outbox.alias("about")
+    unsent = (
+        sa.select(sa.literal(1))
+        .select_from(about.join(earlier, earlier.c.seq == about.c.seq))
+        .where(about.c.build_id == outbox.c.build_id, about.c.seq < outbox.c.seq)
+        .where(earlier.c.target == target, earlier.c.state == WAITING)
+        .correlate(outbox)
+        .exists()
+    )
+    return (
+        sa.select(*_COLUMNS, *_DELIVERY)
+        .select_from(deliveries.join(outbox, outbox.c.seq == deliveries.c.seq))
+        .where(deliveries.c.target == target, deliveries.c.state == WAITING)
+        .where(deliveries.c.next <= now, deliveries.c.until <= now, ~unsent)
+        .order_by(deliveries.c.seq)
+        .limit(1)
+    )
+
+
+_DELIVERY = [
+    deliveries.c[name].label(f"delivery_{name}")
+    for name in ("target", "state", "since", "attempts", "next", "sent", "error")
+]
+
+
+def _delivery(row: sa.Row[Any]) -> Delivery:
+    values = dict(row._mapping)
+    own = {name.removeprefix("delivery_"): values.pop(name) for name in list(values) if name.startswith("delivery_")}
+    return Delivery(announcement=Announcement(**values), **own)
+
+
+def due(conn: sa.Connection, target: str) -> bool:
+    """Whether there is something to send; cheap, and writes nothing."""
+    return conn.execute(_due(conn, target)).first() is not None
+
+
+def take(conn: sa.Connection, target: str, owner: str, lease: float) -> Delivery | None:
+    """What this owner may send next, and nobody else for `lease` seconds; at most one of each build is under way."""
+    now = clock(conn.dialect.name)
+    while (row := conn.execute(_due(conn, target)).first()) is not None:
+        taken = conn.execute(
+            sa.update(deliveries)
+            .where(deliveries.c.seq == row.seq, deliveries.c.target == target, deliveries.c.state == WAITING)
+            .where(deliveries.c.until <= now)
+            .values(owner=owner, until=now + lease)
+        )
+        if taken.rowcount == 1:
+            return _delivery(row)
+    return None
+
+
+def sent(conn: sa.Connection, delivery: Delivery, owner: str) -> bool:
+    """The target has it; -> whether it was still ours to say so."""
+    values = {"state": SENT, "sent": clock(conn.dialect.name), "error": None}
+    return _settle(conn, delivery, owner, attempts=deliveries.c.attempts + 1, **values)
+
+
+def failed(conn: sa.Connection, delivery: Delivery, owner: str, error: str, wait: float) -> bool:
+    """The target said no: again after `wait` seconds."""
+    again = clock(conn.dialect.name) + wait
+    return _settle(conn, delivery, owner, attempts=deliveries.c.attempts + 1, next=again, error=error)
+
+
+def put_back(conn: sa.Connection, delivery: Delivery, owner: str, error: str | None = None) -> bool:
+    """The target is away, or we stop: that says nothing about this announcement."""
+    return _settle(conn, delivery, owner, **({} if error is None else {"error": error}))
+
+
+def bury(conn: sa.Connection, delivery: Delivery, owner: str, error: str) -> bool:
+    """To the dead letters, until an operator replays it; the next ones of its build go on."""
+    return _settle(conn, delivery, owner, attempts=deliveries.c.attempts + 1, state=DEAD, error=error)
+
+
+def _settle(conn: sa.Connection, delivery: Delivery, owner: str, **values: Any) -> bool:
+    mine = (
+        deliveries.c.seq == delivery.announcement.seq,
+        deliveries.c.target == delivery.target,
+        deliveries.c.owner == owner,
+        deliveries.c.state == WAITING,
+    )
+    return conn.execute(sa.update(deliveries).where(*mine).values(owner=None, until=0.0, **values)).rowcount == 1
+
+
+def give_up(conn: sa.Connection, age: float) -> int:
+    """To the dead letters with what waits longer than `age` seconds, also for targets that are not used any more."""
+    now = clock(conn.dialect.name)
+    old = (deliveries.c.state == WAITING, deliveries.c.since < now - age, deliveries.c.until <= now)
+    error = sa.func.coalesce(deliveries.c.error, "nobody sends to this target")
+    return conn.execute(sa.update(deliveries).where(*old).values(state=DEAD, owner=None, error=error)).rowcount
+
+
+# -- operating -----------------------------------------------------------------------------------
+
+
+def select(
+    conn: sa.Connection, *, states: Sequence[str] = (), target: str | None = None, limit: int | None = None
+) -> list[Delivery]:
+    """The deliveries, newest first."""
+    query = sa.select(*_COLUMNS, *_DELIVERY).select_from(deliveries.join(outbox, outbox.c.seq == deliveries.c.seq))
+    if states:
+        query = query.where(deliveries.c.state.in_(states))
+    if target is not None:
+        query = query.where(deliveries.c.target == target)
+    query = query.order_by(deliveries.c.seq.desc(), deliveries.c.target).limit(limit)
+    return [_delivery(row) for row in conn.execute(query)]
+
+
+def counts(conn: sa.Connection) -> dict[tuple[str, str], int]:
+    """How many deliveries there are: (target, state) -> number."""
+    query = sa.select(deliveries.c.target, deliveries.c.state, sa.func.count()).group_by(
+        deliveries.c.target, deliveries.c.state
+    )
+    return {(target, state): number for target, state, number in conn.execute(query)}
+
+
+def replay(conn: sa.Connection, id: str | None = None, target: str | None = None) -> int:
+    """Send again one announcement (by its id or the beginning of it), or all dead letters; -> how many deliveries.
+
+    Raises NotFound, and Conflict when all of the announcement's deliveries wait already.
+    """
+    where: list[sa.ColumnElement[bool]] = []
+    if target is not None:
+        where.append(deliveries.c.target == target)
+    if id is None:
+        where.append(deliveries.c.state == DEAD)
+    else:
+        seq = _find(conn, id)
+        where.append(deliveries.c.seq == seq)
+        if conn.execute(sa.select(sa.literal(1)).select_from(deliveries).where(*where)).first() is None:
+            raise NotFound(f"announcement {id} does not go to {target!r}", hint="see 'imageflow outbox list'")
+        where.append(deliveries.c.state != WAITING)
+    values = {"state": WAITING, "since": clock(conn.dialect.name), "attempts": 0, "next": 0.0, "sent": None}
+    number = conn.execute(sa.update(deliveries).where(*where).values(**values, owner=None, until=0.0)).rowcount
+    if id is not None and not number:
+        raise Conflict(f"announcement {id} waits to be sent already", hint="see 'imageflow outbox list'")
+    return number
+
+
+def _find(conn: sa.Connection, id: str) -> int:
+    hint = "see 'imageflow outbox list'"
+    low = id.lower()
+    if len(low) < 4 or set(low) - set("0123456789abcdef-"):
+        raise NotFound(f"there is no announcement {id!r}", hint=hint)
+    found = conn.execute(sa.select(outbox.c.seq).where(outbox.c.id >= low, outbox.c.id < low + "g").limit(2)).all()
+    if not found:
+        raise NotFound(f"there is no announcement {id!r}", hint=hint)
+    if len(found) > 1:
+        raise NotFound(f"several announcements begin with {id!r}", hint="give more of it")
+    return int(found[0].seq)
+
+
+def prune(conn: sa.Connection, age: float, limit: int = 500) -> int:
+    """Forget the announcements of builds that have ended, once all of a build were sent `age` seconds ago; -> how many.
+
+    A build's go together: the names of later ones are made from the earlier ones'. Dead letters stay.
+    """
+    about = outbox.alias("about")
+    needed = (
+        sa.select(sa.literal(1))
+        .select_from(about.join(deliveries, deliveries.c.seq == about.c.seq))
+        .where(about.c.build_id == outbox.c.build_id)
+        .where(sa.or_(deliveries.c.state != SENT, deliveries.c.sent > clock(conn.dialect.name) - age))
+        .correlate(outbox)
+        .exists()
+    )
+    goes_on = (
+        sa.select(sa.literal(1))
+        .where(builds.c.id == outbox.c.build_id, builds.c.state.not_in([state.value for state in ENDED]))
+        .correlate(outbox)
+        .exists()
+    )
+    done = list(conn.execute(sa.select(outbox.c.build_id).distinct().where(~needed, ~goes_on).limit(limit)).scalars())
+    if not done:
+        return 0
+    return conn.execute(sa.delete(outbox).where(outbox.c.build_id.in_(done))).rowcount

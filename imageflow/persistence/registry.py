@@ -1,0 +1,186 @@
+"""The registered recipes: every version of each, and what the present ones ask for in a form that is quick to search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from imageflow.errors import Conflict, NotFound
+from imageflow.model import Json, Registered, Trigger
+from imageflow.persistence.tables import lineage, recipe_images, recipes, triggers
+
+_CHEAP = [recipes.c[f.name] for f in fields(Registered) if f.name != "images"]
+_TRIGGER = [triggers.c[f.name] for f in fields(Trigger)]
+_CHUNK = 500
+
+
+def _registered(row: Any) -> Registered:
+    values = dict(row._mapping)
+    if "images" in values:
+        values["images"] = tuple(values["images"])
+    return Registered(**values)
+
+
+def get(conn: sa.Connection, name: str) -> Registered | None:
+    """The present version of the recipe with this name, whole."""
+    row = conn.execute(sa.select(*_CHEAP, recipes.c.images).where(recipes.c.name == name, recipes.c.current)).first()
+    return _registered(row) if row else None
+
+
+def select(conn: sa.Connection, name: str | None = None, *, everything: bool = False) -> list[Registered]:
+    """Present versions by name, or every version there was; with their images."""
+    query = sa.select(*_CHEAP, recipes.c.images).order_by(recipes.c.name, recipes.c.version.desc())
+    if name is not None:
+        query = query.where(recipes.c.name == name)
+    if not everything:
+        query = query.where(recipes.c.current)
+    return [_registered(row) for row in conn.execute(query)]
+
+
+def add(
+    conn: sa.Connection,
+    new: Registered,
+    rules: Iterable[tuple[Trigger, str]],
+    parents: Mapping[str, Sequence[str]],
+) -> Registered:
+    """Store the next version of a recipe, with its triggers (and the probe of each) and its images' parents.
+
+    Raises Conflict when an image belongs to another recipe.
+    """
+    names = [str(image["name"]) for image in new.images]
+    held = conn.execute(
+        sa.select(recipe_images.c.image, recipes.c.name)
+        .join(recipes, recipes.c.id == recipe_images.c.recipe_id)
+        .where(recipe_images.c.image.in_(names), recipes.c.name != new.name)
+        .order_by(recipe_images.c.image)
+    ).first()
+    if held is not None:
+        raise Conflict(
+            f"image {held[0]!r} belongs to the registered recipe {held[1]!r}",
+            hint=f"give it another name, or 'imageflow recipe remove {held[1]}' first",
+        )
+    last = conn.execute(sa.select(sa.func.max(recipes.c.version)).where(recipes.c.name == new.name)).scalar() or 0
+    withdraw(conn, new.name)
+    values = {f.name: getattr(new, f.name) for f in fields(Registered) if f.name != "id"}
+    values |= {"version": last + 1, "images": list(new.images), "current": True}
+    result = conn.execute(sa.insert(recipes).values(**values))
+    assert result.inserted_primary_key is not None
+    id = result.inserted_primary_key[0]
+    held_rows = [{"image": name, "recipe_id": id, "position": at} for at, name in enumerate(names)]
+    conn.execute(sa.insert(recipe_images), held_rows)
+    edges = [{"image": name, "parent": parent} for name in names for parent in parents.get(name, ())]
+    if edges:
+        conn.execute(sa.insert(lineage), edges)
+    rows = [
+        {name: getattr(trigger, name) for name in (c.name for c in _TRIGGER)} | {"probe": probe}
+        for trigger, probe in rules
+    ]
+    if rows:
+        conn.execute(sa.insert(triggers), rows)
+    return replace(new, id=id, version=last + 1)
+
+
+def withdraw(conn: sa.Connection, name: str) -> list[str]:
+    """A recipe is not registered any more; its versions stay readable. -> its images."""
+    mine = sa.select(recipes.c.id).where(recipes.c.name == name, recipes.c.current)
+    ids = list(conn.execute(mine).scalars())
+    if not ids:
+        return []
+    images = list(conn.scalars(sa.select(recipe_images.c.image).where(recipe_images.c.recipe_id.in_(ids))))
+    for start in range(0, len(images), _CHUNK):
+        some = images[start : start + _CHUNK]
+        for table in (triggers, lineage, recipe_images):
+            conn.execute(sa.delete(table).where(table.c.image.in_(some)))
+    conn.execute(sa.update(recipes).where(recipes.c.id.in_(ids)).values(current=False))
+    return images
+
+
+def of_image(conn: sa.Connection, image: str) -> tuple[Registered, Json]:
+    """The recipe that an image is in now, and the image's canonical recipe. Raises NotFound."""
+    row = conn.execute(
+        sa.select(*_CHEAP, recipes.c.images, recipe_images.c.position.label("at"))
+        .join(recipe_images, recipe_images.c.recipe_id == recipes.c.id)
+        .where(recipe_images.c.image == image)
+    ).first()
+    if row is None:
+        raise NotFound(f"no registered recipe has an image {image!r}", hint="see 'imageflow recipe list'")
+    values = dict(row._mapping)
+    at = values.pop("at")
+    found = Registered(**(values | {"images": tuple(values["images"])}))
+    return found, found.images[at]
+
+
+def registered(conn: sa.Connection, images: Sequence[str]) -> set[str]:
+    """Of these images the ones that are in a registered recipe."""
+    found: set[str] = set()
+    for start in range(0, len(images), _CHUNK):
+        some = recipe_images.c.image.in_(images[start : start + _CHUNK])
+        found |= set(conn.scalars(sa.select(recipe_images.c.image).where(some)))
+    return found
+
+
+def candidates(conn: sa.Connection, probes: Sequence[str]) -> list[Trigger]:
+    """The triggers that an event with these probes may match."""
+    found: list[Trigger] = []
+    for start in range(0, len(probes), _CHUNK):
+        some = triggers.c.probe.in_(probes[start : start + _CHUNK])
+        found += [Trigger(*row) for row in conn.execute(sa.select(*_TRIGGER).where(some))]
+    return sorted(found, key=lambda trigger: (trigger.image, trigger.position))
+
+
+def triggers_of_kind(conn: sa.Connection, kind: str) -> list[Trigger]:
+    """The triggers of this kind, by image."""
+    query = sa.select(*_TRIGGER).where(triggers.c.kind == kind).order_by(triggers.c.image, triggers.c.position)
+    return [Trigger(*row) for row in conn.execute(query)]
+
+
+def parents(conn: sa.Connection, images: Sequence[str]) -> dict[str, list[str]]:
+    """The images that each of these stands on, where it stands on any."""
+    return _edges(conn, lineage.c.image, lineage.c.parent, images)
+
+
+def children(conn: sa.Connection, images: Sequence[str]) -> dict[str, list[str]]:
+    """The images that stand on each of these, where any does."""
+    return _edges(conn, lineage.c.parent, lineage.c.image, images)
+
+
+def _edges(
+    conn: sa.Connection, one: sa.Column[str], other: sa.Column[str], images: Sequence[str]
+) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for start in range(0, len(images), _CHUNK):
+        some = sa.select(one, other).where(one.in_(images[start : start + _CHUNK])).order_by(one, other)
+        for name, of in conn.execute(some):
+            found.setdefault(name, []).append(of)
+    return found
+
+
+def ancestors(conn: sa.Connection, image: str) -> list[str]:
+    """Every image that this one stands on, directly or not; nearest first."""
+    return _all(lambda names: parents(conn, names), image)
+
+
+def descendants(conn: sa.Connection, image: str) -> list[str]:
+    """Every image that stands on this one, directly or not; nearest first."""
+    return _all(lambda names: children(conn, names), image)
+
+
+def _all(step: Any, image: str) -> list[str]:
+    found: dict[str, None] = {}
+    edge = [image]
+    while edge:
+        edge = [name for names in step(edge).values() for name in names if name not in found and name != image]
+        edge = list(dict.fromkeys(edge))
+        found |= dict.fromkeys(edge)
+    return list(found)
+
+
+def graph(conn: sa.Connection) -> dict[str, list[str]]:
+    """Every registered image -> the images that it stands on."""
+    found: dict[str, list[str]] = {name: [] for name in conn.scalars(sa.select(recipe_images.c.image))}
+    for image, parent in conn.execute(sa.select(lineage.c.image, lineage.c.parent)):
+        found.setdefault(image, []).append(parent)
+    return {name: sorted(of) for name, of in sorted(found.items())}
