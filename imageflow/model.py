@@ -288,3 +288,29 @@ class Registered:
     images: tuple[Json, ...] = field(default=(), repr=False)  # canonical recipes; secrets are references
     repository: Json | None = None  # {"url", "ref", "path", "commit"}: of a recipe that lives in git
     current: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Something that we tell others, as it is kept in the outbox."""
+
+    id: str  # a UUID: the same one however often it is sent
+    build_id: str  # what it is about; its announcements keep their order
+    type: str  # imageflow.build.start, …
+    time: float
+    data: Json
+    seq: int = 0  # order of creation
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One announcement on its way to one target."""
+
+    announcement: Announcement
+    target: str  # notifications, http, amqp
+    state: str  # waiting, sent, dead
+    since: float  # waits since then
+    attempts: int = 0  # that the target answered with a no
+    next: float = 0.0  # not before
+    sent: float | None = None
+    error: str | None = None  # of the last attempt

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 from imageflow.model import Build, BuildState
-from imageflow.persistence import builds
+from imageflow.persistence import builds, outbox
 from imageflow.persistence.database import Database
 
 T = TypeVar("T")
@@ -75,3 +76,20 @@ def claim_jobs(url: str, me: int) -> list[str]:
                     continue
                 won.append(job.name)
     return won
+
+
+def send_all(url: str, me: int) -> list[tuple[float, str, str, str]]:
+    """Take announcements and mark them as sent until none waits; -> (when, build, id, type) of each."""
+    done = []
+    with Database(url) as db:
+        _gate.wait(60)
+        while True:
+            found = db.transact(lambda conn: outbox.take(conn, "http", f"w{me}", 60.0))
+            if found is not None:
+                one = found.announcement
+                done.append((time.time(), one.build_id, one.id, one.type))
+                db.transact(lambda conn, found=found: outbox.sent(conn, found, f"w{me}"))  # type: ignore[misc]
+                continue
+            with db.read() as conn:
+                if not outbox.select(conn, states=[outbox.WAITING], limit=1):
+                    return done

@@ -23,7 +23,24 @@ BUILD = ("start", "pause", "resume", "end", "error")
 IMAGE = ("publish", "delete")
 _NAMES = uuid.UUID("0d5e2d0f-6e0c-5f0e-9a3c-6a1f6f2f7c11")  # of the ids that are made here
 _COLUMNS = [outbox.c[f.name] for f in fields(Announcement)]
-_TOLD = "id image method state reason key forced host step error hint digest created started ended paused".split()
+_TOLD = [
+    "id",
+    "image",
+    "method",
+    "state",
+    "reason",
+    "key",
+    "forced",
+    "host",
+    "step",
+    "error",
+    "hint",
+    "digest",
+    "created",
+    "started",
+    "ended",
+    "paused",
+]
 _TIMES = ("created", "started", "ended", "paused")
 
 
@@ -195,7 +212,7 @@ def give_up(conn: sa.Connection, age: float) -> int:
     """To the dead letters with what waits longer than `age` seconds, also for targets that are not used any more."""
     now = clock(conn.dialect.name)
     old = (deliveries.c.state == WAITING, deliveries.c.since < now - age, deliveries.c.until <= now)
-    error = sa.func.coalesce(deliveries.c.error, "nobody sends to this target")
+    error = sa.func.coalesce(deliveries.c.error, "it could not be sent in time")
     return conn.execute(sa.update(deliveries).where(*old).values(state=DEAD, owner=None, error=error)).rowcount
 
 
