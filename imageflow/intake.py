@@ -73,17 +73,20 @@ def wanted(
 
     Raises RecipeError, and Unavailable when something to pin does not answer.
     """
-    from imageflow import fingerprint, pins, precheck, recipe
+    from imageflow import recipe
 
     loaded = recipe.load(file, settings or {}, images)
-    found = []
-    for image in loaded.pick(images):
-        canonical = image.canonical()
-        precheck.check(image, loaded.folder)
-        pinned = pins.pin(image, loaded.folder, config, base_of)
-        key = fingerprint.build_key(canonical, pinned)
-        found.append(Wanted(image.name, image.method, canonical, pinned, key, loaded.folder))
-    return found
+    return [wanted_image(config, image, loaded.folder, base_of=base_of) for image in loaded.pick(images)]
+
+
+def wanted_image(config: Config, image: ImageRecipe, folder: Path, *, base_of: Callable[[str], str]) -> Wanted:
+    """Pin the inputs of one image; `folder`: its local inputs are relative to it. Raises as `wanted`."""
+    from imageflow import fingerprint, pins, precheck
+
+    canonical = image.canonical()
+    precheck.check(image, folder)
+    pinned = pins.pin(image, folder, config, base_of)
+    return Wanted(image.name, image.method, canonical, pinned, fingerprint.build_key(canonical, pinned), folder)
 
 
 def stage_plans(wanted: Wanted, before: Build | None, layers: Layers) -> tuple[StagePlan, ...]:

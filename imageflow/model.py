@@ -204,6 +204,7 @@ class Outcome(StrEnum):
 
     CREATED = "created"  # a build
     JOINED = "joined"  # the build of the same inputs that runs already
+    UNCHANGED = "unchanged"  # its base has a new version with the same content: the cascade stops here
     REUSED = "reused"  # nothing that goes into the image changed: the version that is there stands
     SUPERSEDED = "superseded"  # its build was replaced by a newer one before it began
     REFUSED = "refused"  # the recipe can't be built as it is; the reason says why
@@ -249,6 +250,7 @@ class Reaction:
     outcome: Outcome | None = None
     build_id: str | None = None
     detail: str | None = None  # of the outcome, e.g. which pin changed
+    parent: str | None = None  # the image whose new version it is about
 
 
 @dataclass(frozen=True, slots=True)

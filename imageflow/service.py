@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import secrets as random
 import time
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,13 @@ from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import Connection
 
-from imageflow import drivers, intake
+from imageflow import drivers
 from imageflow.catalogue import Catalogue
 from imageflow.compute import Compute, Layer
 from imageflow.config import Config
 from imageflow.errors import Conflict, NotFound
-from imageflow.estimate import Estimate, estimate, typical_seconds
-from imageflow.intake import Plan, Wanted
+from imageflow.estimate import Estimate, estimate
+from imageflow.intake import Plan
 from imageflow.machines import Machines
 from imageflow.model import (
     Build,
@@ -36,15 +34,15 @@ from imageflow.model import (
     Submission,
     Wish,
 )
-from imageflow.persistence import builds, conductors, ledger, steps, versions
+from imageflow.persistence import builds, conductors, ledger, steps
 from imageflow.persistence.database import Database
 from imageflow.stores import Store
+from imageflow.submission import PATIENCE, Submitter
 
 if TYPE_CHECKING:
     from imageflow.persistence.flowstore import FlowStore
     from imageflow.persistence.jobboard import SqlJobBoard
 
-PATIENCE = 10.0  # seconds that a request waits for a database that is away
 BOARD = "builds"
 _WORKED_ON = (BuildState.QUEUED, BuildState.RUNNING, BuildState.REVERTING)
 
@@ -124,37 +122,16 @@ class Service:
         """The machines of builds on this host."""
         return Machines(self.config, self.compute)
 
+    @functools.cached_property
+    def submitter(self) -> Submitter:
+        """Asks for image versions."""
+        return Submitter(self)
+
     # -- asking for builds -----------------------------------------------------------------------
 
     def plan(self, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[Plan]:
         """What `submit` would do, without doing it."""
-        plans: dict[str, Plan] = {}
-        for names, base in intake.batches(intake.bases(file, images, settings)):
-            if base is not None and plans[base].verdict != "reuse":
-                plans |= {name: intake.after(name, base) for name in names}
-                continue
-            for wanted in intake.wanted(self.config, file, names, settings, base_of=self._base):
-                plans[wanted.image] = self._plan(wanted)
-        return list(plans.values())
-
-    def _plan(self, wanted: Wanted) -> Plan:
-        from imageflow.engine import outline
-
-        flow = outline(wanted.method, wanted.canonical).steps
-        with self.database.read() as conn:
-            holder = self._usable(builds.holder(conn, wanted.key), conn)
-            before = builds.latest(conn, wanted.image)
-            seconds = typical_seconds(steps.history(conn, wanted.image), [name for name, _title in flow])
-        if holder is None:
-            verdict, reason = "build", wanted.why(before)
-        elif holder.state is BuildState.SUCCEEDED:
-            verdict, reason = "reuse", _same(holder)
-        else:
-            verdict, reason = "join", _joined(holder)
-        stages = intake.stage_plans(wanted, before, self.compute.layers) if verdict == "build" else ()
-        return Plan(
-            wanted.image, wanted.method, wanted.key, verdict, reason, holder, wanted.pins, flow, seconds, stages
-        )
+        return self.submitter.plan(file, images, settings)
 
     def submit(
         self,
@@ -169,85 +146,7 @@ class Service:
         An image that is made from another one of them is left out while that one is not finished: ask for it again then.
         Raises RecipeError, and Unavailable when something to pin does not answer; then nothing was changed.
         """
-        done: dict[str, Submission] = {}
-        for names, base in intake.batches(intake.bases(file, images, settings)):
-            if base is not None and (base not in done or done[base].build.state is not BuildState.SUCCEEDED):
-                continue
-            for wanted in intake.wanted(self.config, file, names, settings, base_of=self._base):
-                done[wanted.image] = self._submit(wanted, force)
-        return list(done.values())
-
-    def _base(self, image: str) -> str:
-        """The database is opened when an image is made from another one, not before."""
-        return self.images.base(image)
-
-    def _submit(self, wanted: Wanted, force: bool) -> Submission:
-        if not force:  # most requests end here, without TaskFlow
-            with self.database.read() as conn:
-                found = self._found(conn, wanted)
-            if found is not None:
-                return found
-        made = random.token_hex(6)  # the same one when the answer of a commit got lost
-        return self.database.transact(lambda conn: self._enlist(conn, wanted, force, made), patience=PATIENCE)
-
-    def _found(self, conn: Connection, wanted: Wanted) -> Submission | None:
-        holder = self._usable(builds.holder(conn, wanted.key), conn)
-        return None if holder is None else self._answer(conn, holder)
-
-    def _answer(self, conn: Connection, holder: Build) -> Submission:
-        if holder.state is BuildState.SUCCEEDED:
-            version = versions.of(conn, holder.id)
-            return Submission(holder, "reused", _same(holder), version and self.images.located(version))
-        return Submission(holder, "joined", _joined(holder))
-
-    def _usable(self, holder: Build | None, conn: Connection) -> Build | None:
-        """A finished build stands for its key only while its image is really in the store."""
-        if holder is None or holder.state is not BuildState.SUCCEEDED:
-            return holder
-        version = versions.of(conn, holder.id)
-        if version is None or version.state != "stored" or self.store.find(version.digest) is None:
-            return None
-        return holder
-
-    def _enlist(self, conn: Connection, wanted: Wanted, force: bool, build_id: str) -> Submission:
-        """Build, flow and job in one transaction, unless somebody was faster."""
-        from imageflow import engine
-
-        with contextlib.suppress(NotFound):
-            made = builds.get(conn, build_id)
-            return Submission(made, "created", made.reason)
-        held = builds.holder(conn, wanted.key)
-        usable = self._usable(held, conn)
-        if held is not None and usable is None:
-            builds.drop_claim(conn, held.id)
-        reason = _unchanged(usable) if usable else wanted.why(builds.latest(conn, wanted.image))
-        if force:
-            reason = f"forced; {reason}"
-        build = Build(
-            id=build_id,
-            image=wanted.image,
-            method=wanted.method,
-            state=BuildState.QUEUED,
-            reason=reason,
-            key=wanted.key,
-            flow=str(uuid.uuid4()),
-            created=time.time(),
-            forced=force,
-            recipe=wanted.canonical,
-            folder=str(wanted.folder),
-            pins=wanted.pins,
-        )
-        while (holder := builds.claim_or_holder(conn, build)) is not None:
-            if self._usable(holder, conn) is None:
-                builds.drop_claim(conn, holder.id)
-                continue
-            if not force:
-                return self._answer(conn, holder)
-            builds.insert(conn, build, claim=False)
-            break
-        engine.enlist(conn, self.flows, build)
-        self.board.post_in(conn, build.id, {})
-        return Submission(build, "created", reason)
+        return self.submitter.submit(file, images, force=force, settings=settings)
 
     # -- builds ----------------------------------------------------------------------------------
 
@@ -379,18 +278,6 @@ class Service:
     def check(self) -> list[str]:
         """How the database differs from what this version of imageflow needs; [] when it doesn't."""
         return self.database.check()
-
-
-def _same(build: Build) -> str:
-    return f"already built: {_unchanged(build)}"
-
-
-def _unchanged(build: Build) -> str:
-    return f"nothing that goes into it changed since build {build.id}"
-
-
-def _joined(build: Build) -> str:
-    return f"the same image is being built: build {build.id} is {build.state}"
 
 
 def _way_on(build: Build) -> str:

@@ -194,6 +194,9 @@ reactions = sa.Table(
     sa.Column("event", sa.Integer, sa.ForeignKey("events.seq", ondelete="CASCADE"), nullable=False),
     sa.Column("image", sa.String(255), nullable=False),
     sa.Column("reason", LongText, nullable=False),
+    sa.Column(
+        "parent", sa.String(255)
+    ),  # the image whose new version it is about: cut off when its content is the same
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("open", sa.Boolean, nullable=False, default=True),  # no outcome yet
     sa.Column("taken", sa.String(32)),  # by which look at its image: what came after the look is not answered by it

@@ -65,6 +65,7 @@ def _inbox() -> None:
         sa.Column("event", sa.Integer, nullable=False),
         sa.Column("image", sa.String(255), nullable=False),
         sa.Column("reason", LONG, nullable=False),
+        sa.Column("parent", sa.String(255)),
         sa.Column("created", sa.Double, nullable=False),
         sa.Column("open", sa.Boolean, nullable=False),
         sa.Column("taken", sa.String(32)),
