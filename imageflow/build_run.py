@@ -24,8 +24,9 @@ from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
 from imageflow.errors import ClaimLost, ImageflowError, SecretMissing
+from imageflow.matching import published
 from imageflow.model import Artifact, Build, BuildState, ResourceKind, Step, StepState, Version, Wish
-from imageflow.persistence import builds, ledger, steps, versions
+from imageflow.persistence import builds, events, ledger, outbox, steps, versions
 from imageflow.persistence.claim import Claim
 from imageflow.persistence.ledger import BuildLedger
 from imageflow.recorder import Recorder
@@ -142,6 +143,8 @@ class BuildRun:
                 host=self._config.host,
                 deadline=deadline,
             )
+            if build.conductor is None and build.wish is None:
+                self._tell(conn, "start", build)
             return replace(build, conductor=self._conductor, host=self._config.host, deadline=deadline)
 
         build = self._database.transact(take, patience=PATIENCE)
@@ -256,6 +259,7 @@ class BuildRun:
             values: dict[str, Any] = {"error": error} if error else {}
             builds.change(conn, build.id, to=state, ended=time.time(), paused=None, **values)
             builds.drop_claim(conn, build.id)
+            self._tell(conn, "error", build)
             self._service.flows.delete(conn, build.flow)
 
         if self._end(end):
@@ -291,7 +295,10 @@ class BuildRun:
                 error=None,
                 hint=None,
             )
-            versions.add(conn, _version(build, publication, now))
+            version = versions.add(conn, _version(build, publication, now))
+            self._tell(conn, "end", build)
+            outbox.announce_image(conn, self._config.announce.targets, "publish", version)
+            events.add(conn, [published(version)], listener="imageflow", now=now)
             ledger.close(
                 conn,
                 build.id,
@@ -315,7 +322,7 @@ class BuildRun:
         """-> False, and nothing is written, when it is to be `unwished` and was asked to end meanwhile."""
 
         def end(conn: Connection) -> bool:
-            return builds.change(
+            paused = builds.change(
                 conn,
                 self.build_id,
                 unwished=unwished,
@@ -326,6 +333,9 @@ class BuildRun:
                 error=_cleaned(log, outcome.error) or "",
                 hint=_cleaned(log, outcome.hint),
             )
+            if paused:
+                self._tell(conn, "pause", builds.get(conn, self.build_id))
+            return paused
 
         if not self._end(end):
             return False
@@ -355,6 +365,10 @@ class BuildRun:
 
         self._database.transact(back, patience=self._config.conductor.lease)
         self.over = True
+
+    def _tell(self, conn: Connection, what: str, build: Build) -> None:
+        """Announce what this transaction did to the build."""
+        outbox.announce_build(conn, self._config.announce.targets, what, build)
 
     def _wish(self) -> Wish | None:
         with self._database.read() as conn:
@@ -398,4 +412,5 @@ def _version(build: Build, publication: Mapping[str, Any], now: float) -> Versio
         artifacts=tuple(Artifact(**artifact) for artifact in publication["artifacts"]),
         properties=publication.get("properties") or {},
         packages=publication.get("packages"),
+        content=publication.get("content"),
     )

@@ -8,18 +8,18 @@ and nothing more is written, because every write proves the claim in its own tra
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 from taskflow import exceptions as taskflow_errors
 
 from imageflow import model
 from imageflow.build_run import BuildRun
+from imageflow.complaints import Complaints
 from imageflow.config import Config
 from imageflow.errors import Cancelled, ClaimLost, ImageflowError
 from imageflow.janitor import Janitor
@@ -30,7 +30,6 @@ from imageflow.service import Service
 from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
-QUIET = 30.0  # seconds between two complaints about the same thing
 _SOON = 0.02  # seconds after a lease has run out that its build is looked for
 
 
@@ -214,30 +213,3 @@ class Conductor:
                 self._janitor.round()
             if self._finished.wait(self._config.janitor_interval):
                 return
-
-
-class Complaints:
-    """A conductor goes on when the database is away, or when one thing it does fails; it says so now and then."""
-
-    def __init__(self) -> None:
-        self._said: dict[str, tuple[str, float]] = {}  # what can't be done -> (why, when that was said)
-
-    @contextlib.contextmanager
-    def instead_of_failing(self, what: str) -> Iterator[None]:
-        """Log what goes wrong in the block, and go on after it."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - that is its purpose
-            self.add(what, error)
-
-    def add(self, what: str, error: Exception) -> None:
-        """Log an error, but the same one only every half minute; a bug with its traceback."""
-        why, now = f"{type(error).__name__}: {error}", time.monotonic()
-        before, when = self._said.get(what, ("", 0.0))
-        if why == before and now - when < QUIET:
-            return
-        self._said[what] = (why, now)
-        if isinstance(error, ImageflowError):
-            LOG.warning("can't %s now: %s", what, error)
-        else:
-            LOG.error("can't %s", what, exc_info=error)

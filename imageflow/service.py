@@ -34,7 +34,7 @@ from imageflow.model import (
     Submission,
     Wish,
 )
-from imageflow.persistence import builds, conductors, ledger, steps
+from imageflow.persistence import builds, conductors, ledger, outbox, steps
 from imageflow.persistence.database import Database
 from imageflow.stores import Store
 from imageflow.submission import PATIENCE, Submitter
@@ -208,6 +208,7 @@ class Service:
                 raise Conflict(f"build {build.id} is {build.state}, not paused", hint=_way_on(build))
             self.flows.reset_failed(conn, build.flow)
             self.board.post_in(conn, build.id, {})
+            outbox.announce_build(conn, self.config.announce.targets, "resume", build)
             tried = True
             return builds.get(conn, build.id)
 
@@ -237,6 +238,7 @@ class Service:
                 builds.change(conn, build.id, to=wish.outcome, wish=wish, ended=time.time())  # it has made nothing yet
                 builds.drop_claim(conn, build.id)
                 self.flows.delete(conn, build.flow)
+                outbox.announce_build(conn, self.config.announce.targets, "error", build)
             elif builds.change(
                 conn, build.id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=wish, paused=None
             ):

@@ -22,7 +22,7 @@ from imageflow.errors import NotFound
 from imageflow.estimate import typical_seconds
 from imageflow.intake import Plan, Wanted
 from imageflow.model import Build, BuildState, Submission
-from imageflow.persistence import builds, reactions, steps, versions
+from imageflow.persistence import builds, outbox, reactions, steps, versions
 from imageflow.persistence.database import Database
 from imageflow.stores import Store
 
@@ -154,6 +154,7 @@ class Submitter:
             builds.drop_claim(conn, old.id)
             self._parts.flows.delete(conn, old.flow)
             reactions.superseded(conn, old.id, new.id)
+            outbox.announce_build(conn, self._parts.config.announce.targets, "error", old)
 
     def _base(self, image: str) -> str:
         """The database is opened when an image is made from another one, not before."""

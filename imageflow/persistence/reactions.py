@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,22 +21,38 @@ def _reaction(row: sa.Row[Any]) -> Reaction:
     return Reaction(**values)
 
 
-def add(conn: sa.Connection, event: int, image: str, reason: str, now: float) -> None:
-    """An image reacts to an event; once, whatever number of its triggers wanted it."""
+def add(conn: sa.Connection, event: int, image: str, reason: str, now: float, parent: str | None = None) -> None:
+    """An image reacts to an event; once, whatever number of its triggers wanted it.
+
+    `parent`: the image whose new version the event is about, and nothing else.
+    """
     known = sa.select(reactions.c.id).where(reactions.c.event == event, reactions.c.image == image)
     if conn.execute(known).first() is None:
-        values = {"event": event, "image": image, "reason": reason, "created": now, "open": True}
+        values = {"event": event, "image": image, "reason": reason, "created": now, "open": True, "parent": parent}
         conn.execute(sa.insert(reactions).values(**values))
 
 
-def take(conn: sa.Connection, image: str, token: str) -> tuple[int, list[str]]:
-    """Mark what waits now, and only that, for an answer; -> how many, and some of the reasons, newest first."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What waited for an image when it was looked at."""
+
+    count: int
+    reasons: tuple[str, ...]  # some of them, newest first, each once
+    parents: frozenset[str]  # the images whose new versions asked
+    only_parents: bool  # nothing else did
+
+
+def take(conn: sa.Connection, image: str, token: str) -> Taken:
+    """Mark what waits now, and only that, for an answer."""
     waiting = (reactions.c.image == image, reactions.c.open.is_(True))
     conn.execute(sa.update(reactions).where(*waiting).values(taken=token))
     mine = (*waiting, reactions.c.taken == token)
     count = conn.execute(sa.select(sa.func.count()).where(*mine)).scalar_one()
     newest = sa.select(reactions.c.reason).where(*mine).order_by(reactions.c.id.desc()).limit(50)
-    return count, list(dict.fromkeys(conn.execute(newest).scalars()))[:_NAMED]
+    reasons = tuple(dict.fromkeys(conn.execute(newest).scalars()))[:_NAMED]
+    parents = set(conn.execute(sa.select(reactions.c.parent).where(*mine).distinct()).scalars())
+    named = frozenset(parent for parent in parents if parent is not None)
+    return Taken(count, reasons, named, only_parents=None not in parents)
 
 
 def answer(

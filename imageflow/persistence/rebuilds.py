@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,6 +55,12 @@ def hold(conn: sa.Connection, image: str, why: str | None, *, retry: float | Non
     if retry is not None:
         values |= {"retry": retry, "owner": None, "until": 0.0}
     conn.execute(sa.update(rebuilds).where(rebuilds.c.image == image, rebuilds.c.open.is_(True)).values(**values))
+
+
+def hold_all(conn: sa.Connection, why: Mapping[str, str]) -> None:
+    """Write down why each of these images waits."""
+    for image, text in why.items():
+        hold(conn, image, text)
 
 
 def claim(conn: sa.Connection, image: str, owner: str, seconds: float) -> bool:

@@ -108,7 +108,7 @@ def test_an_answer_leaves_what_came_after_the_look(database: Database) -> None:
     with database.begin() as conn:
         assert rebuilds.claim(conn, "web", "me", 60)
         assert not rebuilds.claim(conn, "web", "another", 60)
-        assert reactions.take(conn, "web", "look") == (1, ["a push"])
+        assert reactions.take(conn, "web", "look") == reactions.Taken(1, ("a push",), frozenset(), only_parents=False)
     with database.begin() as conn:
         reactions.add(conn, second, "web", "a push", 2.0)
         rebuilds.ask(conn, "web", 2.0)
