@@ -1,0 +1,107 @@
+"""From events to what they ask for: each gets its verdict, and the images that wanted it their reactions."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from imageflow import triggers
+from imageflow.cloudevent import OWN
+from imageflow.model import Event, Trigger, Verdict, Version
+from imageflow.persistence import events, reactions, rebuilds, registry
+from imageflow.persistence.database import Database
+
+PUBLISH = "imageflow.image.publish"
+BUILD_ID = "imageflow:build_id"  # the property that every image of ours carries in a store
+_MANY = 50  # events of one transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One image that wants an event."""
+
+    image: str
+    reason: str
+    parent: str | None  # the image whose new version the event is about, when that is why
+
+
+def published(version: Version) -> Event:
+    """The event that an image has a new version."""
+    return Event(
+        source=OWN,
+        id=f"publish:{version.build_id}",
+        type=PUBLISH,
+        subject=version.image,
+        time=version.created,
+        data={
+            "image": version.image,
+            "build": version.build_id,
+            "digest": version.digest,
+            "content": version.content,
+            "store": version.store,
+            "properties": dict(version.properties),
+        },
+    )
+
+
+def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
+    """The images that want this event, each once, or why there are none. Changes nothing."""
+    if _ours(event):
+        return [], "our own publication: what stands on it is rebuilt by the cascade"
+    probes = triggers.probes(event)
+    candidates = registry.candidates(conn, probes)
+    found: dict[str, Match] = {}
+    for trigger in candidates:
+        if event.type == PUBLISH and trigger.image == event.subject:
+            continue  # an image never asks for itself
+        reason = triggers.explain(trigger, event)
+        if reason is None:
+            continue
+        parent = event.subject if trigger.kind == "image" else None
+        if trigger.image not in found or found[trigger.image].parent is not None:
+            found[trigger.image] = Match(trigger.image, reason, parent)
+    return list(found.values()), None if found else _why_none(event, candidates)
+
+
+def _ours(event: Event) -> bool:
+    """Whether it tells of an image that we published, as a store tells it."""
+    if event.type == PUBLISH or not isinstance(event.data, dict):
+        return False
+    properties = event.data.get("properties")
+    return BUILD_ID in event.data or (isinstance(properties, dict | list) and BUILD_ID in properties)
+
+
+def _why_none(event: Event, candidates: Sequence[Trigger]) -> str:
+    wanted = sum(trigger.type == event.type for trigger in candidates)
+    if wanted:
+        return f"{wanted} trigger{'s' if wanted > 1 else ''} for {event.type}, none with these values"
+    return f"no registered recipe has a trigger for such a {event.type}"
+
+
+def match_waiting(database: Database) -> int:
+    """Give every event that waits its verdict; -> how many there were. Any number of processes may do it at once."""
+    done = 0
+    while True:
+        with database.read() as conn:
+            waiting = events.waiting(conn, _MANY)
+        if not waiting:
+            return done
+        database.transact(functools.partial(_judge_all, waiting=waiting))
+        done += len(waiting)
+
+
+def _judge_all(conn: Connection, waiting: Sequence[Event]) -> None:
+    now = time.time()
+    for event in waiting:
+        matches, why_none = match(conn, event)
+        verdict = Verdict.MATCHED if matches else Verdict.NO_TRIGGER
+        reason = ", ".join(one.image for one in matches) if matches else why_none
+        if not events.judge(conn, event.seq, verdict, reason):
+            continue  # another process was faster
+        for one in matches:
+            reactions.add(conn, event.seq, one.image, one.reason, now, one.parent)
+            rebuilds.ask(conn, one.image, now)
