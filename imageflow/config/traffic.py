@@ -51,6 +51,7 @@ API: list[cfg.Opt] = [
     cfg.StrOpt(
         "rate", default="600/minute", help="Requests that one client may send; more are told to come later (429)."
     ),
+    cfg.FloatOpt("timeout", default=30.0, min=0.1, help="Seconds that a client may take to send a request."),
 ]
 WEBHOOKS: list[cfg.Opt] = [
     cfg.StrOpt(f"{forge}_{kind}", secret=True, help=f"{title}; without it /v1/webhooks/{forge} answers 403.")
@@ -113,13 +114,21 @@ ANNOUNCE: list[cfg.Opt] = [
     ),
     cfg.StrOpt("exchange", default="imageflow", help="Exchange of our notifications."),
     cfg.StrOpt("topic", default="notifications", help="Topic of our notifications."),
+    cfg.BoolOpt(
+        "durable", default=False, help="Queues of our notifications outlive the broker; must be what consumers say."
+    ),
     cfg.StrOpt("http_url", help="Where CloudEvents are posted to."),
     cfg.StrOpt("http_secret", secret=True, help="Signs them as standardwebhooks.com says (whsec_… or plain)."),
     cfg.StrOpt("amqp_url", secret=True, help="kombu's URL for CloudEvents over AMQP; [amqp] url by default."),
     cfg.StrOpt("amqp_exchange", default="imageflow", help="Topic exchange they go to; the routing key is their type."),
+    cfg.StrOpt(
+        "source",
+        help="Who says it, in CloudEvents: //HOST/imageflow by default. Several hosts on one database: give all the same.",
+    ),
     cfg.BoolOpt(
         "cdevents", default=True, help="CDEvents (cdevents.dev) besides, to the targets that take CloudEvents."
     ),
+    cfg.FloatOpt("timeout", default=10.0, min=0.1, help="Seconds that a target may take to connect, and to answer."),
     cfg.FloatOpt("max_wait", default=60.0, min=0.1, help="Seconds between two tries, at most."),
     cfg.FloatOpt(
         "give_up", default=3 * DAY, min=1.0, help="Seconds after which an announcement goes to the dead letters."
@@ -168,6 +177,7 @@ class ApiConfig:
     listen: str  # HOST:PORT
     max_body: int  # KiB
     rate: str  # of the library 'limits'
+    timeout: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +251,14 @@ class AnnounceConfig:
     transport_url: str | None
     exchange: str
     topic: str
+    durable: bool
     http_url: str | None
     http_secret: str | None
     amqp_url: str | None
     amqp_exchange: str
+    source: str | None
     cdevents: bool
+    timeout: float
     max_wait: float
     give_up: float
     retention: float

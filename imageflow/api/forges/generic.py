@@ -1,0 +1,45 @@
+"""Webhooks of anybody else, signed as standardwebhooks.com says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from imageflow.api.forges.delivery import Delivery, Forge, inner, mapping, moment, name_of, text
+from imageflow.api.signatures import standard
+from imageflow.model import Event
+
+
+def read(delivery: Delivery) -> list[Event]:
+    """The event that the body describes: {"type", "timestamp", "data"}, and what we add: {"source", "subject"}."""
+    body = mapping(delivery.body, "the body")
+    return [
+        Event(
+            source=text(body, "source") or "webhook",
+            id=delivery.id,
+            type=name_of(text(body, "type"), "the body's field 'type'"),
+            subject=text(body, "subject"),
+            time=moment(inner(body, "timestamp")),
+            data=body.get("data"),
+        )
+    ]
+
+
+def _verify(secret: str, headers: Mapping[str, str], raw: bytes) -> None:
+    standard(secret, raw, headers)
+
+
+def _delivery_id(headers: Mapping[str, str], _raw: bytes) -> str | None:
+    return headers.get("webhook-id")
+
+
+GENERIC = Forge(
+    name="generic",
+    title="any sender that follows standardwebhooks.com",
+    option="generic_secret",
+    verify=_verify,
+    delivery_id=_delivery_id,
+    read=read,
+    signature_headers=("webhook-signature",),
+    id_headers=("webhook-id",),
+    event_header=None,
+)

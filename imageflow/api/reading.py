@@ -1,0 +1,71 @@
+"""JSON from strangers: strict, bounded, and an error that says where; never an exception of another kind. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from imageflow.errors import BadInput
+
+DEPTH = 64  # nesting that no honest sender needs more of
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parse_json(raw: bytes, what: str = "the body") -> Any:
+    """The JSON value of some bytes; raises BadInput, which begins with `what`."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{what} is not text in UTF-8 (byte {error.start})") from None
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{what} is no JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else _short(error)
+        raise BadInput(f"{what} is no usable JSON: {reason}") from None
+    check_depth(value, what)
+    if _HALF.search(raw):
+        check_text(value, what)
+    return value
+
+
+def check_depth(value: Any, what: str) -> None:
+    """Raises BadInput for what is nested deeper than any of our own code would follow."""
+    level = [value]
+    for _ in range(DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise BadInput(f"{what} is nested deeper than {DEPTH} levels")
+
+
+def check_text(value: Any, what: str) -> None:
+    """Raises BadInput for half surrogates: no database keeps them."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput(f"{what} has half a surrogate pair in a string") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition(";")[0][:200]
