@@ -61,6 +61,7 @@ class _OneVersion(ShowOne):
             "store": version.store,
             "path": version.path,
             "packages": Optional(version.packages),
+            "content": Optional(version.content),
             "artifacts": Lines(
                 [
                     {name: getattr(artifact, name) for name in ("name", "format", "size", "digest", "virtual_size")}

@@ -10,6 +10,7 @@ from typing import Any
 from imageflow.model import Build
 
 _FOLDER = "dib-manifests"
+_TREE = "imageflow-tree"  # our element's listing
 _PACKAGES = "dib-manifest-dpkg-", "dib-manifest-rpm-"
 
 
@@ -25,6 +26,14 @@ def read_packages(folder: Path) -> list[dict[str, str]] | None:
         for entry in installed
     ]
     return sorted(packages, key=lambda package: (package["name"], package["arch"], package["version"]))
+
+
+def read_tree(folder: Path) -> bytes | None:
+    """The listing of the finished tree, for content.digest; None when there is none."""
+    try:
+        return (folder / _TREE).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def describe(

@@ -61,6 +61,9 @@ class Guest(Protocol):
         is not 0, Unavailable when the connection is lost, and what `control` says; then the command is ended.
         """
 
+    def output(self, command: str, *, control: Control, name: str = "a command in the machine") -> bytes:
+        """As `run`, of a command whose output is large: the last 256 MiB of it, as they are."""
+
     def put(
         self, data: bytes | Path, to: str, *, mode: str = "0644", owner: str = "root:root", control: Control
     ) -> None:

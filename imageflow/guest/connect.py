@@ -18,7 +18,7 @@ import paramiko
 from imageflow.control import Control
 from imageflow.errors import CommandFailed, Unavailable
 from imageflow.guest import Access, Facts, archive, remote
-from imageflow.guest.following import follow
+from imageflow.guest.following import KEPT, follow
 from imageflow.guest.login import log_in
 from imageflow.process import TAIL, Lines, verdict
 
@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 _KEEPALIVE = 15  # seconds
 _OPEN = 60.0  # seconds that a channel may take to open
 _END = 15.0  # seconds that a command may take to be ended
+_LARGE = 256 << 20  # bytes of output that are kept of a command that is known to say much
 _AGAIN = 60.0  # seconds to log in again after the connection was lost
 _FACTS = """
 for tool in apt-get dnf zypper apk; do
@@ -146,7 +147,14 @@ class Connection:
         def feed(write: Callable[[bytes], None]) -> None:
             write(stdin)
 
-        return self._execute(command, feed, control=control, log=log, environment=environment or {}, name=name)
+        kept = self._execute(command, feed, control=control, log=log, environment=environment or {}, name=name)
+        return kept.decode("utf-8", "replace").removesuffix("\n")
+
+    def output(self, command: str, *, control: Control, name: str = "a command in the machine") -> bytes:
+        """See Guest.output."""
+        return self._execute(
+            command, lambda _write: None, control=control, log=None, environment={}, name=name, keep=_LARGE
+        )
 
     def put(
         self, data: bytes | Path, to: str, *, mode: str = "0644", owner: str = "root:root", control: Control
@@ -186,8 +194,16 @@ class Connection:
         self.run(_CLOUD_INIT, control=limited, log=self._log, name="waiting for cloud-init")
 
     def _execute(
-        self, script: str, feed: Feed, *, control: Control, log: Log | None, environment: Mapping[str, str], name: str
-    ) -> str:
+        self,
+        script: str,
+        feed: Feed,
+        *,
+        control: Control,
+        log: Log | None,
+        environment: Mapping[str, str],
+        name: str,
+        keep: int = KEPT,
+    ) -> bytes:
         mark = secrets.token_hex(8)
         header = remote.header(script, environment, mark)
         clean: Callable[[str], str] = getattr(log, "clean", str)
@@ -203,7 +219,7 @@ class Connection:
         feeder = _Feeder(channel, header, feed)
         ended = False
         try:
-            kept = follow(channel, self._transport, control, Lines(sink), Lines(sink))
+            kept = follow(channel, self._transport, control, Lines(sink), Lines(sink), keep)
             ended = True
         except Unavailable as error:
             raise Unavailable(f"{name}: {error.message}", hint=error.hint) from None
@@ -221,7 +237,7 @@ class Connection:
             for value in hidden:
                 quotes = [quote.replace(value, "******") if len(value) > 2 else quote for quote in quotes]
             raise CommandFailed(words, hint=" | ".join(quotes) or "it printed nothing")
-        return kept.decode("utf-8", "replace").removesuffix("\n")
+        return kept
 
     def _start(self, line: str, control: Control) -> paramiko.Channel:
         """A channel on which the SSH server has started our reader; over a new connection if the old one is lost."""

@@ -26,8 +26,9 @@ def follow(
     control: Control,
     out: Lines,
     err: Lines,
+    keep: int = KEPT,
 ) -> bytes:
-    """Until the command has ended; -> the last of its standard output.
+    """Until the command has ended; -> the last `keep` bytes (or a bit more) of its standard output.
 
     Raises Unavailable when the connection is lost, and what `control` says.
     """
@@ -38,7 +39,7 @@ def follow(
     pulse: _Pulse | None = None
     while True:
         control.check()
-        got = _read(channel, kept, out, err)
+        got = _read(channel, kept, keep, out, err)
         now = time.monotonic()
         if got:
             heard, pulse = now, None
@@ -62,7 +63,7 @@ def follow(
             channel.status_event.wait(0.05)
         else:
             poll.poll(_CHECK * 1000)
-    while _read(channel, kept, out, err):
+    while _read(channel, kept, keep, out, err):
         control.check()
     if channel.exit_status < 0 and not _alive(transport):
         raise Unavailable("the connection to the machine was lost")
@@ -71,7 +72,7 @@ def follow(
     return bytes(kept)
 
 
-def _read(channel: paramiko.Channel, kept: bytearray, out: Lines, err: Lines) -> bool:
+def _read(channel: paramiko.Channel, kept: bytearray, keep: int, out: Lines, err: Lines) -> bool:
     """Take what is there; -> whether there was something."""
     got = False
     if channel.recv_ready():
@@ -79,8 +80,8 @@ def _read(channel: paramiko.Channel, kept: bytearray, out: Lines, err: Lines) ->
         got = bool(data)
         if data:
             kept += data
-            if len(kept) > 2 * KEPT:
-                del kept[:-KEPT]
+            if len(kept) > 2 * keep:
+                del kept[:-keep]
             out.feed(data)
     if channel.recv_stderr_ready():
         data = channel.recv_stderr(1 << 17)

@@ -27,14 +27,11 @@ key_files() {
     done
 }
 """
-_SEAL = """
+_CLEAN = """
 umask 022
 stay=
 if rm -f --one-file-system /nothing 2>/dev/null; then stay=--one-file-system; fi
 empty() { for each; do rm -rf $stay "$each"/* "$each"/.[!.]* "$each"/..?* 2>/dev/null || :; done; }
-id=
-[ ! -f /etc/machine-id ] || read -r id < /etc/machine-id || :
-echo "machine-id=$id"
 
 # caches
 if command -v apt-get >/dev/null 2>&1; then apt-get clean || :; fi
@@ -104,6 +101,12 @@ UNIT
     fi
 fi
 
+"""
+_SEAL = """
+id=
+[ ! -f /etc/machine-id ] || read -r id < /etc/machine-id || :
+echo "machine-id=$id"
+
 # the last things: nobody can log in any more, so this goes on to its end even if nobody waits for it
 trap '' HUP PIPE TERM
 if [ -f /etc/machine-id ]; then
@@ -147,6 +150,14 @@ exit 0
 """
 
 
+def clean(guest: Guest, *, control: Control, log: Callable[[str], None]) -> None:
+    """Remove caches, logs, and what the machine has learned of itself and its network; it still lets us in.
+
+    Again is fine; sealing does it, too.
+    """
+    guest.run(ACCOUNTS + _CLEAN, control=control, log=log)
+
+
 def seal(
     guest: Guest,
     keys: Keys,
@@ -170,7 +181,7 @@ def seal(
         "off": "yes" if power_off else "",
     }
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
-    said = guest.run(head + ACCOUNTS + _SEAL, control=control, log=log)
+    said = guest.run(head + ACCOUNTS + _CLEAN + _SEAL, control=control, log=log)
     found = dict(line.partition("=")[::2] for line in said.splitlines())
     return found.get("machine-id", "")
 

@@ -21,7 +21,9 @@ class DescribeMachineImage(Task):
 
     step = "describe-image"
     title = "Describe the image"
-    default_provides = "description"  # {"packages": int | None, "properties": {}, "path", "artifact": {…}}
+    default_provides = (
+        "description"  # {"packages": int | None, "content": hex | None, "properties": {}, "path", "artifact": {…}}
+    )
 
     def execute(
         self,
@@ -36,6 +38,7 @@ class DescribeMachineImage(Task):
     ) -> Json:
         hide: Callable[[str], str] = getattr(log, "clean", str)
         packages = sealed["packages"]
+        content = sealed.get("content")  # None, too, when an imageflow before 0.2 has sealed it
         document = {
             "imageflow": {"build": build.id, "image": build.image, "method": build.method, "key": build.key},
             "recipe": dict(build.recipe),
@@ -44,6 +47,7 @@ class DescribeMachineImage(Task):
             "reused_layer": start["key"],
             "checks": verified["checks"],
             "packages": packages,
+            "content": content,
         }
         work = Workspace.of(build, config)
         work.finished.mkdir(exist_ok=True)
@@ -52,6 +56,7 @@ class DescribeMachineImage(Task):
         file.write_text(hide(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)) + "\n")
         return {
             "packages": None if packages is None else len(packages),
+            "content": content,
             "properties": dict((build.recipe.get("publish") or {}).get("properties") or {}),
             "path": str(file),
             "artifact": asdict(artifact_of(file, "manifest", control)),

@@ -23,7 +23,8 @@ class PublishImage(Task):
 
     step = "publish-image"
     title = "Publish"
-    # {"store", "digest", "path", "artifacts": […], "packages": int | None, "properties": {}}
+    # {"store", "digest", "path", "artifacts": […], "packages": int | None, "content": hex | None,
+    #  "properties": {}}
     default_provides = "publication"
 
     def execute(
@@ -39,6 +40,7 @@ class PublishImage(Task):
             "path": ref.path,
             "artifacts": [asdict(artifact) for artifact in ref.artifacts],
             "packages": description["packages"],
+            "content": description.get("content"),  # an imageflow before 0.2 did not know it
             "properties": description["properties"],
         }
 

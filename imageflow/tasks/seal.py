@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from imageflow import secrets
+from imageflow import content, secrets
 from imageflow.compute import Compute, MachineState
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import NotSealed, Unavailable
+from imageflow.errors import CommandFailed, NotSealed, Unavailable
 from imageflow.guest import inventory, seal
 from imageflow.guest.connect import Connection
 from imageflow.model import Build, Json
@@ -23,7 +23,7 @@ class SealMachine(Task):
 
     step = "seal"
     title = "Seal"
-    default_provides = "sealed"  # {"packages": [{"name", "version", "arch"}] | None, "system", "machine_id"}
+    default_provides = "sealed"  # {"packages": [{"name", "version", "arch"}] | None, "system", "machine_id", "content"}
 
     def execute(
         self,
@@ -94,7 +94,7 @@ def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
     values = [secret(name) for name in secrets.named_in(bench.build.recipe)]
 
     def work(guest: Connection) -> Json:
-        found = {
+        found: dict[str, Any] = {
             "packages": inventory.packages(guest, control=bench.control),
             "system": guest.facts.system,
             "machine_id": guest.run("cat /etc/machine-id 2>/dev/null || :", control=bench.control).strip(),
@@ -105,16 +105,32 @@ def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
                 f"a secret of the recipe is in {', '.join(left[:5])}",
                 hint="keep it out of the image: hand it to the command that needs it, in its environment",
             )
+        bench.progress(0.4, "clean")
+        user = bench.image.machine["user"]
+        seal.clean(guest, control=bench.control, log=bench.log)
+        bench.progress(0.5, "list the content")
+        found["content"] = _content(bench, guest, found["packages"])
         aside = begun.with_suffix(".new")
         aside.write_text(json.dumps(found))
         aside.rename(begun)
-        bench.progress(0.5, "seal")
-        user = bench.image.machine["user"]
+        bench.progress(0.9, "seal")
         seal.seal(guest, bench.keys, control=bench.control, log=bench.log, user=user, build_id=bench.build.id)
         done.touch()
         return found
 
     return bench.on_guest(bench.stages[-1].key, work)
+
+
+def _content(bench: Workbench, guest: Connection, packages: list[dict[str, str]] | None) -> str | None:
+    """The content digest of what the machine will be when it is sealed; None, and why is in the log."""
+    try:
+        listed = inventory.tree(guest, bench.keys, control=bench.control, user=bench.image.machine["user"])
+    except CommandFailed as error:
+        bench.log(f"{error.message}: {error.hint}")
+        listed = b""
+    digest, why = content.known_digest(packages, listed)
+    bench.log(why or f"content {digest}")
+    return digest
 
 
 def _found(bench: Workbench) -> Json | None:
