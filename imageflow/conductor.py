@@ -90,6 +90,10 @@ class Conductor:
         self._draining.set()
         self._wake.set()
 
+    def wake(self) -> None:
+        """There may be work; safe from any thread."""
+        self._wake.set()
+
     def _until_next_look(self) -> float:
         """Seconds: the poll interval, or less when somebody's lease runs out before that."""
         poll = self._config.conductor.poll

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,13 @@ class _Look:
 class Dispatcher:
     """Works on the inbox and on what waits to be rebuilt, in the calling thread and a few of its own."""
 
-    def __init__(self, service: Service, inbox: SqlInbox) -> None:
+    def __init__(self, service: Service, inbox: SqlInbox, begun: Callable[[], None] = lambda: None) -> None:
+        """`begun` is called after each build that came to be."""
         self._service = service
         self._config = service.config.triggers
         self._database = service.database
         self._inbox = inbox
+        self._begun = begun
         self._name = f"{service.config.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._bell = Flag()
         self._looking: set[str] = set()
@@ -216,6 +219,7 @@ class Dispatcher:
         except _Lost:
             LOG.info("%s: another process has looked at it", look.image)
         else:
+            self._begun()
             LOG.info("%s: %s %s: %s", look.image, submission.verdict, submission.build.id, submission.reason)
 
     def _cut_off(self, image: str, taken: Taken) -> str | None:

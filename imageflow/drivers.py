@@ -9,8 +9,8 @@ import stevedore
 from imageflow.errors import ConfigError
 
 
-def load(kind: str, group: str, name: str) -> Any:
-    """The factory of a driver; nothing of the others is imported."""
+def load(kind: str, group: str, name: str, option: str = "") -> Any:
+    """The factory of a driver; nothing of the others is imported. `option`: where it was named, [KIND] driver by default."""
 
     def fail(_manager: Any, _point: Any, error: BaseException) -> None:
         raise ConfigError(
@@ -21,5 +21,5 @@ def load(kind: str, group: str, name: str) -> Any:
         group, [name], on_load_failure_callback=fail, on_missing_entrypoints_callback=lambda names: None
     )
     if name not in found.names():
-        raise ConfigError(f"there is no {kind} driver {name!r}", hint=f"see [{kind}] driver")
+        raise ConfigError(f"there is no {kind} driver {name!r}", hint=f"see {option or f'[{kind}] driver'}")
     return found[name].plugin

@@ -40,8 +40,10 @@ from imageflow.stores import Store
 from imageflow.submission import PATIENCE, Submitter
 
 if TYPE_CHECKING:
+    from imageflow.happenings import Happenings
     from imageflow.persistence.flowstore import FlowStore
     from imageflow.persistence.jobboard import SqlJobBoard
+    from imageflow.registry import Recipes
 
 BOARD = "builds"
 _WORKED_ON = (BuildState.QUEUED, BuildState.RUNNING, BuildState.REVERTING)
@@ -121,6 +123,20 @@ class Service:
     def machines(self) -> Machines:
         """The machines of builds on this host."""
         return Machines(self.config, self.compute)
+
+    @functools.cached_property
+    def recipes(self) -> Recipes:
+        """The recipes that events can build."""
+        from imageflow.registry import Recipes
+
+        return Recipes(self.config, self.database)
+
+    @functools.cached_property
+    def events(self) -> Happenings:
+        """What came in, and what came of it."""
+        from imageflow.happenings import Happenings
+
+        return Happenings(self.config, self.database, self.submitter)
 
     @functools.cached_property
     def submitter(self) -> Submitter:

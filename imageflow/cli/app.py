@@ -221,11 +221,11 @@ class App(CliffApp):
         return config.load(self.options.config_file, self.options.state_dir)
 
     @contextmanager
-    def service(self) -> Iterator[Service]:
-        """The service, open."""
+    def service(self, config: Config | None = None) -> Iterator[Service]:
+        """The service, open; with another configuration than the global options ask for, if one is given."""
         from imageflow.service import Service
 
-        with Service.open(self.config()) as service:
+        with Service.open(config or self.config()) as service:
             yield service
 
     def _show_traceback_if_asked(self) -> None:

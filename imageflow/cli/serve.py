@@ -1,4 +1,4 @@
-"""`imageflow serve`: a conductor in the foreground, as a service manager wants it."""
+"""`imageflow serve`: the service in the foreground, as a service manager wants it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from types import FrameType
 
@@ -18,7 +17,9 @@ LOG = logging.getLogger(__name__)
 
 
 class Serve(Command):
-    """Run queued builds until SIGTERM
+    """Serve until SIGTERM: listen for events, rebuild what they ask for, run queued builds, announce
+
+    What is listened to, [listeners] enabled says; over HTTP it is POST /v1/events and POST /v1/webhooks/FORGE.
 
     SIGTERM and SIGINT drain: nothing new is begun, running steps may end within [conductor]
     drain_timeout, then their builds are handed back, and go on where they were. A second one stops at once.
@@ -26,39 +27,42 @@ class Serve(Command):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--listen",
+            metavar="HOST:PORT",
+            help="where the HTTP listener is (default: [api] listen, 127.0.0.1:8780; port 0: any free one); none: nowhere",
+        )
         parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         _configure_logging(parsed_args.log_json, self.app.options.verbose_level)
-        with self.app.service() as service:
-            from imageflow.conductor import Conductor
+        config = self.app.config()
+        if parsed_args.listen is not None:
+            config = config.listening(parsed_args.listen)
+        with self.app.service(config) as service:
+            from imageflow.serving import Serving
 
-            conductor = Conductor(service)
+            serving = Serving(service)
             stops = 0
 
             def stop(number: int, _frame: FrameType | None) -> None:
                 nonlocal stops
                 stops += 1
                 notify("STOPPING=1")
-                conductor.stop(now=stops > 1)
+                serving.stop(now=stops > 1)
+
+            def ready() -> None:
+                notify("READY=1")
+                LOG.info("%s serves, up to %d builds at once", serving.name, config.conductor.max_builds)
 
             before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-            ready = threading.Event()
-
-            def begun() -> bool:
-                if not ready.is_set():
-                    ready.set()
-                    notify("READY=1")
-                    LOG.info("%s serves, up to %d builds at once", conductor.name, service.config.conductor.max_builds)
-                return False
-
             try:
-                conductor.run(until=begun)
+                serving.run(ready)
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
-            LOG.info("%s has stopped", conductor.name)
+            LOG.info("%s has stopped", serving.name)
 
 
 def notify(state: str) -> None:

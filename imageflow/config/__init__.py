@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -206,6 +206,13 @@ class Config:
     gerrit: traffic.GerritConfig
     watch: traffic.WatchConfig
     announce: traffic.AnnounceConfig
+
+    def listening(self, where: str) -> Config:
+        """The same with the http listener at HOST:PORT, or without one for 'none'."""
+        others = tuple(name for name in self.listeners if name != "http")
+        if where == "none":
+            return replace(self, listeners=others)
+        return replace(self, listeners=("http", *others), api=replace(self.api, listen=where))
 
     @property
     def machines_dir(self) -> Path:

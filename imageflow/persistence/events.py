@@ -79,6 +79,12 @@ def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
         yield keys[start : start + _CHUNK]
 
 
+def known(conn: sa.Connection, source: str, id: str) -> int | None:
+    """The seq of the event with this source and id, if it came."""
+    found: int | None = conn.execute(sa.select(events.c.seq).where(events.c.digest == digest(source, id))).scalar()
+    return found
+
+
 def proven(conn: sa.Connection, proof: str, but: str) -> bool:
     """Whether an event other than the one with the digest `but` came with this proof."""
     other = sa.select(events.c.seq).where(events.c.proof == proof, events.c.digest != but)
