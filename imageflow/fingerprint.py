@@ -20,7 +20,7 @@ _SILENT = ("password", "content", "authorized_keys")  # keys whose values a reas
 def build_key(canonical: Json, pins: Json) -> str:
     """SHA-256 (64 hex digits) over what decides the image: the canonical recipe and the pins.
 
-    How a failed build is treated, time limits and how many versions are kept decide nothing.
+    What asks for builds, how a failed one is treated, time limits and how many versions are kept decide nothing.
     """
     data = {"format": _FORMAT, "recipe": _deciding(canonical), "pins": dict(pins)}
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -42,7 +42,7 @@ def why(before: Build | None, canonical: Json, pins: Json) -> str:
 
 def _deciding(canonical: Json) -> dict[str, Any]:
     """The part of a recipe that decides what the image is."""
-    recipe = {key: value for key, value in canonical.items() if key not in ("on_failure", "timeout")}
+    recipe = {key: value for key, value in canonical.items() if key not in ("on", "on_failure", "timeout")}
     publish = recipe.get("publish")
     if isinstance(publish, Mapping):
         recipe["publish"] = {key: value for key, value in publish.items() if key != "keep"}

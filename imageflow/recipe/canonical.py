@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imageflow.recipe import definition, models
+from imageflow.recipe import definition, models, triggering
 from imageflow.recipe.steps import ConfigureStep
 
 
@@ -23,6 +23,7 @@ def canonical(model: models.Image, entry: dict[str, Any], folder: Path) -> dict[
         "publish": model.publish.model_dump() | {"name": model.publish.name or model.name},
         "on_failure": model.on_failure,
         "timeout": model.timeout.model_dump(),
+        "on": triggering.canonical(model.on, lambda name: _one_name(name, folder)),
     }
     return data
 

@@ -12,7 +12,7 @@ def schema() -> dict[str, Any]:
     """Draft 2020-12: `images:` and a list, or a bare list of diskimage-builder's entries."""
     from diskimage_builder import diskimage_builder
 
-    from imageflow.recipe import fields, models
+    from imageflow.recipe import conditions, fields, models
 
     parts: dict[str, Any] = {}
     methods = {}
@@ -25,7 +25,9 @@ def schema() -> dict[str, Any]:
     own = copy.deepcopy(entry)
     own["properties"]["environment"]["additionalProperties"] = {"anyOf": [{"type": "string"}, fields.REFERENCE]}
     parts |= {models.METHODS[method].__name__: described for method, described in methods.items()}
+    parts["EventTrigger"]["properties"]["where"] = {"$ref": "#/$defs/Condition"}
     parts |= {
+        "Condition": conditions.SCHEMA,
         "Image": {"oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in models.METHODS.values()]},
         "DibDefinition": own,
     }

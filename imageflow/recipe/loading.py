@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imageflow.recipe import definition, inputs, problems, setting, wording
+from imageflow.recipe import definition, inputs, problems, relations, setting, wording
 from imageflow.recipe.document import Document, entries
 from imageflow.recipe.nodes import Node
-from imageflow.recipe.problems import Problem, path_name, short
+from imageflow.recipe.problems import Problem, path_name
 from imageflow.recipe.records import ImageRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
     document = Document.read(path)
     for key, value in (settings or {}).items():
         for index, image in enumerate(document.images):
-            if not images or _name(image) in images:
+            if not images or relations.name_of(image) in images:
                 document.images[index] = setting.apply(image, key, value)
     absolute = Path(os.path.abspath(path))
     if not _is_text(str(absolute.parent)):  # it is stored with the build
@@ -44,8 +44,8 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
             checked.append(model)
         if len(found) >= _ENOUGH:
             raise problems.error(found)
-    found += _doubles(document)
-    found += _cycles(document)
+    found += relations.doubles(document)
+    found += relations.circles(document)
     if found:
         raise problems.error(found)
     static = [image for image, model in zip(document.images, checked, strict=True) if model.method == "dib"]
@@ -65,7 +65,7 @@ def _is_text(name: str) -> bool:
 def plain_secret(path: Path, image: str, variable: str) -> str | None:
     """The value of a variable in the recipe file as it is now; None when it is not there. Raises RecipeError."""
     for node in Document.read(path).images:
-        if _name(node) == image:
+        if relations.name_of(node) == image:
             value = None
             for entry in entries(node):
                 value = (entry.get("environment") or {}).get(variable, value)
@@ -73,24 +73,18 @@ def plain_secret(path: Path, image: str, variable: str) -> str | None:
     return None
 
 
-def _name(image: Node) -> str | None:
-    node = (image.keys or {}).get("name")
-    return node.value if node is not None and isinstance(node.value, str) else None
-
-
 def _check(document: Document, index: int, image: Node, folder: Path) -> tuple[list[Problem], models.Image | None]:
     from pydantic import ValidationError
 
-    from imageflow.recipe import models
+    from imageflow.recipe import models, triggering
 
     here: problems.Path = ("images", index)
     if image.keys is None:
         return [wording.wrong_type(document, here, "a mapping")], None
     node = image.keys.get("method")
     method = node.value if node is not None and node.value in models.METHODS else ""
-    found = list(_not_yet(document, here, image))
+    found: list[Problem] = []
     data = image.data
-    data.pop("on", None)
     model = None
     try:
         model = models.METHODS.get(method, models.Image if node is not None else models.DibImage).model_validate(
@@ -103,15 +97,10 @@ def _check(document: Document, index: int, image: Node, folder: Path) -> tuple[l
         single = image.keys["dib"].keys is not None
         found += wording.faults_of(document, (*here, "dib"), single, itertools.islice(faults, _ENOUGH))
     found += _files(document, here, image, folder)
+    if "on" in image.keys:
+        wrong = itertools.islice(triggering.faults(data, folder), _ENOUGH)
+        found += wording.faults_of(document, here, False, wrong)
     return found, model
-
-
-def _not_yet(document: Document, here: problems.Path, image: Node) -> Iterator[Problem]:
-    for key in image.keys or {}:
-        if key == "on":
-            yield document.problem(
-                (*here, key), "triggers are not in this version", "remove 'on:' and create builds yourself"
-            )
 
 
 def _files(document: Document, here: problems.Path, image: Node, folder: Path) -> Iterator[Problem]:
@@ -120,48 +109,6 @@ def _files(document: Document, here: problems.Path, image: Node, folder: Path) -
     for named in inputs.of_image(data if isinstance(data, dict) else {}):
         if wrong := named.unusable(folder):
             yield document.problem((*here, *named.path), *wrong)
-
-
-def _doubles(document: Document) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, image in enumerate(document.images):
-        name = _name(image)
-        if name is None:
-            continue
-        if name in first:
-            line = document.images[first[name]].line
-            yield document.problem(
-                ("images", index, "name"),
-                f"a second image {short(name)!r}, the first is in line {line}",
-                "give it another name",
-            )
-        first.setdefault(name, index)
-
-
-def _cycles(document: Document) -> Iterator[Problem]:
-    """Images that are built from each other, whatever their method."""
-    bases: dict[str, str] = {}
-    places: dict[str, int] = {}
-    for index, image in enumerate(document.images):
-        base = (image.keys or {}).get("base")
-        of = (base.keys or {}).get("image") if base is not None else None
-        if (name := _name(image)) is not None and of is not None and isinstance(of.value, str):
-            bases.setdefault(name, of.value)
-            places.setdefault(name, index)
-    seen: set[str] = set()
-    for start in bases:
-        chain: list[str] = []
-        name = start
-        while name in bases and name not in seen:
-            seen.add(name)
-            chain.append(name)
-            name = bases[name]
-        if name in chain:
-            circle = [*chain[chain.index(name) :], name]
-            path = ("images", places[name], "base")
-            yield document.problem(
-                path, f"cyclic base: {' → '.join(map(short, circle))}", "an image can't be built from itself"
-            )
 
 
 def _accept(model: models.Image, entry: dict[str, Any], document: Document, index: int, path: Path) -> ImageRecipe:

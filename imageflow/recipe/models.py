@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from imageflow.recipe import on as triggers
 from imageflow.recipe.fields import MONTH, Account, Line, Name, Sha256, Strict, wrong
 from imageflow.recipe.inputs import ANSWERS
+from imageflow.recipe.on import On
 from imageflow.recipe.problems import did_you_mean, listed
 from imageflow.recipe.steps import ConfigureStep, MachineStep, Verification
 
@@ -114,6 +116,7 @@ class Image(Strict):
     publish: Publish = Publish()
     on_failure: Literal["pause", "revert"] = "pause"
     timeout: Timeout = Timeout()
+    on: On = []
 
     @field_validator("outputs", check_fields=False)
     @classmethod
@@ -182,7 +185,9 @@ def known_keys(path: tuple[str | int, ...], method: str) -> list[str]:
 
 
 def mean(path: tuple[str | int, ...], word: str, method: str) -> str:
-    """The hint for an unknown key at this path."""
+    """The hint for an unknown key at this path; below `on` it has the entry's kind behind its index."""
+    if path[:1] == ("on",) and len(path) > 2:
+        return triggers.mean(str(path[2]), word)
     known = known_keys(path, method)
     others = [name for name, model in METHODS.items() if not path and word in model.model_fields]
     if others:

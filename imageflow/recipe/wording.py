@@ -30,9 +30,10 @@ _LIMITS = {
 def problem_of(document: Document, prefix: Path, error: Any, method: str) -> Problem:
     """One entry of pydantic's `ValidationError.errors()` as a problem below `prefix`."""
     from imageflow.recipe import models
+    from imageflow.recipe.on import KINDS
 
     loc: Path = tuple(part for part in error["loc"] if part != "[key]")
-    path = (*prefix, *loc)
+    path = (*prefix, *(loc if loc[:1] != ("on",) else (*loc[:2], *loc[3:])))  # without the kind of a trigger
     kind, context = error["type"], error.get("ctx", {})
     if kind == "imageflow":
         return document.problem(path, context["message"], context["hint"])
@@ -49,6 +50,12 @@ def problem_of(document: Document, prefix: Path, error: Any, method: str) -> Pro
     if kind in _LIMITS:
         what, limit = _LIMITS[kind]
         return document.problem(path, f"{short(error['input'])} is {what}", limit.format(**context))
+    if kind == "union_tag_not_found" and document.node(path).keys is not None:
+        return document.problem(path, "is not a trigger", f"each entry has one of {listed(KINDS)}")
+    if kind == "union_tag_not_found":
+        return wrong_type(document, path, "a mapping")
+    if kind == "too_long":
+        return document.problem(path, "has too many entries", f"at most {context['max_length']}")
     if kind == "too_short":
         return document.problem(path, "is empty", "add an entry, or remove the key")
     return document.problem(path, short(error["msg"]))
@@ -76,6 +83,8 @@ def _example(key: str) -> str:
         "base": "add 'base: {image: NAME}', {file: PATH} or {url: URL, sha256: DIGEST}",
         "iso": "add 'iso: {file: PATH}' or {url: URL, sha256: DIGEST}",
         "answers": "add 'answers: {preseed: FILE}', kickstart, autoinstall or autoyast",
+        "ref": "add 'ref: main', or another branch",
+        "event": "add 'event: TYPE', such as git.push",
         "path": "add 'path: /WHERE/IN/THE/IMAGE'",
     }.get(key, "")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
-import functools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from imageflow.model import Event, Json
+from imageflow.recipe.conditions import compiled, moment
 from imageflow.triggers import fields
 
 _DEEPEST = 50  # conditions in conditions
@@ -111,16 +111,6 @@ def _moments(operand: Any) -> Any:
     return found
 
 
-@functools.lru_cache(maxsize=4096)
-def moment(text: str) -> float | None:
-    """Seconds since the epoch of an ISO time, in UTC where it names no zone; None for what is none."""
-    try:
-        found = datetime.datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
-
-
 def iso(seconds: float) -> str | None:
     """A time as text, in UTC; None when it is none."""
     try:
@@ -144,16 +134,3 @@ def regex(pattern: str, text: str) -> bool:
         return found.fullmatch(text) is not None
     except UnicodeEncodeError:  # half of a character
         return found.fullmatch(text.encode("utf-8", "replace").decode()) is not None
-
-
-@functools.lru_cache(maxsize=1024)
-def compiled(pattern: str) -> Any:
-    """An expression of RE2, None when it is none."""
-    import re2
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except (re2.error, UnicodeEncodeError):
-        return None

@@ -50,6 +50,7 @@ def test_defaults(tmp_path: Path) -> None:
         "publish": {"name": "web", "keep": None, "properties": {}},
         "on_failure": "pause",
         "timeout": {"build": None, "step": None},
+        "on": [],
     }
 
 

@@ -72,10 +72,6 @@ MALFORMED = {
         "images:\n  - {name: a, method: boot, base: {image: b}}\n  - {name: b, method: boot, base: {image: a}}\n",
         "recipe.yaml:2: images[0].base: cyclic base: a → b → a (an image can't be built from itself)",
     ),
-    "triggers": (
-        GOOD + "    on:\n      - {schedule: '0 3 * * *'}\n",
-        "recipe.yaml:5: images[0].on: triggers are not in this version (remove 'on:' and create builds yourself)",
-    ),
     "unknown method": (
         "images:\n  - {name: a, method: docker, dib: {elements: [vm]}}\n",
         "recipe.yaml:2: images[0].method: 'docker' is not possible (dib, boot or install)",
