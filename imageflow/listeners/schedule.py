@@ -1,0 +1,124 @@
+"""Schedules of recipes: an event for each due time that has come; after a while without us, for the last one only."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Callable
+
+from imageflow.errors import BadInput
+from imageflow.listeners import Surroundings, cron
+from imageflow.model import Event, Trigger
+from imageflow.signals import Flag
+
+LOG = logging.getLogger(__name__)
+SOURCE = "imageflow:schedule"
+_LOOK = 1.0  # seconds between two looks at the clock
+_READ = 3.0  # seconds between two looks at which schedules there are
+_AHEAD = 86400.0  # seconds that what fired last may be ahead of the clock before the clock is believed
+
+
+class Schedule:
+    """The listener. The last due time that fired is kept in an observation; the event's id holds it, too."""
+
+    def __init__(self, surroundings: Surroundings, clock: Callable[[], float] = time.time, look: float = _LOOK) -> None:
+        """`clock`: seconds since 1970; `look`: seconds between two looks at it."""
+        self._inbox = surroundings.inbox
+        self._watched = surroundings.watched
+        self._ready = surroundings.ready
+        self._clock = clock
+        self._look = look
+        self._next: dict[tuple[str, str, str, float], float] = {}  # schedule -> nothing is due before
+        self._now = 0.0
+        self._told: set[tuple[str, str, str, float]] = set()
+
+    def run(self, stop: Flag) -> None:
+        """See Listener."""
+        read, triggers = float("-inf"), self._watched.triggers("schedule")
+        self._ready("schedules")
+        while not stop.is_set():
+            if time.monotonic() - read >= _READ:
+                read, triggers = time.monotonic(), self._watched.triggers("schedule")
+            self.fire(triggers)
+            stop.wait(self._look)
+
+    def fire(self, triggers: list[Trigger]) -> None:
+        """Events for all that is due now."""
+        now = self._clock()
+        if now < self._now:
+            self._next.clear()  # the clock was set back: what we know of the future is from another clock
+        self._now = now
+        current = {_key(trigger): trigger for trigger in triggers}
+        for key in self._next.keys() - current.keys():
+            del self._next[key]
+        for key in current:
+            if self._next.get(key, now) <= now:
+                try:
+                    self._next[key] = self._one(*key, now)
+                except BadInput as error:
+                    self._next[key] = float("inf")
+                    if key not in self._told:
+                        self._told.add(key)
+                        LOG.warning("the schedule of image %s can't be used: %s", key[0], error.message)
+
+    def _one(self, image: str, expression: str, timezone: str, jitter: float, now: float) -> float:
+        """Fire one schedule if it is due; -> when to look at it again."""
+        zone = cron.zone_of(timezone)
+        name = f"schedule:{image}/{expression}/{timezone}"
+        last = self._last(name)
+        if last is None or last > now + _AHEAD:
+            if last is not None:
+                LOG.warning(
+                    "schedule %r of image %s fired last at %s, which is far ahead of the clock: it starts from now",
+                    expression,
+                    image,
+                    _iso(last),
+                )
+            next(cron.times(expression, zone, now), None)  # a bad one must not leave a trace
+            self._watched.see(name, _iso(now))
+            last = now
+        found = cron.due(expression, zone, last, now, jitter=jitter, key=image)
+        if found is not None:
+            last, missed = found
+            self._inbox.receive([_event(image, expression, timezone, last, missed, zone)], listener="schedule")
+            self._watched.see(name, _iso(last))
+            if missed:
+                LOG.info("schedule %r of image %s: %d due times were missed; this makes up", expression, image, missed)
+        again = cron.upcoming(expression, zone, last, now, jitter=jitter, key=image)
+        return float("inf") if again is None else again
+
+    def _last(self, name: str) -> float | None:
+        seen = self._watched.seen(name)
+        if seen is None:
+            return None
+        try:
+            return datetime.datetime.fromisoformat(seen[0]).timestamp()
+        except ValueError:
+            return seen[1]
+
+
+def _key(trigger: Trigger) -> tuple[str, str, str, float]:
+    given = trigger.given
+    return trigger.image, given["schedule"], given.get("timezone") or "UTC", float(given.get("jitter") or 0)
+
+
+def _event(image: str, expression: str, timezone: str, due: float, missed: int, zone: datetime.tzinfo) -> Event:
+    return Event(
+        source=SOURCE,
+        id=f"{image}/{expression}/{timezone}/{_iso(due)}",
+        type="imageflow.schedule",
+        subject=image,
+        time=due,
+        data={
+            "image": image,
+            "schedule": expression,
+            "timezone": timezone,
+            "due": datetime.datetime.fromtimestamp(due, zone).isoformat(),
+            "missed": missed,
+        },
+    )
+
+
+def _iso(moment: float) -> str:
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).isoformat()
