@@ -122,9 +122,13 @@ def _put(conn: sa.Connection, targets: Sequence[str], kind: str, build_id: str, 
 # -- sending -------------------------------------------------------------------------------------
 
 
-def _due(conn: sa.Connection, target: str) -> sa.Select[Any]:
+def _free(conn: sa.Connection, owner: str) -> sa.ColumnElement[bool]:
+    """Nobody else sends it; what this owner took stays its own, also when the answer of that commit got lost."""
+    return sa.or_(deliveries.c.until <= clock(conn.dialect.name), deliveries.c.owner == owner)
+
+
+def _due(conn: sa.Connection, target: str, owner: str) -> sa.Select[Any]:
     """The delivery that may be sent next: the oldest one whose build has no earlier one waiting."""
-    now = clock(conn.dialect.name)
     earlier, about = deliveries.alias("earlier"), outbox.alias("about")
     unsent = (
         sa.select(sa.literal(1))
@@ -138,7 +142,7 @@ def _due(conn: sa.Connection, target: str) -> sa.Select[Any]:
         sa.select(*_COLUMNS, *_DELIVERY)
         .select_from(deliveries.join(outbox, outbox.c.seq == deliveries.c.seq))
         .where(deliveries.c.target == target, deliveries.c.state == WAITING)
-        .where(deliveries.c.next <= now, deliveries.c.until <= now, ~unsent)
+        .where(deliveries.c.next <= clock(conn.dialect.name), _free(conn, owner), ~unsent)
         .order_by(deliveries.c.seq)
         .limit(1)
     )
@@ -158,18 +162,18 @@ def _delivery(row: sa.Row[Any]) -> Delivery:
 
 def due(conn: sa.Connection, target: str) -> bool:
     """Whether there is something to send; cheap, and writes nothing."""
-    return conn.execute(_due(conn, target)).first() is not None
+    return conn.execute(_due(conn, target, "")).first() is not None
 
 
 def take(conn: sa.Connection, target: str, owner: str, lease: float) -> Delivery | None:
     """What this owner may send next, and nobody else for `lease` seconds; at most one of each build is under way."""
-    now = clock(conn.dialect.name)
-    while (row := conn.execute(_due(conn, target)).first()) is not None:
+    until = clock(conn.dialect.name) + lease
+    while (row := conn.execute(_due(conn, target, owner)).first()) is not None:
         taken = conn.execute(
             sa.update(deliveries)
             .where(deliveries.c.seq == row.seq, deliveries.c.target == target, deliveries.c.state == WAITING)
-            .where(deliveries.c.until <= now)
-            .values(owner=owner, until=now + lease)
+            .where(_free(conn, owner))
+            .values(owner=owner, until=until)
         )
         if taken.rowcount == 1:
             return _delivery(row)
