@@ -1,4 +1,4 @@
-"""What every test may use: databases of all three kinds."""
+"""What every test may use: databases of all three kinds, and a message broker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imageflow.persistence.database import Database
-from tests.services import MariaDB, PostgreSQL, Server, running
+from tests.services import MariaDB, PostgreSQL, RabbitMQ, Server, running
 
 KINDS = ("sqlite", "postgresql", "mariadb")
 
@@ -24,6 +24,13 @@ def postgresql() -> Iterator[Server]:
 def mariadb() -> Iterator[Server]:
     """A private MariaDB server."""
     with running(MariaDB) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A private RabbitMQ; tests that stop it start it again."""
+    with running(RabbitMQ) as server:
         yield server
 
 

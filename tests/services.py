@@ -1,22 +1,27 @@
-"""Private database servers for tests: in a folder of their own, on a unix socket, gone when the tests are."""
+"""Private servers for tests, databases and a message broker: in a folder of their own, gone when the tests are."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
+import amqp
 import pytest
 import sqlalchemy as sa
 
+D = TypeVar("D", bound="Daemon")
 PASSWORD = "open-sesame-42"
 _FOLDERS = "imageflow-server-"  # and the tests' process id
 
@@ -35,8 +40,8 @@ def require(what: str, absent: object) -> None:
         pytest.skip(message)
 
 
-class Server:
-    """A database server that can be stopped and started again; data stays until `remove`."""
+class Daemon:
+    """A server that can be stopped and started again; data stays until `remove`."""
 
     name: str
     accounts: tuple[str, ...]  # whom to run as, when the tests run as root
@@ -62,42 +67,37 @@ class Server:
     def _command(self) -> list[str]:
         raise NotImplementedError
 
-    def url(self, database: str) -> str:
-        """SQLAlchemy's URL of a database on this server."""
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def _answers(self) -> bool:
         raise NotImplementedError
-
-    def _admin(self, statement: str) -> None:
-        engine = sa.create_engine(self.url(self._home), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with engine.connect() as conn:
-            conn.exec_driver_sql(statement)
-
-    _home: str
 
     def run(self, *argv: str) -> None:
         """Run a program of the server's as its user."""
         done = subprocess.run([*self._as, *argv], cwd=self.folder, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{argv[0]}: {done.stdout}{done.stderr}"
 
-    def start(self) -> None:
-        """Start it; returns when it answers. From the main thread only: it dies with the thread that started it."""
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                ["setpriv", *(self._as[1:] if self._as else []), "--pdeathsig", self.death, "--", *self._command()],
+            return subprocess.Popen(
+                ["setpriv", *(self._as[1:] if self._as else []), "--pdeathsig", self.death, "--", *command],
                 cwd=self.folder,
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the tests, which stop it in order
             )
+
+    def start(self) -> None:
+        """Start it; returns when it answers. From the main thread only: it dies with the thread that started it."""
+        self._process = self._spawn(self._command())
         end = time.monotonic() + 60
-        while True:
-            try:
-                self._admin("SELECT 1")
-                return
-            except sa.exc.OperationalError:
-                assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
-                assert time.monotonic() < end, f"{self.name} does not answer"
-                time.sleep(0.05)
+        while not self._answers():
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < end, f"{self.name} does not answer"
+            time.sleep(0.05)
 
     def stop(self, how: signal.Signals | None = None) -> None:
         """Stop it; returns when it is gone."""
@@ -116,6 +116,28 @@ class Server:
         """Stop it and remove its folder."""
         self.stop(signal.SIGQUIT if self.death == "QUIT" else signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Server(Daemon):
+    """A database server, on a unix socket."""
+
+    _home: str
+
+    def url(self, database: str) -> str:
+        """SQLAlchemy's URL of a database on this server."""
+        raise NotImplementedError
+
+    def _admin(self, statement: str) -> None:
+        engine = sa.create_engine(self.url(self._home), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as conn:
+            conn.exec_driver_sql(statement)
+
+    def _answers(self) -> bool:
+        try:
+            self._admin("SELECT 1")
+        except sa.exc.OperationalError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
@@ -232,11 +254,102 @@ class MariaDB(Server):
         return f"mysql+pymysql://imageflow:{PASSWORD}@localhost/{database}?unix_socket={self.folder}/s"
 
 
+class RabbitMQ(Daemon):
+    """RabbitMQ on ports of its own on loopback, with an epmd of its own and no plugins."""
+
+    name = "rabbitmq"
+    accounts = ("rabbitmq", "nobody")
+
+    @staticmethod
+    def program() -> Path | None:
+        """The server's own script: the one on PATH wants to be root."""
+        return next(iter(sorted(Path("/usr/lib/rabbitmq").glob("**/bin/rabbitmq-server"))), None)
+
+    def _initialise(self) -> None:
+        self.port, distribution, self._epmd_port = _free_ports(3)
+        self._write(
+            "rabbitmq.conf",
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            "distribution.listener.interface = 127.0.0.1\n"
+            f"distribution.listener.port_range.min = {distribution}\n"
+            f"distribution.listener.port_range.max = {distribution}\n"
+            f"default_user = imageflow\ndefault_pass = {PASSWORD}\n"
+            "disk_free_limit.absolute = 10MB\nvm_memory_high_watermark.absolute = 512MB\n"
+            "log.console = true\nlog.file = false\n",
+        )
+        self._write("plugins", "[].\n")
+        self._epmd = self._spawn(["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"])
+
+    def _write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o644)
+
+    def _command(self) -> list[str]:
+        return [str(self.program())]
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ) | {
+            "HOME": str(self.folder),  # of the cookie
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_MAX_PORTS": "2048",
+            "RABBITMQ_ALLOW_INPUT": "1",  # no shell stays between us and the Erlang machine
+            "RABBITMQ_CONFIG_FILE": f"{self.folder}/rabbitmq.conf",
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{self.folder}/plugins",
+            "RABBITMQ_LOG_BASE": f"{self.folder}/logs",
+            "RABBITMQ_MAX_NUMBER_OF_PROCESSES": "32768",
+            "RABBITMQ_MNESIA_BASE": str(self.data),
+            "RABBITMQ_NODENAME": "imageflow@localhost",
+            "RABBITMQ_PID_FILE": f"{self.folder}/pid",
+            # Schedulers that wait busily a little start three times as fast on virtual machines.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput +S 2:2 +SDio 1 +sbwt long +sbwtdio long",
+        }
+
+    @property
+    def url(self) -> str:
+        """kombu's URL."""
+        return f"amqp://imageflow:{PASSWORD}@127.0.0.1:{self.port}//"
+
+    @property
+    def bus(self) -> str:
+        """oslo.messaging's URL."""
+        return f"rabbit://imageflow:{PASSWORD}@127.0.0.1:{self.port}/"
+
+    def _answers(self) -> bool:
+        try:
+            with amqp.Connection(f"127.0.0.1:{self.port}", "imageflow", PASSWORD, connect_timeout=5):
+                return True
+        except (OSError, amqp.AMQPError):
+            return False
+
+    def remove(self) -> None:
+        self.stop(signal.SIGKILL)
+        self._epmd.kill()
+        self._epmd.wait()
+        super().remove()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens at, and no outgoing connection gets by chance."""
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        while len(found) < count:
+            port = random.randrange(20000, 30000)
+            sock = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
+
+
 @contextlib.contextmanager
-def running(kind: type[Server]) -> Iterator[Server]:
+def running(kind: type[D]) -> Iterator[D]:
     """A server of this kind, or a skip."""
     if kind is PostgreSQL:
         require("PostgreSQL", None if PostgreSQL.bin() else "no server program")
+    elif kind is RabbitMQ:
+        require("RabbitMQ", missing("erl", "epmd") or (None if RabbitMQ.program() else "no server program"))
     else:
         require(
             "MariaDB",
