@@ -42,7 +42,7 @@ class AmqpAnnouncer:
                 *connection.transport_cls.channel_errors,
             )
             self._place = str(connection.as_uri(include_password=False))
-        except Exception:  # kombu raises what it stumbles over: KeyError, ImportError, …
+        except (LookupError, ImportError, AttributeError, TypeError, ValueError, KombuError):
             raise ConfigError(
                 "[announce] amqp_url is no URL of a broker", hint="such as amqp://USER:PASSWORD@HOST:5672/VHOST"
             ) from None  # the cause may show the password

@@ -132,10 +132,11 @@ def test_a_build_is_told_in_order_and_others_do_not_wait_for_it(database: Databa
     one, two = a_build(database), a_build(database)
     tell(database, one, "start", "pause")
     tell(database, two, "start")
-    first, second = take(database), take(database)
+    first, second = take(database), take(database, owner="second")
     assert first is not None and second is not None
     assert [first.announcement.build_id, second.announcement.build_id] == [one.id, two.id]
-    assert take(database) is None, "the pause waits for the start"
+    assert take(database, owner="third") is None, "the pause waits for the start"
+    assert take(database) == first, "who took it finds it again, when the answer of that commit got lost"
     with database.begin() as conn:
         assert not outbox.due(conn, "http")
         assert outbox.sent(conn, first, ME)
