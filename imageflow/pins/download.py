@@ -1,4 +1,4 @@
-"""The digest of a small file behind a URL, read as a stream, with patience and without showing credentials."""
+"""Small files behind URLs, or their digests: read as a stream, with patience and without showing credentials."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPException, InvalidURL
-from typing import IO
+from typing import IO, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -25,6 +25,7 @@ _SILENCE = 10.0  # seconds without a byte
 _PATIENCE = 60.0  # seconds for one file
 _MAX_BYTES = 16 << 20
 _CHUNK = 1 << 16
+T = TypeVar("T")
 
 
 class _Absent(Exception):
@@ -42,29 +43,42 @@ def digest(urls: Sequence[str], environment: Mapping[str, str], what: str, mark:
     Proxies come from `environment`, else from this process's. Raises Unavailable after some attempts,
     RecipeError when none of the files is there, Refused when the server will not give it.
     """
-    retrying = Retrying(
-        retry=retry_if_exception_type(Unavailable),
-        stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential(0.2, max=2),
-        reraise=True,
-    )
     for url in urls:
         try:
-            found: str = retrying(_digest, url, environment, what, mark)
+            return _patiently(url, environment, what, lambda stream, name: _digest(stream, name, mark))
         except _Absent:
             continue
-        return found
     raise RecipeError(
         f"{what} is not in the archive {shown(urls[0].partition('/dists/')[0])}",
         hint="check the release and the mirror: DIB_RELEASE, DIB_DISTRIBUTION_MIRROR, DIB_DEBIAN_SECURITY_MIRROR",
     )
 
 
-def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) -> str:
+def whole(url: str, what: str, most: int) -> bytes:
+    """A file of at most `most` bytes; `what` it is stands in messages. Raises as `digest`."""
+    try:
+        return _patiently(url, {}, what, lambda stream, name: b"".join(_chunks(stream, name, most)))
+    except _Absent:
+        raise RecipeError(f"{what}: there is no {shown(url)}", hint="check the address") from None
+
+
+def _patiently(url: str, environment: Mapping[str, str], what: str, take: Callable[[IO[bytes], str], T]) -> T:
+    """What `take` makes of the file; again, a few times, while it is unavailable."""
+    retrying = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential(0.2, max=2),
+        reraise=True,
+    )
+    found: T = retrying(_once, url, environment, what, take)
+    return found
+
+
+def _once(url: str, environment: Mapping[str, str], what: str, take: Callable[[IO[bytes], str], T]) -> T:
     name = shown(url)
     try:
         with _file(url) if url.lower().startswith("file:") else _response(url, environment) as stream:
-            return _read(stream, name, mark)
+            return take(stream, name)
     except (ImageflowError, _Absent):
         raise
     except urllib.error.HTTPError as error:
@@ -74,38 +88,44 @@ def _digest(url: str, environment: Mapping[str, str], what: str, mark: bytes) ->
             raise _Absent from None
         if code in (408, 425, 429) or code >= 500:
             raise Unavailable(f"{what}: {name} answered {code}", hint="try again later") from None
-        raise Refused(f"{what}: {name} answered {code}", hint="check the mirror and its credentials") from None
+        raise Refused(f"{what}: {name} answered {code}", hint="check the address and its credentials") from None
     except (FileNotFoundError, NotADirectoryError):
         raise _Absent from None
     except (ValueError, InvalidURL):
-        raise RecipeError(f"{what}: {name} is not a usable URL", hint="correct the mirror's URL") from None
+        raise RecipeError(f"{what}: {name} is not a usable URL", hint="correct the URL") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
         why = getattr(reason, "strerror", None) or str(reason)
-        hint = "check the network, the proxy and the mirror"
+        hint = "check the network, the proxy and the server"
         raise Unavailable(f"{what}: {name} can't be read: {why}", hint=hint) from None
 
 
-def _read(stream: IO[bytes], name: str, mark: bytes) -> str:
-    end = time.monotonic() + _PATIENCE
-    total, seen, marked, found = 0, b"", not mark, hashlib.sha256()
-    while chunk := stream.read(_CHUNK):
+def _digest(stream: IO[bytes], name: str, mark: bytes) -> str:
+    seen, marked, found = b"", not mark, hashlib.sha256()
+    for chunk in _chunks(stream, name, _MAX_BYTES):
         found.update(chunk)
-        total += len(chunk)
         window = seen + chunk
         marked = marked or mark in window
         seen = window[-len(mark) :] if mark else b""
-        if total > _MAX_BYTES:
-            raise Refused(f"{name} is larger than {_MAX_BYTES >> 20} MiB", hint="check the mirror")
-        if time.monotonic() > end:
-            raise Unavailable(f"{name} comes too slowly", hint="check the network and the mirror")
-    if getattr(stream, "length", None):  # http.client does not mind a connection that ends too early
-        raise Unavailable(f"{name} came only in part", hint="check the network and the mirror")
     if not marked:
         raise Refused(
             f"{name} is not a Release file", hint="something between here and the mirror answers in its place"
         )
     return found.hexdigest()
+
+
+def _chunks(stream: IO[bytes], name: str, most: int) -> Iterator[bytes]:
+    end = time.monotonic() + _PATIENCE
+    total = 0
+    while chunk := stream.read(_CHUNK):
+        yield chunk
+        total += len(chunk)
+        if total > most:
+            raise Refused(f"{name} is larger than {most >> 20} MiB", hint="check the address")
+        if time.monotonic() > end:
+            raise Unavailable(f"{name} comes too slowly", hint="check the network and the server")
+    if getattr(stream, "length", None):  # http.client does not mind a connection that ends too early
+        raise Unavailable(f"{name} came only in part", hint="check the network and the server")
 
 
 def _file(url: str) -> IO[bytes]:

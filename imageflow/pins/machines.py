@@ -11,8 +11,8 @@ from pathlib import Path
 from imageflow import fetch
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import Corrupt, NotFound, Refused
-from imageflow.pins import files, tools
+from imageflow.errors import Corrupt, NotFound, RecipeError, Refused
+from imageflow.pins import checksums, files, tools
 from imageflow.recipe import ImageRecipe, inputs
 
 BaseOf = Callable[[str], str]  # name of an image -> digest of its newest version; raises NotFound
@@ -85,12 +85,21 @@ def _base(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> 
         except NotFound as error:
             raise image.error((key, "image"), f"there is no image {name!r}", f"build it first; {error.hint}") from None
     pin_name = "iso" if key == "iso" else f"base:{'url' if 'url' in given else 'file'}"
-    if "url" in given:
-        return {pin_name: given["sha256"]}
+    return {pin_name: source(image, folder, config)}
+
+
+def source(image: ImageRecipe, folder: Path, config: Config) -> str:
+    """SHA-256 of the file or URL that the image is made from, its `base` or `iso`, right now. Raises as `pin`."""
+    key = "base" if image.method == "boot" else "iso"
+    given = image.data[key]
+    if "sha256" in given and "url" in given:
+        return str(given["sha256"])
     try:
-        return {pin_name: fetch.local(folder / given["file"], given.get("sha256"), config=config, control=Control())}
-    except (Corrupt, Refused) as error:
-        raise image.error((key, "file"), error.message, error.hint) from None
+        if "url" in given:
+            return checksums.look_up(given["url"], given["checksums"], folder)
+        return fetch.local(folder / given["file"], given.get("sha256"), config=config, control=Control())
+    except (Corrupt, Refused, RecipeError) as error:
+        raise image.error((key, "checksums" if "url" in given else "file"), error.message, error.hint) from None
 
 
 def _ansible() -> str:

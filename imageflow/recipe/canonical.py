@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imageflow.recipe import definition, models, triggering
+from imageflow.recipe.inputs import is_url
 from imageflow.recipe.steps import ConfigureStep
 
 
@@ -33,9 +34,9 @@ def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
     assert isinstance(model, models.BootImage | models.InstallImage)
     data: dict[str, Any] = {}
     if isinstance(model, models.BootImage):
-        data["base"] = _relative(model.base.model_dump(exclude_none=True), ("file",), folder)
+        data["base"] = _relative(model.base.model_dump(exclude_none=True), ("file", "checksums"), folder)
     else:
-        data["iso"] = _relative(model.iso.model_dump(exclude_none=True), ("file",), folder)
+        data["iso"] = _relative(model.iso.model_dump(exclude_none=True), ("file", "checksums"), folder)
         answers = model.answers.model_dump(exclude_none=True)
         data["answers"] = _relative(answers, (model.answers.kind,), folder)
     data["machine"] = model.machine.model_dump()
@@ -51,7 +52,7 @@ def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
 def _relative(value: dict[str, Any], keys: Sequence[str], folder: Path) -> dict[str, Any]:
     """With its local files by one name each: relative to the recipe's folder where they are in it."""
     for key in keys:
-        if key in value:
+        if key in value and not (key == "checksums" and is_url(value[key])):
             value[key] = _one_name(value[key], folder)
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from imageflow.recipe.problems import Path as KeyPath
 from imageflow.recipe.problems import path_name, short
 
 ANSWERS = ("preseed", "kickstart", "autoinstall", "autoyast")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_url(name: str) -> bool:
+    """Whether what may be a path or a URL is a URL."""
+    return _URL.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,9 @@ def of_image(image: Mapping[str, Any]) -> Iterator[Input]:
     """Every one of an image; whatever has another type than it should is left to the models."""
     for key in ("base", "iso"):
         yield from _one(image.get(key), (key,), "file", "file", anywhere=True)
+        for named in _one(image.get(key), (key,), "checksums", "file", anywhere=True):
+            if not is_url(named.name):
+                yield named
     for kind in ANSWERS:
         yield from _one(image.get("answers"), ("answers",), kind, "file")
     for index, step in enumerate(_items(image.get("configure"))):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from imageflow.recipe import on as triggers
 from imageflow.recipe.fields import MONTH, Account, Line, Name, Sha256, Strict, wrong
-from imageflow.recipe.inputs import ANSWERS
+from imageflow.recipe.inputs import ANSWERS, is_url
 from imageflow.recipe.on import On
 from imageflow.recipe.problems import did_you_mean, listed
 from imageflow.recipe.steps import ConfigureStep, MachineStep, Verification
@@ -50,7 +50,10 @@ class Base(Strict):
     image: Annotated[Name | None, Field(description="Another image of imageflow: its newest version.")] = None
     file: Annotated[str | None, Field(description="A qcow2 or raw file: absolute, or relative to the recipe.")] = None
     url: Annotated[str | None, Field(description="Where to download it.")] = None
-    sha256: Annotated[Sha256 | None, Field(description="What it must be; needed with a url.")] = None
+    sha256: Annotated[Sha256 | None, Field(description="What it must be; this or checksums, with a url.")] = None
+    checksums: Annotated[
+        str | None, Field(description="URL or file with its SHA-256 now, such as …/SHA256SUMS: it may be replaced.")
+    ] = None
 
     @model_validator(mode="after")
     def _one(self) -> Base:
@@ -65,7 +68,10 @@ class Iso(Strict):
 
     file: Annotated[str | None, Field(description="Absolute, or relative to the recipe.")] = None
     url: Annotated[str | None, Field(description="Where to download it.")] = None
-    sha256: Annotated[Sha256 | None, Field(description="What it must be; needed with a url.")] = None
+    sha256: Annotated[Sha256 | None, Field(description="What it must be; this or checksums, with a url.")] = None
+    checksums: Annotated[
+        str | None, Field(description="URL or file with its SHA-256 now, such as …/SHA256SUMS: it may be replaced.")
+    ] = None
 
     @model_validator(mode="after")
     def _one(self) -> Iso:
@@ -77,11 +83,24 @@ def _one_source(model: Base | Iso, names: tuple[str, ...]) -> None:
     given = [name for name in names if getattr(model, name) is not None]
     if len(given) != 1:
         raise wrong(f"needs one of {', '.join(names)}", f"{names[0]}: …")
-    if model.url is not None:
-        if not re.match(r"(https?|file)://[^\s]+\Z", model.url):
-            raise wrong("has a url that can't be fetched", "http://, https:// or file://")
-        if model.sha256 is None:
-            raise wrong("has a url without its sha256", "add 'sha256:', so that the same recipe means the same bytes")
+    if model.url is None:
+        if model.checksums is not None:
+            raise wrong("has checksums without a url", f"remove them: a {given[0]} is pinned by its digest anyway")
+        return
+    if not re.match(r"(https?|file)://[^\s]+\Z", model.url):
+        raise wrong("has a url that can't be fetched", "http://, https:// or file://")
+    if model.sha256 is None and model.checksums is None:
+        raise wrong(
+            "has a url without its sha256",
+            "add 'sha256:', so that the same recipe means the same bytes; or 'checksums:' where it may be replaced",
+        )
+    if model.checksums is not None:
+        if model.sha256 is not None:
+            raise wrong("has a sha256 and checksums", "sha256 when it stays what it is, checksums when it is replaced")
+        if model.url.endswith("/"):
+            raise wrong("has a url without a file name, and checksums", "name the file, as the checksums do")
+        if is_url(model.checksums) and not re.match(r"(https?|file)://[^\s]+\Z", model.checksums):
+            raise wrong("has checksums that can't be fetched", "http://, https://, file://, or a file")
 
 
 class AnswerFile(Strict):

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from imageflow.recipe.fields import MONTH, Name, Strict, wrong
+from imageflow.recipe.inputs import is_url
 from imageflow.recipe.problems import did_you_mean, listed, short
 
 DAY = 86400.0  # seconds
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FETCHED = re.compile(r"(https?|file)://[^\s]+")
 _CLONED = re.compile(r"(https?|ssh|git|file)://[^\s]+|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:[^\s:]+|/[^\s]+")
 _PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/@]*:[^/]*|[^/@]*)@")
@@ -88,7 +88,7 @@ def _ref(value: str) -> str:
 def _watched(value: str) -> str:
     if not value.strip() or not value.isprintable() or len(value) > 1000:
         raise wrong("is nothing that can be watched", "base, iso, a file, a folder, or a URL")
-    if URL.match(value):
+    if is_url(value):
         if not _FETCHED.fullmatch(value):
             raise wrong("has a URL that can't be watched", "http://, https:// or file://; a repository is {git: URL}")
         _no_password(value)

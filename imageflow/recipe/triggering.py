@@ -9,7 +9,7 @@ from typing import Any
 
 from imageflow.recipe import conditions
 from imageflow.recipe.definition import Fault
-from imageflow.recipe.on import URL
+from imageflow.recipe.inputs import is_url
 from imageflow.recipe.problems import path_name, short
 
 _SOURCES = ("base", "iso")
@@ -40,7 +40,7 @@ def _unwatchable(watch: str, image: Mapping[str, Any], folder: Path) -> tuple[st
         if "sha256" in source:
             return f"its {watch} can't change: its sha256 is in the recipe", "write 'checksums:' in its place"
         return None
-    if URL.match(watch):
+    if is_url(watch):
         return None
     try:
         os.stat(folder / watch)
@@ -58,7 +58,7 @@ def canonical(entries: Sequence[Any], one_name: Callable[[str], str]) -> list[di
 
 def _whole(entry: dict[str, Any], one_name: Callable[[str], str]) -> dict[str, Any]:
     watch = entry.get("watch")
-    if watch is not None and watch not in _SOURCES and not URL.match(watch):
+    if watch is not None and watch not in _SOURCES and not is_url(watch):
         name = one_name(watch)
         entry["watch"] = f"./{name}" if name in _SOURCES else name
     return entry

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from imageflow import fetch
 from imageflow.compute import Compute, MachineState
 from imageflow.config import Config
 from imageflow.control import Control
@@ -21,7 +20,7 @@ from imageflow.pins import files
 from imageflow.tasks.base import Ledger, Task
 from imageflow.tasks.machine import delete_machine
 from imageflow.tasks.observer import Observer
-from imageflow.tasks.prepare_machine import as_planned
+from imageflow.tasks.prepare_machine import as_planned, fetched
 from imageflow.tasks.workbench import LIVES, Workbench, machine_name
 from imageflow.workspace import Workspace
 
@@ -49,7 +48,7 @@ class FetchMedia(Task):
             return None
         iso, digest = build.recipe["iso"], build.pins["iso"]
         if "url" in iso:
-            path = fetch.fetch(iso["url"], digest, config=config, control=control, log=log, progress=progress)
+            path = fetched(iso, digest, config, control, log, progress)
         else:
             path = as_planned(Path(build.folder) / iso["file"], digest, config, control)
         return {"path": str(path)}

@@ -129,7 +129,7 @@ def _base_file(
     base = build.recipe["base"]
     ((pin_name, digest),) = ((name, pin) for name, pin in build.pins.items() if name.startswith("base:"))
     if "url" in base:
-        path = fetch.fetch(base["url"], digest, config=config, control=control, log=log, progress=progress)
+        path = fetched(base, digest, config, control, log, progress)
         return path, _format(path)
     if "file" in base:
         path = as_planned(Path(build.folder) / base["file"], digest, config, control)
@@ -147,6 +147,23 @@ def _base_file(
     if not path.is_file():  # a store that is no folder of this machine
         path = store.copy_out(ref, disk.name, Workspace.of(build, config).path / f"base.{disk.format}", control)
     return path, disk.format
+
+
+def fetched(
+    source: Json,
+    digest: str,
+    config: Config,
+    control: Control,
+    log: Callable[[str], None],
+    progress: Callable[[float, str], None],
+) -> Path:
+    """What is behind a URL; raises InputChanged when it was replaced since the build was planned."""
+    try:
+        return fetch.fetch(source["url"], digest, config=config, control=control, log=log, progress=progress)
+    except Corrupt as error:
+        if "checksums" not in source:
+            raise
+        raise InputChanged(f"{error.message}: it was replaced since the build was planned") from None
 
 
 def as_planned(path: Path, digest: str, config: Config, control: Control) -> Path:
