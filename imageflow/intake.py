@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imageflow.config import Config
+from imageflow.errors import NotFound
 from imageflow.model import Build, Json
 
 if TYPE_CHECKING:
@@ -85,8 +87,19 @@ def wanted_image(config: Config, image: ImageRecipe, folder: Path, *, base_of: C
 
     canonical = image.canonical()
     precheck.check(image, folder)
-    pinned = pins.pin(image, folder, config, base_of)
+    pinned = pins.pin(image, folder, config, base_of) | _watched_images(canonical, base_of)
     return Wanted(image.name, image.method, canonical, pinned, fingerprint.build_key(canonical, pinned), folder)
+
+
+def _watched_images(canonical: Json, base_of: Callable[[str], str]) -> dict[str, str]:
+    """The images whose new versions ask for this one are inputs of it, too: "image:NAME" -> digest."""
+    base = (canonical.get("base") or {}).get("image")
+    names = {entry["image"] for entry in canonical.get("on") or () if "image" in entry} - {base}
+    found = {}
+    for name in sorted(names):
+        with contextlib.suppress(NotFound):  # it has no version yet
+            found[f"image:{name}"] = base_of(name)
+    return found
 
 
 def stage_plans(wanted: Wanted, before: Build | None, layers: Layers) -> tuple[StagePlan, ...]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from imageflow import triggers
 from imageflow.cloudevent import OWN
-from imageflow.model import Event, Trigger, Verdict, Version
+from imageflow.model import Event, Verdict, Version
 from imageflow.persistence import events, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
 
@@ -52,10 +52,8 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
     """The images that want this event, each once, or why there are none. Changes nothing."""
     if _ours(event):
         return [], "our own publication: what stands on it is rebuilt by the cascade"
-    probes = triggers.probes(event)
-    candidates = registry.candidates(conn, probes)
     found: dict[str, Match] = {}
-    for trigger in candidates:
+    for trigger in registry.candidates(conn, triggers.probes(event)):
         if event.type == PUBLISH and trigger.image == event.subject:
             continue  # an image never asks for itself
         reason = triggers.explain(trigger, event)
@@ -64,7 +62,7 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
         parent = event.subject if trigger.kind == "image" else None
         if trigger.image not in found or found[trigger.image].parent is not None:
             found[trigger.image] = Match(trigger.image, reason, parent)
-    return list(found.values()), None if found else _why_none(event, candidates)
+    return list(found.values()), None if found else _why_none(conn, event)
 
 
 def _ours(event: Event) -> bool:
@@ -75,11 +73,11 @@ def _ours(event: Event) -> bool:
     return BUILD_ID in event.data or (isinstance(properties, dict | list) and BUILD_ID in properties)
 
 
-def _why_none(event: Event, candidates: Sequence[Trigger]) -> str:
-    wanted = sum(trigger.type == event.type for trigger in candidates)
+def _why_none(conn: Connection, event: Event) -> str:
+    wanted = registry.wanting(conn, event.type)
     if wanted:
         return f"{wanted} trigger{'s' if wanted > 1 else ''} for {event.type}, none with these values"
-    return f"no registered recipe has a trigger for such a {event.type}"
+    return f"no registered recipe has a trigger for {event.type}"
 
 
 def match_waiting(database: Database) -> int:

@@ -131,6 +131,13 @@ def candidates(conn: sa.Connection, probes: Sequence[str]) -> list[Trigger]:
     return sorted(found, key=lambda trigger: (trigger.image, trigger.position))
 
 
+def wanting(conn: sa.Connection, type: str, limit: int = 100) -> int:
+    """How many triggers want events of exactly this type, whatever is in them; counted up to `limit`."""
+    some = sa.select(triggers.c.image).where(triggers.c.type == type).limit(limit).subquery()
+    count: int = conn.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+    return count
+
+
 def triggers_of_kind(conn: sa.Connection, kind: str) -> list[Trigger]:
     """The triggers of this kind, by image."""
     query = sa.select(*_TRIGGER).where(triggers.c.kind == kind).order_by(triggers.c.image, triggers.c.position)

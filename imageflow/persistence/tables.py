@@ -275,6 +275,7 @@ triggers = sa.Table(
     sa.Column("given", JsonText, nullable=False),
     sa.Index(None, "probe"),
     sa.Index(None, "kind"),
+    sa.Index(None, "type"),
     **SERVER,
 )
 

@@ -155,6 +155,7 @@ def _recipes() -> None:
     )
     _index("triggers", "kind")
     _index("triggers", "probe")
+    _index("triggers", "type")
 
 
 def _outbox() -> None:

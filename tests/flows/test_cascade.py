@@ -1,0 +1,294 @@
+"""Which builds events bring about, in which order, and what holds them back."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imageflow import engine
+from imageflow.conductor import Conductor
+from imageflow.dispatcher import Dispatcher
+from imageflow.inbox import SqlInbox
+from imageflow.model import BuildState, Event, Outcome, Verdict
+from tests.small.flow import Trace
+from tests.small.site import Site
+
+DIAMOND = """
+images:
+  - name: a
+    method: dib
+    dib: {elements: [tiny], skip-base: true}
+    configure: [{files: [{path: /etc/motd, source: motd}]}]
+    on: [{event: git.push, where: {repository: infra}}]
+  - {name: b, method: boot, base: {image: a}, on: [{image: a}]}
+  - {name: c, method: boot, base: {image: a}, on: [{image: a}]}
+  - {name: d, method: boot, base: {image: b}, on: [{image: b}, {image: c}]}
+  - {name: e, method: boot, base: {image: d}, on: [{image: d}]}
+"""
+PUSH = Event("https://git.example/acme/infra", "1", "git.push", data={"repository": "infra", "ref": "refs/heads/main"})
+
+
+class Yard:
+    """A site with registered recipes, an inbox and a dispatcher."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.service = site.service
+        self.inbox = SqlInbox(site.service.database)
+        self.dispatcher = Dispatcher(site.service, self.inbox)
+        self.trace = Trace(site.folder / "trace")
+        self.number = 0
+
+    def register(self, text: str, name: str = "recipe") -> None:
+        (self.site.folder / "motd").write_text("0")
+        file = self.site.folder / f"{name}.yaml"
+        file.write_text(textwrap.dedent(text))
+        self.service.recipes.add(file)
+
+    def push(self, *, changed: bool = True) -> int:
+        """An event, and an input that is another one since; -> its seq."""
+        self.number += 1
+        if changed:
+            (self.site.folder / "motd").write_text(str(self.number))
+        [receipt] = self.inbox.receive([replace(PUSH, id=str(self.number))], listener="http")
+        return receipt.event.seq
+
+    def settle(self) -> list[str]:
+        """Let everything happen; -> the images in the order that their builds began."""
+        before = len(self.began)
+        while True:
+            self.dispatcher.once()
+            if self.service.board.job_count == 0:
+                return self.began[before:]
+            self.work()
+
+    def work(self) -> None:
+        """Be a conductor, until nothing is queued."""
+        Conductor(self.service).run(lambda: self.service.board.job_count == 0)
+
+    @property
+    def began(self) -> list[str]:
+        return [record["image"] for record in self.trace.read(began=True)]
+
+    def outcomes(self, seq: int) -> dict[str, Outcome | None]:
+        return {reaction.image: reaction.outcome for reaction in self.service.events.get(seq)[1]}
+
+    def held(self) -> dict[str, str]:
+        return {rebuild.image: rebuild.held or "" for rebuild in self.service.events.rebuilds()}
+
+
+@pytest.fixture
+def yard(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+    monkeypatch.setattr(engine, "factory_of", lambda method: "tests.small.quick.quick")
+    elements = Path(__file__).parents[1] / "recipes" / "elements"
+    with Site(
+        tmp_path, database=database_url, triggers__debounce="0", max_builds="1", dib__elements_path=str(elements)
+    ) as site:
+        yield Yard(site)
+
+
+def test_a_diamond_is_rebuilt_once_each_in_order(yard: Yard) -> None:
+    yard.register(DIAMOND)
+    yard.push()
+    order = yard.settle()
+    assert sorted(order) == ["a", "b", "c", "d", "e"]
+    assert (order[0], set(order[1:3]), order[3:]) == ("a", {"b", "c"}, ["d", "e"])
+    second = yard.push()
+    assert sorted(yard.settle()) == ["a", "b", "c", "d", "e"]
+    assert yard.outcomes(second) == {"a": Outcome.CREATED}
+    newest = yard.service.builds(image="d", limit=1)[0]
+    assert "b has a new version" in newest.reason and "c has a new version" in newest.reason
+
+
+def test_the_same_content_cuts_the_cascade_off(yard: Yard) -> None:
+    yard.register(DIAMOND)
+    yard.trace.set("content-a", "stays")
+    yard.push()
+    assert len(yard.settle()) == 5
+    yard.push()
+    assert yard.settle() == ["a"]
+    [publication] = yard.service.events.select(type="imageflow.image.publish", limit=1)
+    assert set(yard.outcomes(publication.seq).values()) == {Outcome.UNCHANGED}
+    yard.trace.set("content-a", "differs")
+    yard.push()
+    assert len(yard.settle()) == 5
+
+
+def test_the_cut_off_compares_with_what_an_image_was_built_from(yard: Yard) -> None:
+    """Not with its base's last version: one that nobody could build on in between must not hide a change."""
+    yard.register(DIAMOND)
+    yard.trace.set("content-a", "one")
+    yard.push()
+    yard.settle()
+    yard.trace.set("content-a", "two")
+    yard.trace.set("fail-b")
+    yard.push()
+    yard.settle()
+    yard.trace.unset("fail-b")
+    paused = yard.service.builds(image="b", states=[BuildState.PAUSED])[0]
+    yard.service.abort(paused.id)
+    yard.settle()
+    yard.push()  # a third version, with the content of the second
+    assert "b" in yard.settle()
+
+
+def test_a_paused_parent_holds_its_descendants_back(yard: Yard) -> None:
+    yard.register(DIAMOND)
+    yard.trace.set("fail-b")
+    yard.push()
+    assert yard.settle() == ["a", "b", "c"]
+    assert "waits for b" in yard.held()["d"] and "paused" in yard.held()["d"]
+    yard.trace.unset("fail-b")
+    paused = yard.service.builds(image="b", states=[BuildState.PAUSED])[0]
+    yard.service.resume(paused.id)
+    assert yard.settle() == ["b", "d", "e"]
+    assert yard.held() == {}
+
+
+def test_an_operator_can_let_it_go_or_drop_it(yard: Yard) -> None:
+    yard.register(DIAMOND)
+    yard.push()
+    yard.settle()
+    yard.trace.set("fail-b")
+    yard.push()
+    yard.settle()
+    assert list(yard.held()) == ["d"]
+    yard.service.events.release("d")
+    assert "d" in yard.settle()
+    yard.push()
+    yard.settle()
+    for image in list(yard.held()):
+        yard.service.events.drop(image)
+    assert yard.held() == {}
+
+
+def test_an_event_during_a_build_asks_for_exactly_one_more(yard: Yard) -> None:
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    yard.push()
+    yard.dispatcher.once()
+    [queued] = yard.service.builds()
+    with yard.service.database.begin() as conn:
+        from imageflow.persistence import builds
+
+        builds.change(conn, queued.id, to=BuildState.RUNNING, started=1.0)
+    late = [yard.push() for _ in range(20)]
+    yard.dispatcher.once()
+    assert "one more after it" in yard.held()["a"]
+    with yard.service.database.begin() as conn:
+        builds.change(conn, queued.id, to=BuildState.QUEUED)
+    yard.work()
+    assert yard.settle() == ["a"]
+    assert {frozenset(yard.outcomes(seq).items()) for seq in late} == {frozenset({("a", Outcome.CREATED)})}
+    assert len(yard.service.builds(image="a")) == 2
+
+
+def test_a_queued_build_is_superseded_by_a_newer_one(yard: Yard) -> None:
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    first = yard.push()
+    yard.dispatcher.once()
+    second = yard.push()
+    yard.dispatcher.once()
+    newer, older = yard.service.builds(image="a")
+    assert older.state is BuildState.SUPERSEDED and newer.id in (older.error or "")
+    assert yard.outcomes(first) == {"a": Outcome.SUPERSEDED} and yard.outcomes(second) == {"a": Outcome.CREATED}
+    assert yard.service.events.get(first)[0].verdict is Verdict.SUPERSEDED
+    assert yard.settle() == ["a"]
+
+
+def test_a_storm_is_one_build_now_and_one_after(yard: Yard) -> None:
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    yard.push()
+    yard.dispatcher.once()
+    batch = [replace(PUSH, id=f"storm-{number}") for number in range(1000)]
+    (yard.site.folder / "motd").write_text("storm")
+    yard.inbox.receive(batch, listener="http")
+    assert len(yard.settle()) + len(yard.service.builds(image="a", states=[BuildState.SUPERSEDED])) <= 2
+    assert yard.held() == {}
+
+
+def test_nothing_that_changed_is_no_build_and_says_why(yard: Yard) -> None:
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    yard.push()
+    yard.settle()
+    again = yard.push(changed=False)
+    assert yard.settle() == []
+    [reaction] = yard.service.events.get(again)[1]
+    assert reaction.outcome is Outcome.REUSED and "nothing that goes into it changed" in (reaction.detail or "")
+
+
+def test_a_recipe_that_cannot_be_built_refuses_and_says_why(yard: Yard) -> None:
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    (yard.site.folder / "motd").unlink()
+    seq = yard.push(changed=False)
+    yard.settle()
+    [reaction] = yard.service.events.get(seq)[1]
+    assert reaction.outcome is Outcome.REFUSED and "motd" in (reaction.detail or "")
+
+
+def test_what_comes_too_fast_waits_and_is_not_lost(yard: Yard) -> None:
+    image = "  - name: i{n}\n    method: dib\n    dib: {{elements: [tiny], skip-base: true}}\n    on: [{{event: git.push}}]\n"
+    yard.register("images:\n" + "".join(image.format(n=n) for n in range(35)))
+    yard.push()
+    assert len(yard.dispatcher.once()) == 30
+    assert yard.dispatcher.once() == []
+    assert set(yard.held().values()) == {"30 builds a minute at most ([triggers] max_per_minute)"}
+    assert len(yard.held()) == 5
+
+
+def test_an_event_that_nothing_wants_says_so(yard: Yard) -> None:
+    yard.register(DIAMOND)
+    [other, strange] = yard.inbox.receive(
+        [replace(PUSH, id="x", data={"repository": "other"}), replace(PUSH, id="y", type="acme.deployed")],
+        listener="http",
+    )
+    yard.settle()
+    for receipt, said in ((other, "none with these values"), (strange, "no registered recipe")):
+        event = yard.service.events.get(receipt.event.seq)[0]
+        assert event.verdict is Verdict.NO_TRIGGER and said in (event.reason or "")
+
+
+def test_our_own_image_in_a_store_asks_for_nothing(yard: Yard) -> None:
+    yard.register(
+        """
+        images:
+          - name: i
+            method: dib
+            dib: {elements: [tiny], skip-base: true}
+            on: [{event: "glance.image.*"}]
+        """
+    )
+    data = {"name": "i", "properties": {"imageflow:build_id": "0123456789ab"}}
+    [receipt] = yard.inbox.receive([Event("glance", "1", "glance.image.activate", data=data)], listener="notifications")
+    assert yard.settle() == []
+    assert "our own publication" in (yard.service.events.get(receipt.event.seq)[0].reason or "")
+
+
+def test_simulate_changes_nothing_and_tells_all(yard: Yard) -> None:
+    yard.register(DIAMOND)
+    found = yard.service.events.simulate(replace(PUSH, id="never"))
+    assert [(one.image, one.verdict) for one in found.consequences] == [
+        ("a", "build"),
+        ("b", "after"),
+        ("c", "after"),
+        ("d", "after"),
+        ("e", "after"),
+    ]
+    assert yard.service.events.select() == [] and yard.service.builds() == []
+    yard.push()
+    yard.settle()
+    assert yard.service.events.simulate(replace(PUSH, id="1")).verdict == "duplicate"
+    [same] = yard.service.events.simulate(replace(PUSH, id="never")).consequences
+    assert (same.image, same.verdict) == ("a", "reuse")
+
+
+def test_a_replay_is_looked_at_again(yard: Yard) -> None:
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    seq = yard.push()
+    yard.settle()
+    (yard.site.folder / "motd").write_text("another")
+    yard.service.events.replay(seq)
+    assert yard.settle() == ["a"]
