@@ -7,7 +7,7 @@ from typing import Any
 
 from imageflow.model import Event, Json, Trigger
 from imageflow.triggers.conditions import Broken, glob, holds
-from imageflow.triggers.probes import is_glob, probe, probes
+from imageflow.triggers.probing import is_glob, probe, probes
 from imageflow.triggers.reasons import CHANGED, PUBLISH, SCHEDULE, reason
 
 __all__ = ["explain", "git_source", "probe", "probes", "triggers_of"]

@@ -159,7 +159,7 @@ def test_an_iso_and_a_local_list(tmp_path: Path, settings: config.Config) -> Non
 def test_a_server_that_does_not_answer_is_unavailable(site: Site, tmp_path: Path, settings: config.Config) -> None:
     image = boot(tmp_path, f"{{url: {site.url}/disk.qcow2, checksums: {site.url}/SUMS}}")
     site.answer = (503, b"")
-    with pytest.raises(Unavailable, match="the checksums: .*/SUMS answered 503"):
+    with pytest.raises(Unavailable, match=r"the checksums: .*/SUMS answered 503"):
         pins.pin(image, tmp_path, settings)
 
 
