@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import datetime
+import json
 from typing import Any
 
+from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from imageflow.errors import BadInput
@@ -52,3 +54,25 @@ def cloud_of(event: Event) -> CloudEvent:
     if event.time is not None:
         attributes["time"] = datetime.datetime.fromtimestamp(event.time, datetime.UTC)
     return CloudEvent(attributes, event.data)
+
+
+def read(text: bytes, where: str) -> list[Event]:
+    """The events of a JSON document: one CloudEvent, or a list of them. Raises BadInput that names the place."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: no JSON: {error}", hint="a CloudEvent 1.0, or a list of them") from error
+    found = []
+    for number, one in enumerate(document if isinstance(document, list) else [document]):
+        place = f"{where}: [{number}]" if isinstance(document, list) else where
+        if not isinstance(one, dict):
+            raise BadInput(f"{place}: a CloudEvent is an object", hint="specversion, source, id, type, data")
+        try:
+            found.append(event_of(JSONFormat().read(None, json.dumps(one))))
+        except BadInput:
+            raise
+        except Exception as error:
+            raise BadInput(
+                f"{place}: no CloudEvent: {error}", hint="specversion 1.0, source, id and type are needed"
+            ) from error
+    return found

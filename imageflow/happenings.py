@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from imageflow import lineage
-from imageflow.cloudevent import own
+from imageflow.cloudevent import OWN, own
 from imageflow.config import Config
 from imageflow.errors import BadInput, ImageflowError, NotFound
 from imageflow.inbox import SqlInbox
@@ -109,6 +109,11 @@ class Happenings:
             return event
 
         return self._database.transact(again, patience=PATIENCE)
+
+    def publication(self, build_id: str) -> int | None:
+        """The event that says that a build's image is published; None when it is not."""
+        with self._database.read() as conn:
+            return events.known(conn, OWN, f"publish:{build_id}")
 
     def refusals(self) -> list[tuple[str, str, int, float]]:
         """What was refused at the door: (endpoint, reason, how often, when last)."""

@@ -1,0 +1,307 @@
+"""`imageflow event …`: what came in and what came of it, what one would do, and sending one by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from imageflow.cli.builds import count
+from imageflow.cli.command import Lister, TextLister, TextShowOne
+from imageflow.cli.present import Age, Clipped, Lines, Optional, iso
+from imageflow.errors import BadInput
+from imageflow.model import Event, Reaction, Verdict
+
+if TYPE_CHECKING:
+    from imageflow.happenings import Consequence, Simulation
+
+WAITING = "waiting"
+
+
+class List(Lister):
+    """List events, the newest first: what came in, and what became of it"""
+
+    nothing = "no events"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--type", metavar="TYPE", help="only events of this type")
+        parser.add_argument(
+            "--verdict",
+            choices=[WAITING, *(v.value for v in Verdict)],
+            help="only events with this verdict, or none yet",
+        )
+        parser.add_argument("--limit", metavar="N", type=count, default=50, help="at most N events (default: 50)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        waiting = parsed_args.verdict == WAITING
+        verdict = Verdict(parsed_args.verdict) if parsed_args.verdict and not waiting else None
+        with self.app.service() as service:
+            found = service.events.select(
+                type=parsed_args.type, verdict=verdict, waiting=waiting, limit=parsed_args.limit
+            )
+        columns = ("event", "type", "subject", "source", "received", "verdict", "reason")
+        return columns, [
+            (
+                event.seq,
+                event.type,
+                Optional(event.subject),
+                Clipped(event.source),
+                Age(event.received),
+                event.verdict.value if event.verdict else WAITING,
+                Clipped(event.reason),
+            )
+            for event in found
+        ]
+
+
+class Refused(Lister):
+    """Count what was refused at the door: nothing else of it is kept"""
+
+    nothing = "nothing was refused"
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            rows = service.events.refusals()
+        return ("endpoint", "reason", "count", "last"), [(*row[:3], Age(row[3])) for row in rows]
+
+
+def add_event(parser: argparse.ArgumentParser) -> None:
+    """The EVENT argument."""
+    parser.add_argument("event", metavar="EVENT", type=count, help="its number, from 'imageflow event list'")
+
+
+class Show(TextShowOne):
+    """Show an event: what is in it, its verdict, and what each image made of it"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_event(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            self._event, self._reactions = service.events.get(parsed_args.event)
+        event = self._event
+        rows = {
+            "event": event.seq,
+            "type": event.type,
+            "source": event.source,
+            "id": event.id,
+            "subject": event.subject,
+            "time": iso(event.time),
+            "listener": event.listener,
+            "received": iso(event.received),
+            "deliveries": event.deliveries,
+            "verdict": event.verdict.value if event.verdict else WAITING,
+            "reason": event.reason,
+            "reactions": Lines([_reaction(one) for one in self._reactions], list(reaction_lines(self._reactions))),
+            "data": Lines(event.data, json.dumps(event.data, indent=1, ensure_ascii=False).splitlines()),
+        }
+        return tuple(rows), tuple(rows.values())
+
+    def text(self) -> Iterable[str]:
+        event = self._event
+        yield f"event {event.seq}: {event.type} from {event.source}"
+        yield f"  id        {event.id}" + (f" (came {event.deliveries} times)" if event.deliveries > 1 else "")
+        if event.subject:
+            yield f"  subject   {event.subject}"
+        yield f"  received  {iso(event.received)} by {event.listener}"
+        verdict = event.verdict.value if event.verdict else "waiting: nobody has looked at it yet"
+        yield f"  verdict   {verdict}" + (f": {event.reason}" if event.reason else "")
+        yield from (f"    {line}" for line in reaction_lines(self._reactions))
+        yield "  data"
+        yield from (f"    {line}" for line in json.dumps(event.data, indent=1, ensure_ascii=False).splitlines())
+
+
+def _reaction(one: Reaction) -> dict[str, Any]:
+    return {
+        "image": one.image,
+        "reason": one.reason,
+        "outcome": one.outcome.value if one.outcome else WAITING,
+        "build": one.build_id,
+        "detail": one.detail,
+    }
+
+
+def reaction_lines(found: Sequence[Reaction]) -> Iterator[str]:
+    """What each image made of an event: image, outcome, build, why."""
+    width = max((len(one.image) for one in found), default=0)
+    for one in found:
+        outcome = one.outcome.value if one.outcome else "waits (imageflow rebuild list)"
+        build = f" {one.build_id}" if one.build_id else ""
+        yield f"{one.image:<{width}}  {outcome}{build}: {one.detail or one.reason}"
+
+
+class Replay(TextShowOne):
+    """Look at an event again, as if it had just come"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_event(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            self._event = service.events.replay(parsed_args.event)
+            tell_if_nothing_serves(self, service)
+        return ("event", "type", "source", "id"), (
+            self._event.seq,
+            self._event.type,
+            self._event.source,
+            self._event.id,
+        )
+
+    def text(self) -> Iterable[str]:
+        return [
+            f"event {self._event.seq} ({self._event.type}) is looked at again: imageflow event show {self._event.seq}"
+        ]
+
+
+def tell_if_nothing_serves(command: Any, service: Any) -> None:
+    """Somebody has to look at events."""
+    if not service.conductors():
+        command.app.note("imageflow: nothing is serving, so nobody looks at it yet\n(start 'imageflow serve')")
+
+
+def add_event_content(parser: argparse.ArgumentParser) -> None:
+    """A CloudEvent as a file, or put together from options."""
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="a CloudEvent as JSON, or a list of them; -: standard input"
+    )
+    parser.add_argument("--type", metavar="TYPE", help="type of the event, instead of a file, e.g. git.push")
+    parser.add_argument("--source", metavar="URI", default="/imageflow/cli", help="who says it (default: %(default)s)")
+    parser.add_argument(
+        "--id", metavar="ID", help="its id; one that came before is not acted on again (default: a new one)"
+    )
+    parser.add_argument("--subject", metavar="SUBJECT", help="what it is about")
+    parser.add_argument(
+        "--data", metavar="KEY=VALUE", action="append", default=[], help="data of the event; can be repeated"
+    )
+
+
+def events_of(parsed_args: argparse.Namespace) -> list[Event]:
+    """The events that the arguments mean; raises BadInput."""
+    if (parsed_args.file is None) == (parsed_args.type is None):
+        raise BadInput("an event is needed", hint="either FILE or --type TYPE")
+    if parsed_args.type is not None:
+        data = {}
+        for given in parsed_args.data:
+            key, equals, value = given.partition("=")
+            if not equals:
+                raise BadInput(f"--data {given!r} is not KEY=VALUE")
+            data[key] = value
+        id = parsed_args.id or str(uuid.uuid4())
+        return [Event(parsed_args.source, id, parsed_args.type, subject=parsed_args.subject, data=data)]
+    from imageflow import cloudevent
+
+    return cloudevent.read(_text(parsed_args.file), parsed_args.file)
+
+
+def _text(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    with open(file, "rb") as stream:
+        return stream.read()
+
+
+class Simulate(TextLister):
+    """Say what an event would do, without doing it: which images, why, what would be built and what is there"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_event_content(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            self._results = [(event, service.events.simulate(event)) for event in events_of(parsed_args)]
+        columns = ("event", "image", "recipe", "verdict", "reason", "detail")
+        return columns, [row for event, simulation in self._results for row in _rows(event, simulation)]
+
+    def text(self) -> Iterable[str]:
+        for event, simulation in self._results:
+            yield f"{event.type} {event.subject or ''} from {event.source}: {simulation.verdict}".replace("  ", " ")
+            if simulation.reason:
+                yield f"  {simulation.reason}"
+            for one in simulation.consequences:
+                yield from _consequence_lines(one)
+
+
+def _rows(event: Event, simulation: Simulation) -> Iterator[tuple[Any, ...]]:
+    if not simulation.consequences:
+        yield (
+            event.id,
+            Optional(None),
+            Optional(None),
+            simulation.verdict,
+            Optional(simulation.reason),
+            Optional(None),
+        )
+    for one in simulation.consequences:
+        yield (event.id, one.image, one.recipe, one.verdict, one.reason, one.detail)
+
+
+def _consequence_lines(one: Consequence) -> Iterator[str]:
+    yield f"  {one.image} ({one.recipe}): {one.verdict}"
+    yield f"    because  {one.reason}"
+    if one.detail:
+        yield f"    detail   {one.detail}"
+
+
+class Send(TextLister):
+    """Put an event into the inbox, as if somebody had sent it; whoever serves acts on it
+
+    With --wait, the builds that it asks for are followed, and those that they ask for in turn, to the last one.
+    The exit code is then 0 when all went well, 1 when a build failed, 3 when one is paused.
+    """
+
+    columns = ("event", "source", "id", "type", "new", "verdict", "reason")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_event_content(parser)
+        parser.add_argument("--wait", action="store_true", help="follow what comes of it to the end")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        from imageflow.cli.aftermath import Aftermath
+
+        with self.app.service() as service:
+            receipts = service.events.send(events_of(parsed_args))
+            for receipt in receipts:
+                new = (
+                    ""
+                    if receipt.new
+                    else f": a duplicate, it came {receipt.event.deliveries} times; not acted on again"
+                )
+                self.app.note(f"event {receipt.event.seq}: {receipt.event.type} from {receipt.event.source}{new}")
+            if parsed_args.wait:
+                aftermath = Aftermath(self.app, service)
+                aftermath.follow([receipt.event.seq for receipt in receipts])
+                self.exit_code = aftermath.exit_code
+            else:
+                tell_if_nothing_serves(self, service)
+            self._found = [(*service.events.get(receipt.event.seq), receipt.new) for receipt in receipts]
+        return self.columns, [
+            (
+                event.seq,
+                event.source,
+                event.id,
+                event.type,
+                new,
+                event.verdict.value if event.verdict else WAITING,
+                Optional(event.reason),
+            )
+            for event, _reactions, new in self._found
+        ]
+
+    def text(self) -> Iterable[str]:
+        for event, reactions, _new in self._found:
+            verdict = event.verdict.value if event.verdict else "waiting"
+            yield f"event {event.seq}: {verdict}" + (f": {event.reason}" if event.reason else "")
+            yield from (f"  {line}" for line in reaction_lines(reactions))

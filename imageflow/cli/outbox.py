@@ -1,0 +1,78 @@
+"""`imageflow outbox …`: what others were told, and sending it again."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from imageflow.cli.command import Lister, ShowOne
+from imageflow.cli.present import Age, Optional
+from imageflow.errors import BadInput
+
+
+class List(Lister):
+    """List announcements and how far each of their targets is: waiting, sent, dead"""
+
+    nothing = "nothing to tell anybody: see [announce] targets"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--dead", action="store_true", help="only the dead letters: what was given up")
+        parser.add_argument("--target", metavar="NAME", help="only those to notifications, http or amqp")
+        parser.add_argument("--limit", type=_number, default=100, metavar="N", help="how many (100)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        if parsed_args.dead:
+            self.nothing = "no dead letters"
+        with self.app.service() as service:
+            found = service.outbox.deliveries(
+                dead=parsed_args.dead, target=parsed_args.target, limit=parsed_args.limit
+            )
+        columns = ("id", "type", "build", "target", "state", "time", "attempts", "error")
+        rows = [
+            (
+                one.announcement.id,
+                one.announcement.type,
+                one.announcement.build_id,
+                one.target,
+                one.state,
+                Age(one.announcement.time),
+                one.attempts,
+                Optional(one.error),
+            )
+            for one in found
+        ]
+        return columns, rows
+
+
+class Replay(ShowOne):
+    """Send an announcement again, or all dead letters, with the same id as before
+
+    What a target has seen already it recognises by the id. Announcements that were sent since are not sent again, so
+    a replayed one comes after later ones of its build.
+    """
+
+    columns = ("replayed",)
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("id", nargs="?", metavar="ID", help="of an announcement, or the beginning of it")
+        parser.add_argument("--dead", action="store_true", help="all dead letters")
+        parser.add_argument("--target", metavar="NAME", help="only to notifications, http or amqp")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        if (parsed_args.id is None) is not parsed_args.dead:
+            raise BadInput("either an announcement's ID or --dead is needed", hint="see 'imageflow outbox list --dead'")
+        with self.app.service() as service:
+            number = service.outbox.replay(parsed_args.id, target=parsed_args.target)
+        return self.columns, (number,)
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value

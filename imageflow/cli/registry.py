@@ -1,0 +1,149 @@
+"""`imageflow recipe add|remove|list|graph`: the recipes that events can build."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imageflow.cli.command import Command, Lister, TextLister, TextShowOne
+from imageflow.cli.present import Age, Digest, Lines, Optional
+from imageflow.cli.recipes import setting
+
+if TYPE_CHECKING:
+    from imageflow.model import Registered
+
+
+class Add(TextShowOne):
+    """Register a recipe, or its next version: from now on, events can build its images
+
+    What is registered is what the file says now; files beside it are read when a build is asked for. Nothing is built.
+    """
+
+    columns = ("recipe", "version", "verdict", "images", "strangers")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("file", metavar="FILE", type=Path, help="the recipe")
+        parser.add_argument("--name", metavar="NAME", help="name to register it by (default: the file's)")
+        parser.add_argument(
+            "--set",
+            metavar="KEY=VALUE",
+            dest="settings",
+            action="append",
+            default=[],
+            type=setting,
+            help="replace a value of the recipe, e.g. publish.keep=3; can be repeated",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            done = service.recipes.add(parsed_args.file, parsed_args.name, dict(parsed_args.settings))
+        self._done = done
+        return self.columns, (
+            done.recipe.name,
+            done.recipe.version,
+            done.verdict,
+            list(done.images),
+            list(done.strangers),
+        )
+
+    def text(self) -> Iterable[str]:
+        done = self._done
+        yield f"{done.recipe.name}: {done.verdict}, version {done.recipe.version} ({', '.join(done.images)})"
+        for stranger in done.strangers:
+            yield f"  no registered recipe has {stranger}: it is not rebuilt by events, and nobody waits for it"
+        quiet = [image["name"] for image in done.recipe.images if not image.get("on")]
+        if quiet:
+            yield f"  no event asks for {', '.join(quiet)}: without 'on:'"
+
+
+class Remove(TextLister):
+    """Let events no longer build a recipe's images; what is built, or being built, stays"""
+
+    columns = ("image",)
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("recipe", metavar="NAME", help="from 'imageflow recipe list'")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            self._images = service.recipes.remove(parsed_args.recipe)
+        self._name = parsed_args.recipe
+        return self.columns, [(image,) for image in self._images]
+
+    def text(self) -> Iterable[str]:
+        return [f"{self._name}: removed; no event builds {', '.join(self._images)} any more"]
+
+
+class List(Lister):
+    """List the registered recipes; with --all, every version there was"""
+
+    nothing = "no recipes are registered: imageflow recipe add FILE"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("recipe", metavar="NAME", nargs="?", help="only this recipe")
+        parser.add_argument("--all", action="store_true", help="every version there was")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        with self.app.service() as service:
+            found = service.recipes.registered(parsed_args.recipe, everything=parsed_args.all)
+        columns = ("recipe", "version", "images", "triggers", "registered", "digest", "from", "current")
+        return columns, [_row(recipe) for recipe in found]
+
+
+def _row(recipe: Registered) -> tuple[Any, ...]:
+    names = [str(image["name"]) for image in recipe.images]
+    triggers = {str(image["name"]): image.get("on") or [] for image in recipe.images}
+    return (
+        recipe.name,
+        recipe.version,
+        Lines(names, [", ".join(names)]),
+        Lines(triggers, [str(sum(map(len, triggers.values())))]),
+        Age(recipe.created),
+        Digest(recipe.digest),
+        Optional(_origin(recipe)),
+        recipe.current,
+    )
+
+
+def _origin(recipe: Registered) -> str:
+    """Where its file is."""
+    if recipe.repository is None:
+        return recipe.path
+    return "{url} {ref} {path} @ {commit:.12}".format(**recipe.repository)
+
+
+class Graph(Command):
+    """Show which registered images stand on which: a new version of one rebuilds those below it"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "-f", "--format", choices=["text", "dot", "json"], default="text", help="default: text; dot is for graphviz"
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        import json
+
+        from imageflow import lineage
+
+        with self.app.service() as service:
+            graph = service.recipes.graph()
+            waiting = {one.image: one.held or "to be rebuilt" for one in service.events.rebuilds()}
+        if parsed_args.format == "json":
+            self.app.stdout.write(
+                json.dumps({name: {"parents": list(of)} for name, of in graph.items()}, indent=2) + "\n"
+            )
+        elif not graph:
+            self.app.note("(no recipes are registered: imageflow recipe add FILE)")
+        else:
+            drawn = lineage.dot(graph) if parsed_args.format == "dot" else lineage.tree(graph, waiting)
+            self.app.stdout.write(drawn.rstrip("\n") + "\n")
