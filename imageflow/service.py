@@ -34,6 +34,7 @@ from imageflow.model import (
     Submission,
     Wish,
 )
+from imageflow.outgoing import Outbox
 from imageflow.persistence import builds, conductors, ledger, outbox, steps
 from imageflow.persistence.database import Database
 from imageflow.stores import Store
@@ -137,6 +138,11 @@ class Service:
         from imageflow.happenings import Happenings
 
         return Happenings(self.config, self.database, self.submitter)
+
+    @functools.cached_property
+    def outbox(self) -> Outbox:
+        """What others were told, or are still to be."""
+        return Outbox(self.database)
 
     @functools.cached_property
     def submitter(self) -> Submitter:

@@ -33,13 +33,7 @@ class Announcer(Protocol):
 
 def load(config: Config, target: str) -> Announcer:
     """The announcer of a name in [announce] targets."""
-    try:
-        kind = drivers.load("announce", "imageflow.announcers", target)
-    except ConfigError as error:
-        raise ConfigError(
-            f"[announce] targets: {target!r}: {error.message}", hint="known are notifications, http, amqp"
-        ) from error
-    announcer: Announcer = kind(config)
+    announcer: Announcer = drivers.load("announcer", "imageflow.announcers", target, "[announce] targets")(config)
     return announcer
 
 

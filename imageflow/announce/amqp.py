@@ -38,8 +38,8 @@ class AmqpAnnouncer:
                 KombuError,
                 OSError,
                 MessageNacked,
-                *connection.transport_cls.connection_errors,
-                *connection.transport_cls.channel_errors,
+                *connection.connection_errors,
+                *connection.channel_errors,
             )
             self._place = str(connection.as_uri(include_password=False))
         except (LookupError, ImportError, AttributeError, TypeError, ValueError, KombuError):

@@ -29,7 +29,7 @@ class NotificationAnnouncer:
         url = needed(config.announce.transport_url or config.notifications.transport_url, "transport_url")
         self._exchange = needed(config.announce.exchange, "exchange")
         self._topic = needed(config.announce.topic, "topic")
-        self._publisher = f"imageflow.{config.host}"
+        self._host = config.host
         self._timeout = config.announce.timeout
         self._durable = config.announce.durable
         self._conf = cfg.ConfigOpts()  # of our own: the real one is read by nobody but us
@@ -56,25 +56,13 @@ class NotificationAnnouncer:
                 self._conf.set_override(name, value, group="oslo_messaging_rabbit")
         return transport
 
-    def message(self, announcement: Announcement) -> dict[str, Any]:
-        """The notification, in the form that oslo.messaging's Notifier gives it."""
-        moment = datetime.datetime.fromtimestamp(announcement.time, datetime.UTC).replace(tzinfo=None)
-        return {
-            "message_id": announcement.id,
-            "publisher_id": self._publisher,
-            "event_type": announcement.type,
-            "priority": payload.priority(announcement),
-            "payload": payload.versioned(announcement),
-            "timestamp": str(moment),
-        }
-
     def send(self, announcement: Announcement) -> None:
         if self._transport is None:
             self._transport = self._open()
         topic = f"{self._topic}.{payload.priority(announcement).lower()}"
         target = oslo_messaging.Target(exchange=self._exchange, topic=topic)
         try:
-            self._transport._send_notification(target, {}, self.message(announcement), version=_ENVELOPE, retry=0)
+            self._transport._send_notification(target, {}, message(announcement, self._host), _ENVELOPE, retry=0)
         except (oslo_messaging.MessagingException, KombuError, AMQPError, OSError) as error:
             self.close()
             raise Unavailable(f"{self._place} did not take the announcement: {_first_line(error)}") from error
@@ -83,6 +71,19 @@ class NotificationAnnouncer:
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.cleanup()
+
+
+def message(announcement: Announcement, host: str) -> dict[str, Any]:
+    """The notification, in the form that oslo.messaging's Notifier gives it."""
+    moment = datetime.datetime.fromtimestamp(round(announcement.time, 6), datetime.UTC).replace(tzinfo=None)
+    return {
+        "message_id": announcement.id,
+        "publisher_id": f"imageflow.{host}",
+        "event_type": announcement.type,
+        "priority": payload.priority(announcement),
+        "payload": payload.versioned(announcement),
+        "timestamp": str(moment),
+    }
 
 
 def _hosts(url: Any) -> str:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from imageflow.cli.builds import count
 from imageflow.cli.command import Lister, ShowOne
 from imageflow.cli.present import Age, Optional
 from imageflow.errors import BadInput
@@ -20,16 +21,14 @@ class List(Lister):
         parser = super().get_parser(prog_name)
         parser.add_argument("--dead", action="store_true", help="only the dead letters: what was given up")
         parser.add_argument("--target", metavar="NAME", help="only those to notifications, http or amqp")
-        parser.add_argument("--limit", type=_number, default=100, metavar="N", help="how many (100)")
+        parser.add_argument("--limit", metavar="N", type=count, default=50, help="at most N (default: 50)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         if parsed_args.dead:
             self.nothing = "no dead letters"
         with self.app.service() as service:
-            found = service.outbox.deliveries(
-                dead=parsed_args.dead, target=parsed_args.target, limit=parsed_args.limit
-            )
+            found = service.outbox.deliveries(dead=parsed_args.dead, target=parsed_args.target, limit=parsed_args.limit)
         columns = ("id", "type", "build", "target", "state", "time", "attempts", "error")
         rows = [
             (
@@ -69,10 +68,3 @@ class Replay(ShowOne):
         with self.app.service() as service:
             number = service.outbox.replay(parsed_args.id, target=parsed_args.target)
         return self.columns, (number,)
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
