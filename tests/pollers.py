@@ -1,0 +1,98 @@
+"""A place for pollers to be tested in: registered recipes, an inbox, and what was seen, in a real database."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imageflow import config
+from imageflow.inbox import SqlInbox
+from imageflow.listeners import Listener, Surroundings
+from imageflow.model import Event
+from imageflow.persistence import events
+from imageflow.persistence.database import Database
+from imageflow.registry import Recipes, SqlWatched
+from imageflow.signals import Flag
+
+IMAGE = """
+  - name: {name}
+    method: dib
+    dib: {{elements: [debian-minimal], types: [qcow2]}}
+    on: [{on}]
+"""
+
+
+def images(**on: str) -> str:
+    """A recipe file's text: images by name, each with what stands in its `on:`."""
+    return "images:" + "".join(IMAGE.format(name=name.replace("_", "-"), on=text) for name, text in on.items())
+
+
+class Site:
+    """One imageflow: its database is SQLite in a folder of its own, unless one is given."""
+
+    def __init__(self, folder: Path, url: str | None = None, settings: str = "") -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "imageflow.conf"
+        connection = url or f"sqlite:///{folder}/imageflow.db"
+        file.write_text(
+            f"[DEFAULT]\nstate_dir = {folder / 'state'}\n[database]\nconnection = {connection}\n{settings}\n"
+        )
+        self.config = config.load([str(file)])
+        self.database = Database(connection)
+        self.database.upgrade()
+        self.inbox = SqlInbox(self.database)
+        self.watched = SqlWatched(self.database)
+
+    def register(self, text: str, name: str = "recipe") -> Path:
+        """Register a recipe, or its next version; -> its file."""
+        file = self.folder / f"{name}.yaml"
+        file.write_text(text)
+        Recipes(self.config, self.database).add(file)
+        return file
+
+    def events(self, kind: str = "") -> list[Event]:
+        """Those of the inbox, in the order they came."""
+        with self.database.read() as conn:
+            found = events.select(conn, limit=100_000)
+        return sorted((event for event in found if event.type.startswith(kind)), key=lambda event: event.seq)
+
+    def around(self, ready: Callable[[str], None] = lambda _what: None) -> Surroundings:
+        return Surroundings(self.config, self.inbox, self.watched, ready)
+
+    @contextlib.contextmanager
+    def running(self, make: Callable[[Surroundings], Listener]) -> Iterator[Listener]:
+        """A listener in a thread, until the end of the block; what it raises is raised there."""
+        stop, ready = Flag(), threading.Event()
+        listener = make(self.around(lambda _what: ready.set()))
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                listener.run(stop)
+            except BaseException as error:
+                errors.append(error)
+                ready.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            assert ready.wait(30)
+            yield listener
+        finally:
+            stop.set()
+            thread.join(30)
+        assert not thread.is_alive(), "the listener does not end"
+        if errors:
+            raise errors[0]
+
+
+def until(what: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for something to be true."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.02)
