@@ -27,6 +27,7 @@ from imageflow.matching import PUBLISH, match_waiting
 from imageflow.model import BuildState, Outcome, Submission
 from imageflow.persistence import events, reactions, rebuilds, registry, standing
 from imageflow.persistence.reactions import Taken
+from imageflow.reconcile import reconcile
 from imageflow.service import Service
 from imageflow.signals import Flag
 
@@ -74,6 +75,7 @@ class Dispatcher:
         self._looking: set[str] = set()
         self._complaints = Complaints()
         self._swept = 0.0
+        self._reconcile_at = 0.0  # at the start, too
 
     def wake(self) -> None:
         """There is something new in the inbox."""
@@ -90,6 +92,8 @@ class Dispatcher:
                     for image in self._ready():
                         self._looking.add(image)
                         pool.submit(self._look_at, image)
+                with self._complaints.instead_of_failing("reconcile"):
+                    self._reconcile()
                 with self._complaints.instead_of_failing("forget old events"):
                     self._sweep()
                 self._bell.wait(max(POLL, _SHARE * (time.monotonic() - began)))
@@ -102,6 +106,11 @@ class Dispatcher:
         for image in ready:
             self._look_at(image)
         return ready
+
+    def _reconcile(self) -> None:
+        if time.monotonic() >= self._reconcile_at:
+            self._reconcile_at = time.monotonic() + self._config.reconcile
+            reconcile(self._database)
 
     def _sweep(self) -> None:
         self._inbox.flush()

@@ -74,6 +74,8 @@ def _ours(event: Event) -> bool:
 
 
 def _why_none(conn: Connection, event: Event) -> str:
+    if event.type == PUBLISH:
+        return f"no registered image stands on {event.subject}"
     wanted = registry.wanting(conn, event.type)
     if wanted:
         return f"{wanted} trigger{'s' if wanted > 1 else ''} for {event.type}, none with these values"

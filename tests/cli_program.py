@@ -25,6 +25,7 @@ class Program:
             "PYTHONPATH": str(ROOT),
             "IMAGEFLOW_STATE_DIR": str(state_dir),
             "COLUMNS": "200",
+            "OS_API__LISTEN": "127.0.0.1:0",  # tests run beside each other
             **(env or {}),
         }
 

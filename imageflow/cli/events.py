@@ -282,7 +282,7 @@ class Send(TextLister):
                 self.app.note(f"event {receipt.event.seq}: {receipt.event.type} from {receipt.event.source}{new}")
             if parsed_args.wait:
                 aftermath = Aftermath(self.app, service)
-                aftermath.follow([receipt.event.seq for receipt in receipts])
+                aftermath.follow([receipt.event.seq for receipt in receipts if receipt.new])
                 self.exit_code = aftermath.exit_code
             else:
                 tell_if_nothing_serves(self, service)

@@ -109,5 +109,5 @@ def _configure_logging(as_json: bool, verbosity: int) -> None:
             if handler.level > logging.INFO and verbosity > 0:
                 handler.setLevel(logging.INFO)
     if verbosity < 3:
-        for name in ("taskflow", "alembic", "stevedore", "sqlalchemy"):
+        for name in ("taskflow", "alembic", "stevedore", "sqlalchemy", "uvicorn", "amqp", "kombu", "oslo", "paramiko"):
             logging.getLogger(name).setLevel(logging.WARNING)

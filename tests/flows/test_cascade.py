@@ -14,6 +14,8 @@ from imageflow.conductor import Conductor
 from imageflow.dispatcher import Dispatcher
 from imageflow.inbox import SqlInbox
 from imageflow.model import BuildState, Event, Outcome, Verdict
+from imageflow.persistence import builds
+from imageflow.reconcile import reconcile
 from tests.small.flow import Trace
 from tests.small.site import Site
 
@@ -172,8 +174,6 @@ def test_an_event_during_a_build_asks_for_exactly_one_more(yard: Yard) -> None:
     yard.dispatcher.once()
     [queued] = yard.service.builds()
     with yard.service.database.begin() as conn:
-        from imageflow.persistence import builds
-
         builds.change(conn, queued.id, to=BuildState.RUNNING, started=1.0)
     late = [yard.push() for _ in range(20)]
     yard.dispatcher.once()
@@ -292,3 +292,23 @@ def test_a_replay_is_looked_at_again(yard: Yard) -> None:
     (yard.site.folder / "motd").write_text("another")
     yard.service.events.replay(seq)
     assert yard.settle() == ["a"]
+
+
+def test_reconcile_asks_for_what_is_behind(yard: Yard) -> None:
+    """A parent that moved on while its child was not registered."""
+    parent, _, rest = DIAMOND.partition("  - {name: b")
+    child = "images:\n  - {name: b" + rest.partition("\n")[0] + "\n"
+    yard.register(parent, "parent")
+    yard.register(child, "child")
+    yard.push()
+    assert yard.settle() == ["a", "b"]
+    yard.service.recipes.remove("child")
+    yard.push()
+    assert yard.settle() == ["a"]
+    assert reconcile(yard.service.database) == []
+    yard.register(child, "child")
+    assert reconcile(yard.service.database) == ["b"]
+    assert reconcile(yard.service.database) == []
+    assert yard.settle() == ["b"]
+    assert "nobody looked" in yard.service.builds(image="b", limit=1)[0].reason
+    assert reconcile(yard.service.database) == []
