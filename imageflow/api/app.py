@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
@@ -13,6 +14,7 @@ from imageflow.api.events import events_router
 from imageflow.api.gate import Gate, count, rate_of
 from imageflow.api.problems import Problem, malformed, render
 from imageflow.api.responses import Health, refusals
+from imageflow.api.storing import away
 from imageflow.api.webhooks import webhooks_router
 from imageflow.errors import ImageflowError
 from imageflow.listeners import Surroundings
@@ -32,7 +34,7 @@ _SECURITY = {
     },
     "gerritBasic": {"type": "http", "scheme": "basic", "description": "[webhooks] gerrit_token as the password"},
 }
-AWAY = "5"  # seconds after which a database may be back
+LOG = logging.getLogger(__name__)
 
 
 def create_app(surroundings: Surroundings) -> FastAPI:
@@ -97,8 +99,8 @@ def _say_no(app: FastAPI, surroundings: Surroundings) -> None:
 
     async def on_imageflow(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ImageflowError)
-        detail = "this can't be stored now: nothing of it is kept"
-        return answer(request, Problem(503, "unavailable", detail, hint="send it again", headers={"retry-after": AWAY}))
+        LOG.warning("%s: %s", request.state.request_id, error)
+        return answer(request, away())
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http)

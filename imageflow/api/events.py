@@ -7,12 +7,12 @@ import ipaddress
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 
 from imageflow.api.envelopes import BATCH, MOST, STRUCTURED, Mode, events_of, mode_of
 from imageflow.api.problems import Problem, malformed
 from imageflow.api.responses import KeptEvents, accepted, kept, refusals
 from imageflow.api.signatures import bearer
+from imageflow.api.storing import in_thread
 from imageflow.errors import BadInput
 from imageflow.listeners import Surroundings
 from imageflow.model import Receipt
@@ -74,7 +74,7 @@ def events_router(surroundings: Surroundings) -> APIRouter:
             )
         body = await request.body()
         try:
-            return kept(await run_in_threadpool(keep, mode, headers, body))
+            return kept(await in_thread(keep, mode, headers, body))
         except BadInput as error:
             raise malformed(error.message, hint=error.hint, subject="event") from None
 

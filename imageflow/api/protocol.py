@@ -20,6 +20,7 @@ class PatientProtocol(H11Protocol):
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
+        self.access_log = False  # whatever the logging is set up to: queries may hold what is secret
         self._overdue: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

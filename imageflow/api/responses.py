@@ -19,7 +19,7 @@ _WORDS = {
     415: "The body is of another kind than those that are understood.",
     429: "Too many requests of this client; Retry-After says when to come again.",
     500: "A bug of imageflow; nothing of it is kept.",
-    503: "The database is away; nothing of it is kept: send it again after Retry-After.",
+    503: "It could not be stored now: send it again after Retry-After.",
 }
 _ID_HEADER = {REQUEST_ID: {"description": "Names the request.", "schema": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}}

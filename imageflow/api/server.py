@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 HINT = "[api] listen, or 'imageflow serve --listen HOST:PORT'"
-GRACE = 10  # seconds that requests have to end when we stop
+GRACE = 8  # seconds that requests have to end when we stop; less than the service waits for us
 _LOOK = 0.1  # seconds between two looks at the flag
 
 
@@ -31,7 +32,7 @@ def address(listen: str) -> tuple[str, int]:
     if bracketed:
         host = host[1:-1]
     number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else -1
-    if not colon or not host or number not in range(65536) or (":" in host) != bracketed:
+    if not colon or not host or number not in range(65536) or (":" in host) != bracketed or set(host) & set("[]/@ "):
         raise ConfigError(
             f"[api] listen: {listen!r} is no HOST:PORT", hint=f"such as 127.0.0.1:8780 or [::1]:8780; {HINT}"
         )
@@ -119,6 +120,7 @@ def _server(surroundings: Surroundings) -> uvicorn.Server:
         access_log=False,  # the gate has one without query strings
         proxy_headers=False,  # anybody could say where they come from
         server_header=False,
+        timeout_keep_alive=min(5, math.ceil(surroundings.config.api.timeout)),
         timeout_graceful_shutdown=GRACE,
         h11_max_incomplete_event_size=32 << 10,
     )

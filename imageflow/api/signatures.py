@@ -8,7 +8,6 @@ there is none.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -73,7 +72,7 @@ def standard_key(secret: str, where: str) -> Webhook:
     text = secret.removeprefix(SIGNING_PREFIX).rstrip("=")
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
     if not key:
         raise ConfigError(f"{where}: what follows whsec_ is not base64", hint="copy it again from the sender")

@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 
 from imageflow.api.envelopes import media_type
 from imageflow.api.events import LISTENER
@@ -17,6 +16,7 @@ from imageflow.api.problems import Problem, malformed
 from imageflow.api.reading import parse_json
 from imageflow.api.responses import KeptEvents, accepted, kept, refusals
 from imageflow.api.signatures import SIGNING_PREFIX, BadSignature, standard_key
+from imageflow.api.storing import in_thread
 from imageflow.errors import BadInput, Conflict
 from imageflow.listeners import Inbox, Surroundings
 from imageflow.model import Receipt
@@ -64,7 +64,7 @@ def _operation(forge: Forge, secret: str | None, inbox: Inbox) -> Callable[[Requ
             known = " or ".join(kind for kind in forge.content_types if kind)
             raise Problem(415, "webhook.content-type", f"the Content-Type is not {known}")
         raw = await request.body()
-        return kept(await run_in_threadpool(keep, request, raw))
+        return kept(await in_thread(keep, request, raw))
 
     return receive
 
