@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageflow import config, fingerprint, pins, recipe
-from imageflow.errors import ImageflowError, RecipeError, Refused, Unavailable
+from imageflow.control import Control
+from imageflow.errors import Corrupt, ImageflowError, InputChanged, RecipeError, Refused, Unavailable
 from imageflow.pins import checksums
+from imageflow.tasks.prepare_machine import fetched
 
 A, B = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()
 LONG = hashlib.sha512(b"a").hexdigest()
@@ -197,3 +199,17 @@ def test_refused_in_a_recipe(base: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         boot(tmp_path, base)
     assert said in str(caught.value)
+
+
+def test_what_was_replaced_after_the_build_was_planned_is_said_to_be(tmp_path: Path, settings: config.Config) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"b")
+
+    def get(source: dict[str, str], digest: str) -> Path:
+        return fetched(source, digest, settings, Control(), lambda line: None, lambda done, phase: None)
+
+    assert get({"url": disk.as_uri(), "checksums": "SUMS"}, B) == disk
+    with pytest.raises(InputChanged, match="it was replaced since the build was planned"):
+        get({"url": disk.as_uri(), "checksums": "SUMS"}, A)
+    with pytest.raises(Corrupt):
+        get({"url": disk.as_uri(), "sha256": A}, A)
