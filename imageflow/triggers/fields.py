@@ -7,21 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from imageflow.model import Event
+from imageflow.recipe.conditions import ATTRIBUTES
 
 DEPTH = 8  # keys on the way to a field that a probe knows
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_DIGITS = frozenset("0123456789")
 _LONGEST_NUMBER = 40  # characters of a text that is taken for a number
 
 
 def attribute(event: Event, field: str) -> Any:
     """The value of `$source`, `$id`, `$type`, `$subject` or `$time`; None when it has none."""
-    return {
-        "$source": event.source,
-        "$id": event.id,
-        "$type": event.type,
-        "$subject": event.subject,
-        "$time": event.time,
-    }.get(field)
+    return getattr(event, field[1:]) if field in ATTRIBUTES else None
 
 
 def at(event: Event, field: str) -> Iterator[Any]:
@@ -87,7 +83,7 @@ def _index(part: str) -> int | None:
 def number(value: Any) -> int | float | None:
     """A number, or what a text spells as one; None for anything else, and for NaN."""
     if isinstance(value, str):
-        if len(value) > _LONGEST_NUMBER or not (found := _NUMBER.fullmatch(value)):
+        if len(value) > _LONGEST_NUMBER or value[-1:] not in _DIGITS or not (found := _NUMBER.fullmatch(value)):
             return None
         if found[1] is None and found[2] is None:
             return int(value)
@@ -110,6 +106,8 @@ def same(wanted: Any, value: Any) -> bool:
 
 def kind(value: Any) -> str:
     """A text that is equal for values that are the `same`."""
+    if isinstance(value, str) and len(value) > _LONGEST_NUMBER:
+        return f"s{value}"
     if (truth := _truth(value)) is not None:
         return f"b{truth:d}"
     found = number(value)

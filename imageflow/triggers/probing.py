@@ -7,8 +7,8 @@ and none is left out; triggers that only share a number are sorted out by `expla
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,14 +26,14 @@ def probe(trigger: Trigger) -> str:
     """What to store with the trigger, at most 32 characters: in `probes` of every event that it matches."""
     scope = _ANY if is_glob(trigger.type) else _scope(trigger.type)
     found = min(_equalities(trigger.where, 0), key=_rank, default=None)
-    return scope if found is None else f"{scope}-{_bucket(*found)}"
+    return scope if found is None else f"{scope}-{_bucket(*found):04x}"
 
 
 def probes(event: Event) -> list[str]:
     """What to look for, each once: the trigger of none but these can match the event."""
-    buckets = {_bucket(field, value): None for field, value in fields.scalars(event)}
+    buckets = sorted({_bucket(field, value) for field, value in fields.scalars(event)})
     scopes = (_scope(event.type), _ANY)
-    return [*scopes, *(f"{scope}-{bucket}" for bucket in buckets for scope in scopes)]
+    return [*scopes, *(f"{scope}-{bucket:04x}" for scope in scopes for bucket in buckets)]
 
 
 def is_glob(type: str) -> bool:
@@ -45,13 +45,9 @@ def _scope(type: str) -> str:
     return hashlib.blake2b(type.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
 
 
-@functools.lru_cache(maxsize=4096)
-def _bucket_of(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=2).hexdigest()
-
-
-def _bucket(field: str, value: Any) -> str:
-    return _bucket_of(f"{field}\0{fields.kind(value)}")
+def _bucket(field: str, value: Any) -> int:
+    """One of 65,536 numbers; who makes values that share one only makes us look at more triggers."""
+    return zlib.crc32(f"{field}\0{fields.kind(value)}".encode("utf-8", "surrogatepass")) & 0xFFFF
 
 
 def _equalities(where: Json, depth: int) -> Iterator[tuple[str, Any]]:
