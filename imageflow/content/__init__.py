@@ -112,7 +112,7 @@ class _Tree:
         if path in self._normal:
             entry.append(self._normal[path])
         elif kind == stat.S_IFREG:
-            entry += [size, _known(self._hashes, path) if size else ""]
+            entry.append(_known(self._hashes, path) if size else "")
         elif kind == stat.S_IFLNK:
             entry.append(_known(self._targets, path))
         elif kind in _DEVICES:
