@@ -25,6 +25,7 @@ LOG = logging.getLogger(__name__)
 POLL = 0.5  # seconds between two looks into the outbox
 LEASE = 60.0  # seconds that nobody else sends what we took; when we are killed, it waits that long
 REFUSALS = 8  # a target may change its mind, or be mended, that often
+BREATH = 1.0  # seconds at most between two announcements to a target that stumbles
 TIDY = 60.0  # seconds between two looks for what is too old
 
 Settle = Callable[[Connection], object]
@@ -106,9 +107,9 @@ class Sender:
                 self._settle = lambda conn: outbox.failed(conn, *mine, said, again)
             return 0.0
         except Stumbled as error:
-            said, again = error.message, self._backoff(delivery.attempts + 1)
+            said, again = error.message, self._backoff(delivery.attempts + 3)
             self._settle = lambda conn: outbox.failed(conn, *mine, said, again)
-            return self._away(said)
+            return min(self._away(said), BREATH)  # less than this one waits: the others pass by
         except Unavailable as error:
             said = error.message
             self._settle = lambda conn: outbox.put_back(conn, *mine, said)
@@ -116,12 +117,10 @@ class Sender:
         except Exception as error:  # a bug, ours or a library's: it must not end all announcements
             LOG.exception("announcement %s (%s) to %s", what.id, what.type, self.target)
             self._announcer.close()
-            said, again = (
-                f"{type(error).__name__}: a bug in imageflow, see its log",
-                self._backoff(delivery.attempts + 1),
-            )
+            said = f"{type(error).__name__}: a bug in imageflow, see its log"
+            again = self._backoff(delivery.attempts + 3)
             self._settle = lambda conn: outbox.failed(conn, *mine, said, again)
-            return self._away(said)
+            return min(self._away(said), BREATH)
         if self._failures:
             LOG.info("announcements to %s go out again", self.target)
         self._failures = 0
