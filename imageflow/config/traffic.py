@@ -78,6 +78,20 @@ NOTIFICATIONS: list[cfg.Opt] = [
         "durable", default=False, help="Queues outlive the broker; must be what the services say (amqp_durable_queues)."
     ),
     cfg.IntOpt("prefetch", default=32, min=1, help="Messages that are taken at once."),
+    cfg.ListOpt(
+        "ignore",
+        default=[
+            "image.send",
+            "image.prepare",
+            "instance.exists",
+            "instance.update",
+            "compute.instance.exists",
+            "compute.instance.update",
+            "*metrics.update",
+            "scheduler.*",
+        ],
+        help="Event types, exact or as globs, that say much and mean little here: they are not kept.",
+    ),
 ]
 AMQP: list[cfg.Opt] = [
     cfg.StrOpt(
@@ -203,6 +217,7 @@ class NotificationsConfig:
     pool: str
     durable: bool
     prefetch: int
+    ignore: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
