@@ -60,18 +60,32 @@ def _field(wanted: Json, values: list[Any]) -> bool:
         other = operators.pop("ne")
         if any(fields.same(other, value) for value in values):
             return False
+    if "in" in operators:
+        operators["in"] = _Among(operators["in"])
     if not operators:
         return True
     return any(all(_fulfils(name, operand, value) for name, operand in operators.items()) for value in values)
+
+
+class _Among:
+    """Many values to compare many with."""
+
+    def __init__(self, values: Any) -> None:
+        if not isinstance(values, list | tuple):
+            raise Broken
+        self._values: dict[str, list[Any]] = {}
+        for each in values:
+            self._values.setdefault(fields.kind(each), []).append(each)
+
+    def __contains__(self, value: object) -> bool:
+        return any(fields.same(each, value) for each in self._values.get(fields.kind(value), ()))
 
 
 def _fulfils(name: str, operand: Any, value: Any) -> bool:
     if name == "":
         return fields.same(operand, value)
     if name == "in":
-        if not isinstance(operand, list | tuple):
-            raise Broken
-        return any(fields.same(each, value) for each in operand)
+        return value in operand
     if name in ("glob", "regex"):
         if not isinstance(operand, str):
             raise Broken

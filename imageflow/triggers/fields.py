@@ -10,6 +10,7 @@ from imageflow.model import Event
 from imageflow.recipe.conditions import ATTRIBUTES
 
 DEPTH = 8  # keys on the way to a field that a probe knows
+LONG = 200  # characters of the path of such a field
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DIGITS = frozenset("0123456789")
 _LONGEST_NUMBER = 40  # characters of a text that is taken for a number
@@ -53,7 +54,7 @@ def at(event: Event, field: str) -> Iterator[Any]:
 
 
 def scalars(event: Event) -> Iterator[tuple[str, Any]]:
-    """Every text, number and boolean with its dotted path, without numbers for lists; those at most DEPTH keys deep."""
+    """Every text, number and boolean with its dotted path, without numbers for lists; paths within DEPTH and LONG only."""
     for name in ("$subject", "$source", "$type", "$id"):
         if (value := attribute(event, name)) is not None:
             yield name, value
@@ -62,8 +63,10 @@ def scalars(event: Event) -> Iterator[tuple[str, Any]]:
         node, path = waiting.pop()
         if isinstance(node, Mapping):
             for key, value in node.items():
+                if len(key) > LONG:
+                    continue
                 inner = key if path is None else f"{path}.{key}"
-                if inner.count(".") < DEPTH:
+                if len(inner) <= LONG and inner.count(".") < DEPTH:
                     waiting.append((value, inner))
         elif isinstance(node, list | tuple):
             waiting += ((item, path) for item in node)

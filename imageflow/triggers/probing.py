@@ -75,7 +75,7 @@ def _probed(field: str) -> bool:
     """Whether an event's probes tell of this field."""
     if field.startswith("$"):
         return field in ("$source", "$id", "$type", "$subject")
-    return field.count(".") < fields.DEPTH and not fields.by_index(field)
+    return len(field) <= fields.LONG and field.count(".") < fields.DEPTH and not fields.by_index(field)
 
 
 def _rank(equality: tuple[str, Any]) -> tuple[int, str, str]:

@@ -488,6 +488,20 @@ def test_a_huge_event_has_a_bounded_number_of_probes() -> None:
     assert matches({"field149999": 149999}, event)
 
 
+def test_long_keys_do_not_multiply() -> None:
+    """Were each path written out, these would be 100 GB."""
+    event = Event("s", "1", "t", data={"k" * 1_000_000: {f"f{n}": n for n in range(100_000)}, "x" * 150: {"y" * 60: 1}})
+    assert len(triggers.probes(event)) == 2 * 4
+    assert matches({"k" * 1_000_000 + ".f7": 7}, event)
+    assert matches({"x" * 150 + "." + "y" * 60: 1}, event)
+
+
+def test_many_values_against_many() -> None:
+    event = Event("s", "1", "t", data={"x": list(range(100_000))})
+    assert not matches({"x": {"in": [-n for n in range(1, 1000)]}}, event)
+    assert matches({"x": {"in": [*(-n for n in range(1, 1000)), "99999"]}}, event)
+
+
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a|aa)+b", "(.*)*b", "(a*)*(a*)*b"])
 def test_expressions_that_blow_up_elsewhere(pattern: str) -> None:
     event = Event("s", "1", "t", data={"x": "a" * 100_000})
