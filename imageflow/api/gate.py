@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from limits import RateLimitItem, parse
@@ -13,12 +14,13 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imageflow.api.problems import REQUEST_ID, Problem, new_request_id, render
+from imageflow.api.problems import REQUEST_ID, Problem, busy, new_request_id, render
 from imageflow.config.traffic import ApiConfig
 from imageflow.errors import ConfigError
 from imageflow.listeners import Inbox
 
 LOG = logging.getLogger(__name__)
+HELD = 16  # bodies of the largest size that are in memory at once, whoever sends them
 _CLOSE = {"connection": "close"}  # the rest of the body is not read
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -26,6 +28,14 @@ _HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 ]
+
+
+@dataclass(slots=True)
+class _Body:
+    """How much of a request's body came."""
+
+    size: int = 0
+    whole: bool = False
 
 
 def rate_of(text: str) -> RateLimitItem:
@@ -43,6 +53,7 @@ class Gate:
         self._app = app
         self._inbox = inbox
         self._limit = api.max_body << 10
+        self._room = HELD * self._limit
         self._patience = api.timeout
         self._rate = rate_of(api.rate)
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
@@ -54,6 +65,7 @@ class Gate:
         request_id = new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         begun, status = time.monotonic(), 0
+        body = _Body()
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -64,7 +76,7 @@ class Gate:
 
         try:
             await self._admit(scope)
-            await self._app(scope, self._bounded(receive), answer)
+            await self._app(scope, self._bounded(receive, body), answer)
         except Problem as problem:
             await self._refuse(problem, scope, answer)
         except Exception:
@@ -75,6 +87,7 @@ class Gate:
                 )
                 await render(bug, request_id)(scope, receive, answer)
         finally:
+            self._room += body.size
             milliseconds = (time.monotonic() - begun) * 1000
             path = scope["path"][:200]
             LOG.info("%s %s %r: %d in %.0f ms", request_id, scope["method"], path, status, milliseconds)
@@ -102,14 +115,12 @@ class Gate:
         detail = f"the body is larger than {self._limit >> 10} KiB"
         return Problem(413, "request.too-large", detail, hint="[api] max_body", headers=_CLOSE)
 
-    def _bounded(self, receive: Receive) -> Receive:
+    def _bounded(self, receive: Receive, body: _Body) -> Receive:
         """`receive` that raises Problem when the body is too large or too slow: a chunked one names no length."""
-        size, whole = 0, False
         end = asyncio.get_running_loop().time() + self._patience
 
         async def bounded() -> Message:
-            nonlocal size, whole
-            if whole:
+            if body.whole:
                 return await receive()
             try:
                 async with asyncio.timeout_at(end):
@@ -117,10 +128,14 @@ class Gate:
             except TimeoutError:
                 detail = f"the request did not come whole within {self._patience:g} seconds"
                 raise Problem(408, "request.slow", detail, headers=_CLOSE) from None
-            size += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if size > self._limit:
+            size = len(message.get("body", b""))
+            body.size += size
+            self._room -= size
+            body.whole = not message.get("more_body", False)
+            if body.size > self._limit:
                 raise self._too_large()
+            if self._room < 0:
+                raise busy("too many large requests at once", _CLOSE)
             return message
 
         return bounded

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 REQUEST_ID = "x-openstack-request-id"
+AWAY = "5"  # seconds after which what is away may be back
 
 
 class Problem(Exception):
@@ -60,6 +61,11 @@ def render(problem: Problem, request_id: str) -> JSONResponse:
     return JSONResponse(
         ErrorDocument(errors=[item]).model_dump(), status_code=problem.status, headers={**problem.headers}
     )
+
+
+def busy(detail: str, headers: Mapping[str, str] | None = None) -> Problem:
+    """503: not now; the sender has to keep it."""
+    return Problem(503, "unavailable", detail, hint="send it again", headers={"retry-after": AWAY, **(headers or {})})
 
 
 def malformed(detail: str, *, hint: str = "", subject: str = "request") -> Problem:

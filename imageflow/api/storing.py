@@ -9,17 +9,16 @@ from typing import ParamSpec, TypeVar
 
 from anyio import to_thread
 
-from imageflow.api.problems import Problem
+from imageflow.api.problems import Problem, busy
 
 P = ParamSpec("P")
 R = TypeVar("R")
 ANSWER = 9.0  # seconds until the answer: GitHub and Bitbucket give up after ten
-AWAY = "5"  # seconds after which a database may be back
 
 
 def away() -> Problem:
-    """503: the sender has to keep it."""
-    return Problem(503, "unavailable", "this can't be stored now", hint="send it again", headers={"retry-after": AWAY})
+    """What the sender is told."""
+    return busy("this can't be stored now")
 
 
 async def in_thread(work: Callable[P, R], *args: P.args, **values: P.kwargs) -> R:

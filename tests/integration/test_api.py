@@ -459,6 +459,21 @@ def test_rubbish_at_random_does_no_harm(site: Site, caplog: pytest.LogCaptureFix
     assert not [record for record in caplog.records if record.exc_info], caplog.text
 
 
+def test_many_large_bodies_at_once_are_told_to_come_later(site: Site) -> None:
+    """The site takes bodies of 64 KiB, and holds sixteen of them; who keeps them there is left after two seconds."""
+    site.refused()
+    socks = [socket.create_connection(("127.0.0.1", site.port), timeout=10) for _ in range(20)]
+    try:
+        for sock in socks:
+            sock.sendall(HEAD + b"Content-Length: 65536\r\n\r\n" + b" " * 65000)
+        answers = [sock.recv(65536).split(b" ")[1] for sock in socks]
+    finally:
+        for sock in socks:
+            sock.close()
+    assert set(answers) == {b"408", b"503"} and answers.count(b"503") >= 3
+    assert site.send("POST", "/v1/events", event(), JSON).status == 202
+
+
 def test_too_many_requests_are_told_to_come_later(tmp_path: Path) -> None:
     with serving(configured(tmp_path, api={"rate": "3/minute"})) as site:
         answers = [site.send("POST", "/v1/events", event(), JSON) for _ in range(5)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 import re
 import time
@@ -390,6 +392,17 @@ def test_a_token_is_compared_whole() -> None:
     for given_token in ("S", "s ", "", "ss"):
         with pytest.raises(BadSignature):
             token("s", {"A": given_token})
+
+
+def test_a_message_signed_as_gitlab_documents_it() -> None:
+    key, body, when = b"k" * 32, b'{"object_kind":"push"}', str(int(time.time()))
+    digest = hmac.new(key, f"id-1.{when}.".encode() + body, hashlib.sha256).digest()
+    headers = {
+        "webhook-id": "id-1",
+        "webhook-timestamp": when,
+        "webhook-signature": f"v1,{base64.b64encode(b'x' * 32).decode()} v1,{base64.b64encode(digest).decode()}",
+    }
+    BY_NAME["gitlab"].verify("whsec_" + base64.b64encode(key).decode(), headers, body)
 
 
 def test_gitlabs_plain_token_and_its_signature() -> None:
