@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -103,6 +104,11 @@ AMQP: list[cfg.Opt] = [
     cfg.StrOpt("queue", default="imageflow.events", help="Our queue."),
     cfg.ListOpt("routing_keys", default=["#"], help="What of the exchange goes to our queue."),
     cfg.BoolOpt("durable", default=True, help="Exchange and queue outlive the broker."),
+    cfg.DictOpt(
+        "transport_options",
+        default={},
+        help="NAME:VALUE,… for kombu's transport, e.g. data_folder_in:/DIR,data_folder_out:/DIR of 'filesystem'.",
+    ),
     cfg.IntOpt("prefetch", default=32, min=1, help="Messages that are taken at once."),
 ]
 GIT: list[cfg.Opt] = [
@@ -229,6 +235,7 @@ class AmqpConfig:
     queue: str
     routing_keys: tuple[str, ...]
     durable: bool
+    transport_options: Mapping[str, str]
     prefetch: int
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import oslo_messaging
 from oslo_config import cfg
-from oslo_messaging.notify.dispatcher import NotificationResult
 from oslo_messaging.notify.listener import NotificationServer
 
 from imageflow.config.traffic import NotificationsConfig
@@ -80,7 +79,7 @@ class Transport:
 
 
 class Server(NotificationServer):  # type: ignore[misc]
-    """Gives each message to `handle`, one after the other; it is acknowledged when that returns True.
+    """Gives messages to `handle`, in order, those together that are there; acknowledges them when it returns True.
 
     `unreadable` gets the bytes that can't be decoded, and why; False: they shall come again.
     """
@@ -90,10 +89,12 @@ class Server(NotificationServer):  # type: ignore[misc]
         transport: Transport,
         targets: Sequence[Any],
         pool: str,
-        handle: Callable[[Mapping[str, Any]], bool],
+        handle: Callable[[Sequence[Mapping[str, Any]]], bool],
         unreadable: Callable[[bytes, str], bool],
     ) -> None:
-        super().__init__(transport.oslo, list(targets), _Dispatcher(handle), "threading", True, pool)
+        super().__init__(transport.oslo, list(targets), _Dispatcher(), "threading", True, pool)
+        self._handle = handle
+        self._arrived: collections.deque[Any] = collections.deque()
         self._unreadable = unreadable
         self._place = transport.place
 
@@ -119,6 +120,21 @@ class Server(NotificationServer):  # type: ignore[misc]
         thread.join(_STOPPING)
         if thread.is_alive():
             LOG.info("%s does not answer; what was not acknowledged there comes again", self._place)
+
+    def _on_incoming(self, incoming: Sequence[Any]) -> None:
+        self._arrived.extend(incoming)
+        super()._on_incoming(incoming)
+
+    def _process_incoming(self, incoming: Sequence[Any]) -> None:
+        together = [self._arrived.popleft() for _ in range(len(self._arrived))]
+        if not together:
+            return
+        done = self._handle([one.message for one in together])
+        for one in together:
+            if done:
+                one.acknowledge()
+            else:
+                one.requeue()
 
     def _create_listener(self) -> Any:
         listener = super()._create_listener()
@@ -146,16 +162,9 @@ class Server(NotificationServer):  # type: ignore[misc]
 
 
 class _Dispatcher:
-    """What oslo.messaging's server hands messages to."""
+    """What oslo.messaging's server asks for the priorities to listen to."""
 
     supported_priorities = PRIORITIES
-
-    def __init__(self, handle: Callable[[Mapping[str, Any]], bool]) -> None:
-        self._handle = handle
-
-    def dispatch(self, incoming: Any) -> str:
-        done = self._handle(incoming.message)
-        return str(NotificationResult.HANDLED if done else NotificationResult.REQUEUE)
 
 
 def _aside(work: Callable[[], None], trouble: list[Exception]) -> threading.Thread:

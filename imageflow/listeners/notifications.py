@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import oslo_messaging
 
-from imageflow.errors import BadInput, ImageflowError
+from imageflow.errors import BadInput
 from imageflow.listeners import Surroundings, bus, openstack
+from imageflow.listeners.keeping import Keeper, Letter
 from imageflow.listeners.pause import Pause
 from imageflow.signals import Flag
 
@@ -26,18 +28,24 @@ class NotificationListener:
     """Each notification is acknowledged after the inbox has it, or after it is in quarantine."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        self._surroundings = surroundings
         self._config = surroundings.config.notifications
-        self._inbox = surroundings.inbox
         self._remembered = surroundings.config.events.retention
+        self._ready = surroundings.ready
+        self._keeper = Keeper(surroundings.inbox, NAME)
+        self._aside = Keeper(surroundings.inbox, NAME)  # for the thread that reads from the broker
         patterns = (fnmatch.translate(glob.strip()) for glob in self._config.ignore)
         self._ignored = re.compile("|".join(patterns) or r"(?!)")
-        self._stop = Flag()
-        self._pause = Pause()
 
     def run(self, stop: Flag) -> None:
         """See Listener."""
-        self._stop = stop
+
+        def handle(messages: Sequence[Mapping[str, Any]]) -> bool:
+            return self._keeper.keep([self.letter(message) for message in messages], stop)
+
+        def unreadable(raw: bytes, reason: str) -> bool:
+            letter = Letter(NAME, lambda: openstack.without_secrets(raw), unreadable=reason)
+            return self._aside.keep([letter], stop)
+
         transport = bus.Transport(self._config)
         try:
             targets = [
@@ -45,55 +53,32 @@ class NotificationListener:
                 for exchange in self._config.exchanges
                 for topic in self._config.topics
             ]
-            server = bus.Server(transport, targets, self._config.pool, self.handle, self.unreadable)
+            server = bus.Server(transport, targets, self._config.pool, handle, unreadable)
             if not _answers(transport.addresses, transport.place, stop):
                 return
             try:
                 if server.begin(stop):
-                    self._surroundings.ready(f"notifications of {', '.join(self._config.exchanges)}: {transport.place}")
+                    self._ready(f"notifications of {', '.join(self._config.exchanges)}: {transport.place}")
                     stop.wait()
             finally:
                 server.end()
         finally:
             transport.close()
 
-    def handle(self, message: Mapping[str, Any]) -> bool:
-        """Store what a notification tells; -> False when it has to come again."""
-        return not self._stop.is_set() and self._stored(lambda: self._keep(message))
-
-    def unreadable(self, raw: bytes, reason: str) -> bool:
-        """Put bytes that oslo.messaging can't decode into quarantine; -> False when they have to come again."""
-        return self._stored(lambda: self._inbox.quarantine(NAME, NAME, openstack.without_secrets(raw), reason))
-
-    def _stored(self, work: Callable[[], object]) -> bool:
+    def letter(self, message: Mapping[str, Any]) -> Letter:
+        """What a notification tells, or why that can't be known."""
+        source, events, problem = NAME, [], None
         try:
-            work()
-        except Exception as error:
-            LOG.warning(
-                "a notification could not be stored, and is asked for again: %s",
-                error,
-                exc_info=not isinstance(error, ImageflowError),
-            )
-            self._pause.wait(self._stop)
-            return False
-        self._pause.over()
-        return True
-
-    def _keep(self, message: Mapping[str, Any]) -> None:
-        kind = message.get("event_type")
-        if isinstance(kind, str) and self._ignored.match(kind):
-            return
-        try:
-            events = openstack.events_of(message, now=time.time(), remembered=self._remembered)
-            if events:
-                self._inbox.receive(events, listener=NAME)
+            source = openstack.service_of(message.get("publisher_id"))
+            kind = message.get("event_type")
+            if not isinstance(kind, str) or not self._ignored.match(kind):
+                events = openstack.events_of(message, now=time.time(), remembered=self._remembered)
         except BadInput as error:
-            self._inbox.quarantine(NAME, _speaker(message), _bytes(message), str(error))
-        except ImageflowError:
-            raise
+            problem = str(error)
         except Exception as error:
             LOG.exception("a notification that imageflow stumbles over")
-            self._inbox.quarantine(NAME, _speaker(message), _bytes(message), f"unexpected: {type(error).__name__}")
+            problem = f"unexpected: {type(error).__name__}"
+        return Letter(source, functools.partial(_bytes, message), events, problem)
 
 
 def _answers(addresses: Sequence[tuple[str, int]], place: str, stop: Flag) -> bool:
@@ -108,13 +93,6 @@ def _answers(addresses: Sequence[tuple[str, int]], place: str, stop: Flag) -> bo
                 LOG.warning("%s does not answer: %s", place, error)
         pause.wait(stop)
     return not stop.is_set()
-
-
-def _speaker(message: Mapping[str, Any]) -> str:
-    try:
-        return openstack.service_of(message.get("publisher_id"))
-    except BadInput:
-        return NAME
 
 
 def _bytes(message: Mapping[str, Any]) -> bytes:
