@@ -91,7 +91,7 @@ def _keep(forge: Forge, secret: str, inbox: Inbox, headers: dict[str, str], raw:
             hint="without one a replay could not be told",
         )
     try:
-        events = forge.read(Delivery(name, headers, _body(headers, raw)))
+        events = forge.read(Delivery(name, headers, _body(headers, raw), raw))
         receipts = inbox.receive(events, listener=LISTENER, proof=proof)
     except Conflict as error:
         raise Problem(400, "webhook.replayed", error.message, hint=error.hint) from None

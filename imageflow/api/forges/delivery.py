@@ -28,6 +28,7 @@ class Delivery:
     id: str
     headers: Mapping[str, str] = field(repr=False)  # names in lower case
     body: Any = field(repr=False)  # JSON
+    raw: bytes = field(repr=False, default=b"")  # what it was read from
 
 
 @dataclass(frozen=True, slots=True)

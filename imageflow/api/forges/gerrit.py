@@ -2,88 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
-from imageflow.api.forges.changes import Repository, numbered, ref_event, whole_ref
-from imageflow.api.forges.delivery import JSON, Delivery, Forge, inner, mapping, moment, name_of, text, trimmed
+from imageflow.api.forges.changes import MOST
+from imageflow.api.forges.delivery import JSON, Delivery, Forge, mapping, person, trimmed
 from imageflow.api.signatures import basic_password, bearer, token
 from imageflow.errors import BadInput
+from imageflow.listeners import gerrit_lines
 from imageflow.model import Event
 
 
 def read(delivery: Delivery) -> list[Event]:
-    """The events of a delivery, one per ref; raises BadInput. Gerrit may leave out any field."""
-    body = mapping(delivery.body, "the payload")
-    kind = name_of(text(body, "type"), "the payload's field 'type'")
-    when = moment(inner(body, "eventCreatedOn"))
-    if kind == "ref-updated":
-        return numbered(delivery.id, [_updated(body, inner(body, "refUpdate"), kind, when)])
-    if kind == "batch-ref-updated":
-        updates = inner(body, "refUpdates")
-        if not isinstance(updates, list):
-            raise BadInput("refUpdates is no list")
-        if updates:
-            return numbered(delivery.id, [_updated(body, update, kind, when) for update in updates])
-    if kind == "change-merged":
-        return numbered(delivery.id, [_merged(body, when)])
-    project = _project(body)
-    return [
-        Event(
-            source=f"gerrit:{project}" if project else "gerrit",
-            id=delivery.id,
-            type=f"gerrit.{kind}",
-            subject=text(body, "refName"),
-            time=when,
-            data=trimmed(body),
-        )
-    ]
+    """The events of a delivery, one per ref; raises BadInput. Who listens over SSH too gets the same ones, with the same ids."""
+    mapping(delivery.body, "the payload")
+    try:
+        events, _ = gerrit_lines.read(delivery.raw)
+    except BadInput as error:
+        raise BadInput(error.message.replace("the line", "the payload"), hint=error.hint) from None
+    if not 0 < len(events) <= MOST:
+        raise BadInput(f"the payload has changes of {len(events)} refs, 1 to {MOST} are taken")
+    return [_kept(event) for event in events]
 
 
-def _updated(body: dict[str, Any], update: Any, kind: str, when: float | None) -> Event:
-    return ref_event(
-        _repository(text(update, "project") or _project(body)),
-        whole_ref(text(update, "refName")),
-        before=text(update, "oldRev"),
-        after=text(update, "newRev"),
-        pusher=_name(inner(body, "submitter")),
-        time=when,
-        other=f"gerrit.{kind}",
-    )
-
-
-def _merged(body: dict[str, Any], when: float | None) -> Event:
-    return ref_event(
-        _repository(_project(body)),
-        text(body, "refName") or whole_ref(text(body, "change", "branch")),
-        before=None,
-        after=text(body, "newRev") or text(body, "patchSet", "revision"),
-        pusher=_name(inner(body, "submitter")),
-        time=when,
-        merged=True,
-        other="gerrit.change-merged",
-    )
-
-
-def _name(account: Any) -> str | None:
-    return text(account, "username") or text(account, "name")
-
-
-def _project(body: dict[str, Any]) -> str | None:
-    return (
-        text(body, "change", "project")
-        or text(body, "refUpdate", "project")
-        or text(body, "project")
-        or text(body, "project", "name")
-        or text(body, "projectName")
-    )
-
-
-def _repository(project: str | None) -> Repository:
-    if project is None:
-        raise BadInput("the payload does not say which project changed")
-    return Repository(f"gerrit:{project}", project)
+def _kept(event: Event) -> Event:
+    """Without anybody's address."""
+    data = event.data
+    if isinstance(data, dict) and "pusher" in data:
+        return dataclasses.replace(event, data=data | {"pusher": person(data["pusher"])})
+    return dataclasses.replace(event, data=trimmed(data))
 
 
 def _verify(secret: str, headers: Mapping[str, str], _raw: bytes) -> None:
@@ -98,7 +46,7 @@ def _verify(secret: str, headers: Mapping[str, str], _raw: bytes) -> None:
 
 
 def _delivery_id(_headers: Mapping[str, str], raw: bytes) -> str:
-    # it names none; the body holds the time, and a retry sends the same one
+    # it names none: the body holds the time, and a retry sends the same one
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
