@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NoReturn
 
 import kombu
@@ -48,7 +49,7 @@ class AmqpAnnouncer:
             ) from None  # the cause may show the password
 
     def _connect(self) -> Any:
-        options = {"confirm_publish": True}
+        options = {"confirm_publish": True, "read_timeout": self._timeout, "write_timeout": self._timeout}
         return _kombu.Connection(self._url, connect_timeout=self._timeout, transport_options=options)
 
     def send(self, announcement: Announcement) -> None:
@@ -93,7 +94,9 @@ class AmqpAnnouncer:
 
     def _give_up(self, error: Exception) -> NoReturn:
         """Raise what the error of a transport means."""
-        self.close()
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            connection.collect(self._timeout)  # without a goodbye, which nobody may answer
         if isinstance(error, MessageNacked):
             raise Stumbled(f"{self._place} did not take the announcement: a queue is full, or not there") from error
         raise Unavailable(f"{self._place}: {_said(error)}") from error
@@ -101,7 +104,8 @@ class AmqpAnnouncer:
     def close(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
-            connection.release()
+            with contextlib.suppress(*self._troubles):
+                connection.release()
 
 
 def _said(error: BaseException) -> str:
