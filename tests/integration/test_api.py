@@ -192,6 +192,21 @@ def test_a_thousand_deliveries_of_a_webhook_from_eight_threads_are_one_event(sit
     assert site.refused() == {("webhooks/github", "replayed"): 999}
 
 
+def test_duplicates_on_every_database(tmp_path: Path, database_url: str) -> None:
+    config = dataclasses.replace(configured(tmp_path), database=database_url)
+    with serving(config) as site, ThreadPoolExecutor(8) as pool:
+        sender, body = SENDERS["github"], event()
+        hook = raw(sender.push())
+        many = pool.map(
+            lambda n: _repeated(site, "/v1/webhooks/github", hook, sender.headers(hook, f"id-{n % 3}"), 15), range(8)
+        )
+        hooks = Counter(answer.status for one in many for answer in one)
+        many = pool.map(lambda _: _repeated(site, "/v1/events", body, JSON, 15), range(8))
+        posted = Counter(answer.json["events"][0]["new"] for one in many for answer in one)
+        assert (hooks, posted) == ({202: 1, 400: 119}, {True: 1, False: 119})
+        assert site.stored() == 2
+
+
 def _repeated(site: Site, path: str, body: bytes, headers: dict[str, str], times: int) -> list[Answer]:
     with site.client() as send:
         return [send("POST", path, body, headers) for _ in range(times)]
