@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,20 @@ IMAGE = """
     dib: {{elements: [debian-minimal], types: [qcow2]}}
     on: [{on}]
 """
+
+
+GIT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+    **{f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+}
+
+
+def git(*words: object, at: Path | None = None) -> str:
+    done = subprocess.run(
+        ["git", *map(str, words)], cwd=at, env=GIT, check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout.strip()
 
 
 def images(**on: str) -> str:
@@ -46,6 +62,7 @@ class Site:
         self.database.upgrade()
         self.inbox = SqlInbox(self.database)
         self.watched = SqlWatched(self.database)
+        self.told = ""  # what the last listener said when it was ready
 
     def register(self, text: str, name: str = "recipe") -> Path:
         """Register a recipe, or its next version; -> its file."""
@@ -67,7 +84,12 @@ class Site:
     def running(self, make: Callable[[Surroundings], Listener]) -> Iterator[Listener]:
         """A listener in a thread, until the end of the block; what it raises is raised there."""
         stop, ready = Flag(), threading.Event()
-        listener = make(self.around(lambda _what: ready.set()))
+
+        def told(what: str) -> None:
+            self.told = what
+            ready.set()
+
+        listener = make(self.around(told))
         errors: list[BaseException] = []
 
         def run() -> None:

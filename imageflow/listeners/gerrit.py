@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import os
 import socket
@@ -194,7 +195,8 @@ class GerritListener:
             self._patiently(lambda: self._inbox.receive(events, listener="gerrit"), stop)
         except BadInput as error:
             if len(events) == 1:
-                LOG.warning("an event of Gerrit can't be one: %s: %s", events[0].id, error.message)
+                raw, why = json.dumps([events[0].type, events[0].id]).encode(), error.message
+                self._patiently(lambda: self._quarantine(raw, why), stop)
                 return
             for event in events:
                 self._receive([event], stop)

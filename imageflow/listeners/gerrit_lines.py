@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def _object(line: bytes) -> dict[str, Any]:
     if len(line) > LONGEST:
         raise BadInput(f"the line has more than {LONGEST >> 20} MiB")
     try:
-        body = json.loads(line, parse_constant=_no_number)
+        body = json.loads(line, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
         raise BadInput("the line is not JSON") from None
     if not isinstance(body, dict):
@@ -125,6 +126,13 @@ def _object(line: bytes) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large")
+    return value
 
 
 def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import stat
@@ -13,20 +12,7 @@ from pathlib import Path
 import pytest
 
 from imageflow.listeners.git import GitPoller, environment
-from tests.pollers import Site, images, until
-
-GIT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
-    **{f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-}
-
-
-def git(*words: object, at: Path | None = None) -> str:
-    done = subprocess.run(
-        ["git", *map(str, words)], cwd=at, env=GIT, check=True, capture_output=True, text=True, timeout=60
-    )
-    return done.stdout.strip()
+from tests.pollers import Site, git, images, until
 
 
 class Repository:
