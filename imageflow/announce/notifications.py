@@ -47,7 +47,9 @@ class NotificationAnnouncer:
         try:
             transport = oslo_messaging.get_notification_transport(self._conf, url=self._url)
         except oslo_messaging.DriverLoadFailure as error:
-            raise ConfigError(f"[announce] transport_url: there is no driver {error.driver!r}") from None
+            raise ConfigError(
+                f"[announce] transport_url: there is no driver {error.driver!r}", hint="rabbit, kafka or fake"
+            ) from None
         if "oslo_messaging_rabbit" in self._conf:
             for name, value in (
                 ("amqp_durable_queues", self._durable),
