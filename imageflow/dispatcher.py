@@ -33,7 +33,6 @@ from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
 POLL = 0.25  # seconds between two looks, when nobody wakes us
-CLAIM = 120.0  # seconds that one look at an image's inputs may take before another process may look, too
 RETRY = 30.0  # seconds until an input that did not answer is asked again
 SWEEP = 3600.0  # seconds between two rounds of forgetting old events
 _SHARE = 3.0  # a look that took long is followed by so many times as long a pause: much may wait
@@ -68,6 +67,8 @@ class Dispatcher:
         self._service = service
         self._config = service.config.triggers
         self._database = service.database
+        self._lease = service.config.conductor.lease  # seconds after which another process may take a look of ours over
+        self._renewed = 0.0
         self._inbox = inbox
         self._begun = begun
         self._name = f"{service.config.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -92,6 +93,8 @@ class Dispatcher:
                     for image in self._ready():
                         self._looking.add(image)
                         pool.submit(self._look_at, image)
+                with self._complaints.instead_of_failing("keep what is looked at"):
+                    self._renew()
                 with self._complaints.instead_of_failing("reconcile"):
                     self._reconcile()
                 with self._complaints.instead_of_failing("forget old events"):
@@ -106,6 +109,12 @@ class Dispatcher:
         for image in ready:
             self._look_at(image)
         return ready
+
+    def _renew(self) -> None:
+        """What we look at stays ours: finding out what goes into an image may take longer than a lease."""
+        if self._looking and time.monotonic() - self._renewed > self._lease / 4:
+            self._database.transact(lambda conn: rebuilds.renew(conn, self._name, self._lease))
+            self._renewed = time.monotonic()
 
     def _reconcile(self) -> None:
         if time.monotonic() >= self._reconcile_at:
@@ -192,7 +201,7 @@ class Dispatcher:
             self._looking.discard(image)
 
     def _take(self, conn: Connection, look: _Look) -> Taken | None:
-        if not rebuilds.claim(conn, look.image, look.owner, CLAIM):
+        if not rebuilds.claim(conn, look.image, look.owner, self._lease):
             return None
         return reactions.take(conn, look.image, look.token)
 

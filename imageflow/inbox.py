@@ -7,13 +7,14 @@ meanwhile): a commit costs the disk as much for one event as for a hundred.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -29,6 +30,7 @@ _LONG = 2048  # characters of source, id and subject
 _TYPE = 255
 _QUARANTINE = 65536  # bytes of what nobody can read that are kept
 _INSIDE = {"imageflow", "schedule", "watch"}  # listeners that speak for us
+_GATHER = 0.002  # seconds that others get to come, when there were others
 PATIENCE = 5.0  # seconds that a sender waits for a database that is away
 
 
@@ -36,7 +38,6 @@ PATIENCE = 5.0  # seconds that a sender waits for a database that is away
 class _Batch:
     """What one thread wants stored."""
 
-    listener: str
     batch: Sequence[Event]
     receipts: list[Receipt] | None = None
     error: Exception | None = None
@@ -53,6 +54,7 @@ class SqlInbox:
         self._turn = threading.Condition()
         self._queue: list[_Batch] = []
         self._writing = False
+        self._crowded = False  # the last transaction had several threads' events
         self._refused: Counter[tuple[str, str]] = Counter()
         self._refused_lock = threading.Lock()
 
@@ -62,7 +64,8 @@ class SqlInbox:
             _check(event, listener)
         if not batch:
             return []
-        receipts = self._store_proven(batch, listener, proof) if proof else self._store_with_others(batch, listener)
+        batch = [replace(event, listener=listener) for event in batch]
+        receipts = self._store_proven(batch, proof) if proof else self._store_with_others(batch)
         if any(receipt.new for receipt in receipts):
             self._wake()
         return receipts
@@ -103,15 +106,20 @@ class SqlInbox:
                 self._refused.update(counts)
             raise
 
-    def _store_with_others(self, batch: Sequence[Event], listener: str) -> list[Receipt]:
-        mine = _Batch(listener, batch)
+    def _store_with_others(self, batch: Sequence[Event]) -> list[Receipt]:
+        mine = _Batch(batch)
         with self._turn:
             self._queue.append(mine)
             while self._writing and not mine.over:
                 self._turn.wait()
+            if self._crowded and not mine.over:  # those who wrote with us last time come again now
+                self._turn.wait_for(lambda: mine.over or self._writing, timeout=_GATHER)
+                while self._writing and not mine.over:
+                    self._turn.wait()
             together: list[_Batch] = []
             if not mine.over:
                 together, self._queue, self._writing = self._queue, [], True
+                self._crowded = len(together) > 1
         if together:
             try:
                 self._store(together)
@@ -127,9 +135,11 @@ class SqlInbox:
     def _store(self, together: Sequence[_Batch]) -> None:
         """Store what several threads want in one transaction, and tell each what came of its own."""
         try:
-            stored = self._database.transact(lambda conn: [_add(conn, one) for one in together], patience=PATIENCE)
-            for one, receipts in zip(together, stored, strict=True):
-                one.receipts = receipts
+            batch = [event for one in together for event in one.batch]
+            stored = self._database.transact(lambda conn: events.add(conn, batch, now=time.time()), patience=PATIENCE)
+            receipts = iter([Receipt(*each) for each in stored])
+            for one in together:
+                one.receipts = list(itertools.islice(receipts, len(one.batch)))
         except Exception as error:  # noqa: BLE001 - each waiting thread has to get it
             if len(together) == 1 or isinstance(error, ImageflowError):
                 for one in together:
@@ -141,7 +151,7 @@ class SqlInbox:
             for one in together:
                 one.over = True
 
-    def _store_proven(self, batch: Sequence[Event], listener: str, proof: str) -> list[Receipt]:
+    def _store_proven(self, batch: Sequence[Event], proof: str) -> list[Receipt]:
         first = events.digest(batch[0].source, batch[0].id)
         replay = Conflict("the same signed message came before under another delivery id", hint="it is a replay")
 
@@ -149,17 +159,13 @@ class SqlInbox:
             if events.proven(conn, proof, but=first):
                 raise replay
             now = time.time()
-            stored = events.add(conn, batch[:1], listener=listener, now=now, proof=proof)
-            return [Receipt(*one) for one in stored + events.add(conn, batch[1:], listener=listener, now=now)]
+            stored = events.add(conn, batch[:1], now=now, proof=proof) + events.add(conn, batch[1:], now=now)
+            return [Receipt(*one) for one in stored]
 
         try:
             return self._database.transact(store, patience=PATIENCE)
         except sa.exc.IntegrityError as error:
             raise replay from error
-
-
-def _add(conn: sa.Connection, one: _Batch) -> list[Receipt]:
-    return [Receipt(*stored) for stored in events.add(conn, one.batch, listener=one.listener, now=time.time())]
 
 
 def _check(event: Event, listener: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -12,11 +13,12 @@ import sqlalchemy as sa
 from imageflow.errors import NotFound
 from imageflow.model import Event, Verdict
 from imageflow.persistence.tables import events, reactions
-from imageflow.persistence.upsert import insert_or_update
+from imageflow.persistence.upsert import insert_or_change_all
 
 _FIELDS = [f.name for f in fields(Event)]
 _COLUMNS = [events.c[name] for name in _FIELDS]
 _CHUNK = 500  # values in one IN (…)
+_ONE_MORE = {"deliveries": sa.literal_column("events.deliveries + 1")}  # without a parameter: PyMySQL rewrites the rest
 
 
 def _event(row: sa.Row[Any]) -> Event:
@@ -34,16 +36,19 @@ def add(
     conn: sa.Connection,
     batch: Sequence[Event],
     *,
-    listener: str,
     now: float,
+    listener: str = "",
     proof: str | None = None,
     verdict: Verdict | None = None,
     reason: str | None = None,
 ) -> list[tuple[Event, bool]]:
-    """Store events, each once; -> each as it is stored, and whether it is new. One that was there is counted."""
+    """Store events, each once; -> each as it is stored, and whether it is new. One that was there is counted.
+
+    `listener` is who received those that don't say so themselves; `proof` is for a batch of one.
+    """
     keys = [digest(event.source, event.id) for event in batch]
-    for key, event in zip(keys, batch, strict=True):
-        values = {
+    rows = [
+        {
             "digest": key,
             "proof": proof,
             "source": event.source,
@@ -52,24 +57,28 @@ def add(
             "subject": event.subject,
             "time": event.time,
             "data": event.data,
-            "listener": listener,
+            "listener": event.listener or listener,
             "received": now,
             "deliveries": 1,
             "verdict": verdict.value if verdict else None,
             "reason": reason,
         }
-        insert_or_update(conn, events, values, ["digest"], {"deliveries": events.c.deliveries + 1})
+        for key, event in zip(keys, batch, strict=True)
+    ]
+    if not rows:
+        return []
+    insert_or_change_all(conn, events, rows, "digest", _ONE_MORE)
     stored = {
         row.digest: _event(row)
         for some in _chunks(keys)
         for row in conn.execute(sa.select(events.c.digest, *_COLUMNS).where(events.c.digest.in_(some)))
     }
-    twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
-    first: set[str] = set()
+    here = Counter(keys)
+    told: set[str] = set()
     found = []
     for key in keys:
-        new = stored[key].deliveries == (keys.count(key) if key in twice else 1) and key not in first
-        first.add(key)
+        new = stored[key].deliveries == here[key] and key not in told
+        told.add(key)
         found.append((stored[key], new))
     return found
 

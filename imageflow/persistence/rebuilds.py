@@ -71,6 +71,12 @@ def claim(conn: sa.Connection, image: str, owner: str, seconds: float) -> bool:
     return conn.execute(statement).rowcount == 1
 
 
+def renew(conn: sa.Connection, owner: str, seconds: float) -> None:
+    """What this owner has taken stays its own for so many seconds from now."""
+    until = clock(conn.dialect.name) + seconds
+    conn.execute(sa.update(rebuilds).where(rebuilds.c.open.is_(True), rebuilds.c.owner == owner).values(until=until))
+
+
 def answer(conn: sa.Connection, image: str, owner: str, now: float) -> bool:
     """It became a build, or is not needed; it goes on waiting where more events came meanwhile.
 

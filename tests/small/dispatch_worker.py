@@ -1,0 +1,64 @@
+"""A process that serves without HTTP, its builds made by the quick flow: `… dispatch_worker CONFIG_FILE [die WHERE]`.
+
+`die WHERE` kills it -9 the first time it comes there: received, matching, matched, taken, pinned, enlisted, submitted.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(threadName)s %(message)s")
+    logging.getLogger("taskflow").setLevel(logging.CRITICAL)
+    from imageflow import config, dispatcher, engine, submission
+    from imageflow.persistence import events
+    from imageflow.service import Service
+    from imageflow.serving import Serving
+
+    engine.factory_of = lambda method: "tests.small.quick.quick"
+
+    def die_after(holder: Any, name: str) -> None:
+        work = getattr(holder, name)
+
+        @functools.wraps(work)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if result := work(*args, **kwargs):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(holder, name, wrapped)
+
+    def die_before(holder: Any, name: str) -> None:
+        setattr(holder, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+    if "die" in sys.argv:
+        where = sys.argv[-1]
+        if where == "received":
+            die_before(dispatcher, "match_waiting")
+        elif where == "matching":
+            die_after(events, "judge")
+        elif where == "matched":
+            die_after(dispatcher, "match_waiting")
+        elif where == "taken":
+            die_after(dispatcher.Dispatcher, "_take")
+        elif where == "pinned":
+            die_after(submission.Submitter, "wanted")
+        elif where == "enlisted":
+            die_after(submission.Submitter, "_enlist")
+        elif where == "submitted":
+            die_after(submission.Submitter, "ask")
+
+    with Service.open(config.load([sys.argv[1]])) as service:
+        serving = Serving(service)
+        signal.signal(signal.SIGTERM, lambda *_: serving.stop())
+        serving.run(lambda: None)
+
+
+if __name__ == "__main__":
+    main()
