@@ -92,7 +92,7 @@ class _Tree:
             self._normal[found[2]] = found[1].decode()
         elif found := _GONE.fullmatch(line):
             self._gone.add(found[1])
-        elif line.startswith(b"c ") and (found := _CAPABILITY.fullmatch(line[2:])):
+        elif found := _CAPABILITY.fullmatch(line):
             self._capabilities[found[1]] = found[2].decode(errors="surrogateescape").replace("+", "=")
         else:
             raise Unreadable(f"what is {line[:100]!r}?")

@@ -21,7 +21,7 @@ from tests.drivers.machine import need
 from tests.drivers.sshguest import ssh_guest
 
 UUIDS = "6b2f1f4e-0d0f-4d0a-9f3c-0123456789ab", "00000000-1111-2222-3333-444444444444"
-BUSYBOX = ("find", "stat", "sha256sum", "sort", "sed", "sh")
+BUSYBOX = ("find", "stat", "sha256sum", "sort", "sed", "sh", "xargs", "cat", "mktemp", "rm", "nproc", "true")
 
 
 @pytest.fixture(params=["coreutils", "busybox"])
@@ -170,19 +170,19 @@ def test_a_name_with_a_line_break_is_not_known(tree: Path, lister: Callable[[Pat
 def test_a_mounted_file_system_of_the_tree_is_in_it_and_another_kind_is_not(tree: Path) -> None:
     """As diskimage-builder mounts partitions, in a namespace of its own."""
     need("unshare", "mkfs.ext4", root=True)
-    image = tree.parent / "image"
+    image = Path(f"{tree}.image")
     with image.open("wb") as file:
         file.truncate(8 << 20)
     subprocess.run(["mkfs.ext4", "-q", image], check=True)
     (tree / "srv with space").mkdir()
     script = """
-        mount -o loop "$2" "$1/srv with space"
+        mount -o loop "$1.image" "$1/srv with space"
         mount -t tmpfs none "$1/home"
         echo inside > "$1/srv with space/file"
         echo memory > "$1/home/file"
     """
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", script + listing.script(), "sh", str(tree), str(image)],
+        ["unshare", "--mount", "sh", "-c", script + listing.script(), "sh", str(tree)],
         capture_output=True,
         check=True,
     )
