@@ -77,7 +77,7 @@ def _pins(old: Json, new: Json) -> Iterator[str]:
             yield f"{subject} changed"
         elif kind == "archive":
             yield f"{subject} moved"
-        elif kind in ("base", "iso", "image"):
+        elif kind in ("base", "iso", "image", "git"):
             yield f"{subject.replace(':', ' ')} {before[:12]} → {after[:12]}"
         else:
             yield f"{rest or kind} {_shown(before)} → {_shown(after)}"

@@ -68,26 +68,36 @@ def wanted(
     settings: Mapping[str, str] | None = None,
     *,
     base_of: Callable[[str], str],
+    learnt: Callable[[str], dict[str, str]],
 ) -> list[Wanted]:
     """Load a recipe and pin the inputs of the images that are asked for (all by default).
 
-    `base_of` gives the digest of an image that another one is made from; raises NotFound.
+    `base_of` gives the digest of an image that another one is made from; raises NotFound. `learnt` gives what
+    events said about the inputs of an image; it is asked for images that have triggers.
 
     Raises RecipeError, and Unavailable when something to pin does not answer.
     """
     from imageflow import recipe
 
     loaded = recipe.load(file, settings or {}, images)
-    return [wanted_image(config, image, loaded.folder, base_of=base_of) for image in loaded.pick(images)]
+    return [wanted_image(config, image, loaded.folder, base_of, learnt) for image in loaded.pick(images)]
 
 
-def wanted_image(config: Config, image: ImageRecipe, folder: Path, *, base_of: Callable[[str], str]) -> Wanted:
+def wanted_image(
+    config: Config,
+    image: ImageRecipe,
+    folder: Path,
+    base_of: Callable[[str], str],
+    learnt: Callable[[str], dict[str, str]],
+) -> Wanted:
     """Pin the inputs of one image; `folder`: its local inputs are relative to it. Raises as `wanted`."""
     from imageflow import fingerprint, pins, precheck
 
     canonical = image.canonical()
     precheck.check(image, folder)
     pinned = pins.pin(image, folder, config, base_of) | _watched_images(canonical, base_of)
+    if canonical.get("on"):
+        pinned |= learnt(image.name)
     return Wanted(image.name, image.method, canonical, pinned, fingerprint.build_key(canonical, pinned), folder)
 
 

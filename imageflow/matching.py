@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -17,6 +17,7 @@ from imageflow.persistence.database import Database
 
 PUBLISH = "imageflow.image.publish"
 BUILD_ID = "imageflow:build_id"  # the property that every image of ours carries in a store
+_LONG = 500  # characters of a pin's name
 _MANY = 50  # events of one transaction
 
 
@@ -27,6 +28,7 @@ class Match:
     image: str
     reason: str
     parent: str | None  # the image whose new version the event is about, when that is why
+    said: Mapping[str, str]  # what the event says about the image's inputs: name of the pin -> value
 
 
 def published(version: Version) -> Event:
@@ -61,7 +63,7 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
             continue
         parent = event.subject if trigger.kind == "image" else None
         if trigger.image not in found or found[trigger.image].parent is not None:
-            found[trigger.image] = Match(trigger.image, reason, parent)
+            found[trigger.image] = Match(trigger.image, reason, parent, _said(event))
     return list(found.values()), None if found else _why_none(conn, event)
 
 
@@ -71,6 +73,20 @@ def _ours(event: Event) -> bool:
         return False
     properties = event.data.get("properties")
     return BUILD_ID in event.data or (isinstance(properties, dict | list) and BUILD_ID in properties)
+
+
+def _said(event: Event) -> dict[str, str]:
+    """The inputs that only the event tells of: a commit, the content of something watched. Bases pin themselves."""
+    data = event.data if isinstance(event.data, dict) else {}
+    after = data.get("after")
+    if not isinstance(after, str) or not after:
+        return {}
+    if event.type in ("git.push", "git.tag"):
+        repository = f"{data['owner']}/{data['repository']}" if data.get("owner") else str(data.get("repository"))
+        return {f"git:{repository}#{data.get('ref')}"[:_LONG]: after}
+    if event.type == "imageflow.input.changed" and data.get("input") not in ("base", "iso"):
+        return {f"watch:{data.get('input')}"[:_LONG]: after}
+    return {}
 
 
 def _why_none(conn: Connection, event: Event) -> str:
@@ -105,3 +121,4 @@ def _judge_all(conn: Connection, waiting: Sequence[Event]) -> None:
         for one in matches:
             reactions.add(conn, event.seq, one.image, one.reason, now, one.parent)
             rebuilds.ask(conn, one.image, now)
+            registry.learn(conn, one.image, one.said, event.seq)

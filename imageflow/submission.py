@@ -22,7 +22,7 @@ from imageflow.errors import NotFound
 from imageflow.estimate import typical_seconds
 from imageflow.intake import Plan, Wanted
 from imageflow.model import Build, BuildState, Submission
-from imageflow.persistence import builds, outbox, reactions, steps, versions
+from imageflow.persistence import builds, outbox, reactions, registry, steps, versions
 from imageflow.persistence.database import Database
 from imageflow.stores import Store
 
@@ -69,7 +69,9 @@ class Submitter:
             if base is not None and plans[base].verdict != "reuse":
                 plans |= {name: intake.after(name, base) for name in names}
                 continue
-            for wanted in intake.wanted(self._parts.config, file, names, settings, base_of=self._base):
+            for wanted in intake.wanted(
+                self._parts.config, file, names, settings, base_of=self._base, learnt=self._learnt
+            ):
                 plans[wanted.image] = self.plan_of(wanted)
         return list(plans.values())
 
@@ -86,7 +88,9 @@ class Submitter:
         for names, base in intake.batches(intake.bases(file, images, settings)):
             if base is not None and (base not in done or done[base].build.state is not BuildState.SUCCEEDED):
                 continue
-            for wanted in intake.wanted(self._parts.config, file, names, settings, base_of=self._base):
+            for wanted in intake.wanted(
+                self._parts.config, file, names, settings, base_of=self._base, learnt=self._learnt
+            ):
                 done[wanted.image] = self.ask(wanted, force=force)
         return list(done.values())
 
@@ -96,7 +100,8 @@ class Submitter:
         """A registered image as it would be built now; raises as `pins.pin`."""
         from imageflow.recipe import ImageRecipe
 
-        return intake.wanted_image(self._parts.config, ImageRecipe.from_json(canonical), folder, base_of=self._base)
+        image = ImageRecipe.from_json(canonical)
+        return intake.wanted_image(self._parts.config, image, folder, self._base, self._learnt)
 
     # -- one image --------------------------------------------------------------------------------
 
@@ -159,6 +164,11 @@ class Submitter:
     def _base(self, image: str) -> str:
         """The database is opened when an image is made from another one, not before."""
         return self._parts.images.base(image)
+
+    def _learnt(self, image: str) -> dict[str, str]:
+        """What events said about an image's inputs; the database is opened for images that have triggers only."""
+        with self._parts.database.read() as conn:
+            return registry.learnt(conn, image)
 
     def _found(self, conn: Connection, wanted: Wanted) -> Submission | None:
         holder = self._usable(builds.holder(conn, wanted.key), conn)

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from imageflow.errors import Conflict, NotFound
 from imageflow.model import Json, Registered, Trigger
-from imageflow.persistence.tables import lineage, recipe_images, recipes, triggers
+from imageflow.persistence.tables import inputs, lineage, recipe_images, recipes, triggers
+from imageflow.persistence.upsert import insert_or_update
 
 _CHEAP = [recipes.c[f.name] for f in fields(Registered) if f.name != "images"]
 _TRIGGER = [triggers.c[f.name] for f in fields(Trigger)]
@@ -142,6 +143,19 @@ def triggers_of_kind(conn: sa.Connection, kind: str) -> list[Trigger]:
     """The triggers of this kind, by image."""
     query = sa.select(*_TRIGGER).where(triggers.c.kind == kind).order_by(triggers.c.image, triggers.c.position)
     return [Trigger(*row) for row in conn.execute(query)]
+
+
+def learn(conn: sa.Connection, image: str, said: Mapping[str, str], event: int) -> None:
+    """Keep what an event said about the inputs of an image: name of the pin -> value."""
+    for name, value in said.items():
+        row = {"image": image, "name": name, "value": value, "event": event}
+        insert_or_update(conn, inputs, row, ["image", "name"], {"value": value, "event": event})
+
+
+def learnt(conn: sa.Connection, image: str) -> dict[str, str]:
+    """What events said last about the inputs of an image."""
+    query = sa.select(inputs.c.name, inputs.c.value).where(inputs.c.image == image).order_by(inputs.c.name)
+    return {row.name: row.value for row in conn.execute(query)}
 
 
 def parents(conn: sa.Connection, images: Sequence[str]) -> dict[str, list[str]]:

@@ -279,6 +279,17 @@ triggers = sa.Table(
     **SERVER,
 )
 
+# What events said about what goes into an image, and nothing else knows: the commit that was pushed.
+inputs = sa.Table(
+    "inputs",
+    metadata,
+    sa.Column("image", sa.String(255), primary_key=True),
+    sa.Column("name", sa.String(500), primary_key=True),  # of the pin
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("event", sa.Integer, nullable=False),  # its seq
+    **SERVER,
+)
+
 observations = sa.Table(
     "observations",
     metadata,

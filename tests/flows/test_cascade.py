@@ -312,3 +312,21 @@ def test_reconcile_asks_for_what_is_behind(yard: Yard) -> None:
     assert yard.settle() == ["b"]
     assert "nobody looked" in yard.service.builds(image="b", limit=1)[0].reason
     assert reconcile(yard.service.database) == []
+
+
+def test_a_commit_is_an_input_whoever_tells_of_it(yard: Yard) -> None:
+    """The same commit again, from a webhook or a poller, is nothing new; another one is."""
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    data = {"repository": "infra", "owner": "acme", "ref": "refs/heads/main", "before": "0" * 40, "after": "a" * 40}
+
+    def told(id: str, source: str, after: str) -> list[str]:
+        event = replace(PUSH, id=id, source=source, data={**data, "after": after})
+        yard.inbox.receive([event], listener="http")
+        return yard.settle()
+
+    assert told("1", "https://git.example/acme/infra", "a" * 40) == ["a"]
+    assert told("2", "https://git.example/acme/infra.git", "a" * 40) == []
+    assert told("3", "https://git.example/acme/infra", "b" * 40) == ["a"]
+    reason = yard.service.builds(image="a", limit=1)[0].reason
+    assert reason.startswith("git.push of refs/heads/main in infra") and f"{'a' * 12} → {'b' * 12}" in reason
+    assert yard.service.submit(yard.site.folder / "recipe.yaml")[0].verdict == "reused"

@@ -112,6 +112,14 @@ def _inbox() -> None:
 
 def _recipes() -> None:
     _table(
+        "inputs",
+        sa.Column("image", sa.String(255), nullable=False),
+        sa.Column("name", sa.String(500), nullable=False),
+        sa.Column("value", sa.Text, nullable=False),
+        sa.Column("event", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("image", "name", name="pk_inputs"),
+    )
+    _table(
         "recipes",
         sa.Column("id", sa.Integer, autoincrement=True, nullable=False),
         sa.Column("name", sa.String(191), nullable=False),
