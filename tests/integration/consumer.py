@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from standardwebhooks import Webhook
@@ -25,6 +27,7 @@ class Consumer:
         self.got: list[dict[str, Any]] = []  # what it answered with 2xx
         self.seen: list[dict[str, Any]] = []  # everything that arrived
         self.forged = 0
+        self.certificate: tuple[Path, Path] | None = None  # and its key: talk TLS
         self._news = threading.Condition()
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
@@ -58,6 +61,10 @@ class Consumer:
         self._over.clear()
         self._server = Server(("127.0.0.1", self._port), Handler)
         self._port = self._server.server_address[1]
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*self.certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:

@@ -238,6 +238,24 @@ def test_a_consumer_that_asks_for_patience_gets_it(site: Site, consumer: Consume
         assert {(one.state, one.attempts) for one in site.settled()} == {("sent", 1)}, "it never counts against one"
 
 
+def test_a_consumer_whose_certificate_nobody_vouches_for_gets_nothing(site: Site, consumer: Consumer) -> None:
+    key, certificate = site.folder / "key.pem", site.folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    consumer.stop()
+    consumer.certificate = (certificate, key)
+    consumer.start()
+    with sending(site, site.configure(http_url=consumer.url.replace("http:", "https:"))):
+        site.tell("start")
+        end = time.monotonic() + 20
+        while (error := site.deliveries()[0].error) is None:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert "TLS" in error
+    assert "certificate" in error
+    assert consumer.seen == []
+
+
 def test_what_can_not_be_sent_in_time_is_a_dead_letter(site: Site, consumer: Consumer) -> None:
     consumer.stop()
     with sending(site, site.configure(http_url=consumer.url, give_up=1.0)):
