@@ -164,7 +164,7 @@ class SqlInbox:
 
         try:
             return self._database.transact(store, patience=PATIENCE)
-        except sa.exc.IntegrityError as error:
+        except (sa.exc.IntegrityError, Conflict) as error:
             raise replay from error
 
 

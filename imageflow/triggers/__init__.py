@@ -45,12 +45,13 @@ def explain(trigger: Trigger, event: Event) -> str | None:
 
 
 def git_source(url: str) -> str:
-    """The source of events that a poller of this repository reports: its URL without user name and password."""
+    """The source of events of this repository, as its forge names it: without user name, password and `.git`."""
     scheme, mark, rest = url.partition("://")
     if not mark:
         return url.rstrip("/")
     host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
+    plain = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
+    return plain if scheme == "file" else plain.removesuffix(".git")
 
 
 def _schedule(image: str, entry: Json) -> tuple[str, Json]:

@@ -245,7 +245,7 @@ def test_an_image_does_not_ask_for_itself() -> None:
 @pytest.mark.parametrize(
     ("url", "source"),
     [
-        ("https://me:pw@h/acme/x.git", "https://h/acme/x.git"),
+        ("https://me:pw@h/acme/x.git", "https://h/acme/x"),
         ("ssh://git@h:29418/x/", "ssh://h:29418/x"),
         ("file:///srv/a@b.git", "file:///srv/a@b.git"),
         ("git@h:acme/x.git", "git@h:acme/x.git"),
