@@ -11,7 +11,6 @@ from typing import Any
 import kombu
 from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed
 from kombu.exceptions import KombuError
-from kombu.transport import virtual
 
 from imageflow.errors import BadInput, ConfigError
 from imageflow.listeners import Surroundings, envelope
@@ -62,12 +61,11 @@ class AmqpListener:
     def _prepared(self, url: str) -> tuple[Any, tuple[type[BaseException], ...]]:
         """A connection that is not made yet, and what it may raise when the broker is not well."""
         try:
-            options: dict[str, Any] = dict(self._config.transport_options)
-            connection = _kombu.Connection(url, connect_timeout=_CONNECT, heartbeat=_HEARTBEAT)
-            transport = connection.transport_cls
-            if issubclass(transport, virtual.Transport):
-                options.setdefault("polling_interval", 0.1)
-            connection.transport_options = options
+            options = dict(self._config.transport_options)
+            connection = _kombu.Connection(
+                url, connect_timeout=_CONNECT, heartbeat=_HEARTBEAT, transport_options=options
+            )
+            transport = connection.get_transport_cls()
             return connection, (KombuError, OSError, *transport.connection_errors, *transport.channel_errors)
         except (LookupError, ImportError, AttributeError, TypeError, ValueError, KombuError):
             raise ConfigError(

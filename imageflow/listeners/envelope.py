@@ -107,7 +107,7 @@ def _json(body: bytes) -> Any:
         raise ValueError(f"{name} is no JSON")
 
     try:
-        return json.loads(body, parse_constant=refuse)
+        return json.loads(body.decode(), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"the message is no JSON: {error}") from error
 
