@@ -169,4 +169,14 @@ class SqlWatched:
 
     def see(self, name: str, value: str) -> None:
         """See listeners.Watched."""
-        self._database.transact(lambda conn: observations.see(conn, name, value, time.time()), patience=PATIENCE)
+        self.see_all({name: value})
+
+    def see_all(self, values: Mapping[str, str]) -> None:
+        """See listeners.Watched."""
+
+        def store(conn: Connection) -> None:
+            now = time.time()
+            for name, value in sorted(values.items()):  # in one order: two that do it at once must not lock each other
+                observations.see(conn, name, value, now)
+
+        self._database.transact(store, patience=PATIENCE)

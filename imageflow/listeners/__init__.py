@@ -7,7 +7,7 @@ killed at any instruction, and there may be a second one like it in another proc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,6 +54,9 @@ class Watched(Protocol):
 
     def see(self, name: str, value: str) -> None:
         """Remember the value. Do it after the event about it is received: killed in between, the event comes twice and is one."""
+
+    def see_all(self, values: Mapping[str, str]) -> None:
+        """Remember many values, by name, in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class GerritListener:
                 client.load_host_keys(str(Path(config.known_hosts).expanduser()))
             else:
                 client.load_system_host_keys()
+            key = _key(config.key)
             assert config.host is not None
             sock = socket.create_connection((config.host, config.port), timeout=_CONNECT)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE)
@@ -120,7 +121,7 @@ class GerritListener:
                 config.host,
                 config.port,
                 config.user,
-                pkey=_key(config.key),
+                pkey=key,
                 allow_agent=not config.key,
                 look_for_keys=not config.key,
                 sock=sock,
@@ -128,6 +129,10 @@ class GerritListener:
                 banner_timeout=_CONNECT,
                 auth_timeout=_CONNECT,
             )
+        except ConfigError as error:  # it was fine when we began
+            raise Refused(error.message, hint=error.hint) from None
+        except paramiko.hostkeys.InvalidHostKey as error:
+            raise Refused(f"[gerrit] known_hosts has a line that is none: {error.line.strip()[:100]}") from None
         except paramiko.BadHostKeyException as error:
             client.close()
             shown = error.key.fingerprint

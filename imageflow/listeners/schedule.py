@@ -16,7 +16,13 @@ LOG = logging.getLogger(__name__)
 SOURCE = "imageflow:schedule"
 _LOOK = 1.0  # seconds between two looks at the clock
 _READ = 3.0  # seconds between two looks at which schedules there are
+_BATCH = 500  # events that are received at once
 _AHEAD = 86400.0  # seconds that what fired last may be ahead of the clock before the clock is believed
+
+
+Key = tuple[str, str, str, float]  # image, expression, time zone, jitter: what makes a schedule
+
+Found = tuple[Event | None, str, float]  # an event; the name of what fired last, and when that was due
 
 
 class Schedule:
@@ -29,9 +35,9 @@ class Schedule:
         self._ready = surroundings.ready
         self._clock = clock
         self._look = look
-        self._next: dict[tuple[str, str, str, float], float] = {}  # schedule -> nothing is due before
+        self._next: dict[Key, float] = {}  # schedule -> nothing is due before
         self._now = 0.0
-        self._told: set[tuple[str, str, str, float]] = set()
+        self._told: set[Key] = set()
 
     def run(self, stop: Flag) -> None:
         """See Listener."""
@@ -49,21 +55,33 @@ class Schedule:
         if now < self._now:
             self._next.clear()  # the clock was set back: what we know of the future is from another clock
         self._now = now
-        current = {_key(trigger): trigger for trigger in triggers}
-        for key in self._next.keys() - current.keys():
+        current = {_key(trigger) for trigger in triggers}
+        for key in self._next.keys() - current:
             del self._next[key]
-        for key in current:
+        found: list[Found] = []
+        for key in sorted(current):
             if self._next.get(key, now) <= now:
                 try:
-                    self._next[key] = self._one(*key, now)
+                    found += self._one(key, now)
                 except BadInput as error:
                     self._next[key] = float("inf")
                     if key not in self._told:
                         self._told.add(key)
                         LOG.warning("the schedule of image %s can't be used: %s", key[0], error.message)
+            if len(found) >= _BATCH:
+                self._send(found)
+                found = []
+        self._send(found)
 
-    def _one(self, image: str, expression: str, timezone: str, jitter: float, now: float) -> float:
-        """Fire one schedule if it is due; -> when to look at it again."""
+    def _send(self, found: list[Found]) -> None:
+        events = [event for event, _, _ in found if event is not None]
+        self._inbox.receive(events, listener="schedule")
+        if found:
+            self._watched.see_all({name: _iso(last) for _, name, last in found})
+
+    def _one(self, key: Key, now: float) -> list[Found]:
+        """The event of one schedule if it is due (None: it is seen for the first time), and what to remember then."""
+        image, expression, timezone, jitter = key
         zone = cron.zone_of(timezone)
         name = f"schedule:{image}/{expression}/{timezone}"
         last = self._last(name)
@@ -75,18 +93,23 @@ class Schedule:
                     image,
                     _iso(last),
                 )
-            next(cron.times(expression, zone, now), None)  # a bad one must not leave a trace
-            self._watched.see(name, _iso(now))
-            last = now
-        found = cron.due(expression, zone, last, now, jitter=jitter, key=image)
-        if found is not None:
-            last, missed = found
-            self._inbox.receive([_event(image, expression, timezone, last, missed, zone)], listener="schedule")
-            self._watched.see(name, _iso(last))
+            self._later(key, zone, now, now)
+            return [(None, name, now)]
+        due = cron.due(expression, zone, last, now, jitter=jitter, key=image)
+        found: list[Found] = []
+        if due is not None:
+            last, missed = due
+            found = [(_event(image, expression, timezone, last, missed, zone), name, last)]
             if missed:
                 LOG.info("schedule %r of image %s: %d due times were missed; this makes up", expression, image, missed)
+        self._later(key, zone, last, now)
+        return found
+
+    def _later(self, key: Key, zone: datetime.tzinfo, last: float, now: float) -> None:
+        """Note when to look at a schedule again."""
+        image, expression, _, jitter = key
         again = cron.upcoming(expression, zone, last, now, jitter=jitter, key=image)
-        return float("inf") if again is None else again
+        self._next[key] = float("inf") if again is None else again
 
     def _last(self, name: str) -> float | None:
         seen = self._watched.seen(name)
@@ -98,7 +121,7 @@ class Schedule:
             return seen[1]
 
 
-def _key(trigger: Trigger) -> tuple[str, str, str, float]:
+def _key(trigger: Trigger) -> Key:
     given = trigger.given
     return trigger.image, given["schedule"], given.get("timezone") or "UTC", float(given.get("jitter") or 0)
 
