@@ -89,13 +89,15 @@ class Publisher:
     def __init__(self, url: str, **options: Any) -> None:
         self.connection = kombu.Connection(url, transport_options=options)
         self.exchange = kombu.Exchange("imageflow.events", type="topic", durable=True)
+        # Where no broker keeps the bindings, each publisher has to know them.
+        self.queue = kombu.Queue("imageflow.events", self.exchange, routing_key="#", durable=True)
 
     def send(self, body: Any, content_type: str = "application/cloudevents+json", **headers: Any) -> None:
         with self.connection.Producer() as producer:
             producer.publish(
                 body if isinstance(body, bytes | str) else json.dumps(body),
                 exchange=self.exchange,
-                declare=[self.exchange],
+                declare=[self.exchange if self.connection.transport.driver_type != "sql" else self.queue],
                 routing_key="test",
                 content_type=content_type,
                 content_encoding="binary" if isinstance(body, bytes) else "utf-8",
