@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imageflow import config
+from imageflow import config, triggers
 from imageflow.inbox import SqlInbox
 from imageflow.listeners import Listener, Surroundings
 from imageflow.model import Event
@@ -76,6 +76,12 @@ class Site:
         with self.database.read() as conn:
             found = events.select(conn, limit=100_000)
         return sorted((event for event in found if event.type.startswith(kind)), key=lambda event: event.seq)
+
+    def asked_for(self, event: Event) -> list[str]:
+        """The images whose triggers the event fulfils."""
+        kinds = ("schedule", "image", "event", "git", "watch")
+        found = [trigger for kind in kinds for trigger in self.watched.triggers(kind)]
+        return sorted({trigger.image for trigger in found if triggers.explain(trigger, event)})
 
     def around(self, ready: Callable[[str], None] = lambda _what: None) -> Surroundings:
         return Surroundings(self.config, self.inbox, self.watched, ready)

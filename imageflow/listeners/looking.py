@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from imageflow.recipe.problems import path_name
 _MOST = 200_000  # entries of a folder that is watched
 _TIMEOUT = (5.0, 10.0)  # seconds until a server is connected, and until it answers
 _NO_HEAD = (400, 403, 405, 501)  # answers of servers that may only know GET
-_VALIDATORS = {"etag": "ETag", "modified": "Last-Modified", "length": "Content-Length"}
+_PATIENCE = 45.0  # seconds for all of it, redirects too
+_VALIDATORS = {"etag": "etag", "modified": "last-modified", "length": "content-length"}
 
 
 def signs(path: Path) -> str:
@@ -45,32 +48,56 @@ def content(path: Path, config: Config, control: Control) -> str:
     return fetch.local(path, config=config, control=control)
 
 
-def url(address: str) -> str:
-    """What the server says about the content behind a URL, without sending it: JSON. Raises Refused, Unavailable."""
-    import requests
+def url(address: str, patience: float = _PATIENCE) -> str:
+    """What the server says about the content behind a URL, without sending it: JSON. Raises Refused, Unavailable.
 
+    A server may send its answer letter by letter: no timeout of a socket ends that, so nobody waits for the thread.
+    """
+    answers: queue.SimpleQueue[tuple[int, dict[str, str]] | ImageflowError] = queue.SimpleQueue()
     name = fetch.shown(address)
-    headers = {"Accept-Encoding": "identity", "User-Agent": "imageflow"}
+
+    def ask() -> None:
+        try:
+            answers.put(_ask(address, name))
+        except ImageflowError as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="asking a server", daemon=True).start()
     try:
-        with requests.head(address, headers=headers, timeout=_TIMEOUT, allow_redirects=True) as answer:
-            code, said = answer.status_code, answer.headers
-        if code in _NO_HEAD:
-            headers["Range"] = "bytes=0-0"
-            with requests.get(address, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
-                code, said = answer.status_code, answer.headers
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise Unavailable(f"{name} does not answer: {type(error).__name__}") from None
-    except (requests.RequestException, ValueError) as error:
-        raise Refused(f"{name} can't be asked: {type(error).__name__}") from None
+        answer = answers.get(timeout=patience)
+    except queue.Empty:
+        raise Unavailable(f"{name} does not come to an end with its answer") from None
+    if isinstance(answer, ImageflowError):
+        raise answer
+    code, said = answer
     if code not in (200, 206):
         raise (Unavailable if code in (408, 425, 429) or code >= 500 else Refused)(f"{name} answered {code}")
     found = {key: said[header][:300] for key, header in _VALIDATORS.items() if said.get(header)}
     if code == 206:
-        total = said.get("Content-Range", "").rpartition("/")[2]
+        total = said.get("content-range", "").rpartition("/")[2]
         found |= {"length": total} if total.isdigit() else {}
     if not found:
         raise Refused(f"{name} says neither ETag nor Last-Modified nor Content-Length: its changes can't be seen")
     return json.dumps(found, sort_keys=True)
+
+
+def _ask(address: str, name: str) -> tuple[int, dict[str, str]]:
+    """-> the answer's code and headers, their names in lower case."""
+    import requests
+
+    headers = {"Accept-Encoding": "identity", "User-Agent": "imageflow"}
+    try:
+        with requests.head(address, headers=headers, timeout=_TIMEOUT, allow_redirects=True) as answer:
+            found = answer
+        if found.status_code in _NO_HEAD:
+            headers["Range"] = "bytes=0-0"
+            with requests.get(address, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
+                found = answer
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise Unavailable(f"{name} does not answer: {type(error).__name__}") from None
+    except (requests.RequestException, ValueError) as error:
+        raise Refused(f"{name} can't be asked: {type(error).__name__}") from None
+    return found.status_code, {key.lower(): value for key, value in found.headers.items()}
 
 
 def same(before: str, now: str) -> bool:

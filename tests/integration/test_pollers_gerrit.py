@@ -18,7 +18,7 @@ from imageflow.listeners.gerrit import GerritListener
 from imageflow.model import Verdict
 from imageflow.signals import Flag
 from tests.gerrit_server import Gerrit
-from tests.pollers import Site, until
+from tests.pollers import Site, images, until
 
 A, B = "a" * 40, "b" * 40
 
@@ -50,6 +50,7 @@ def merged(site: Site) -> list[str]:
 
 def test_what_the_stream_says(site: Site, gerrit: Gerrit) -> None:
     update = {"oldRev": A, "newRev": B, "refName": "refs/heads/main", "project": "acme/infra"}
+    site.register(images(web="{event: git.merge, where: {repository: infra, owner: acme, branch: main}}"))
     with site.running(quick):
         gerrit.say({"type": "ref-updated", "refUpdate": update, "eventCreatedOn": int(time.time())})
         gerrit.merge(7)
@@ -58,6 +59,7 @@ def test_what_the_stream_says(site: Site, gerrit: Gerrit) -> None:
     assert [event.type for event in site.events()] == ["git.push", "git.merge", "gerrit.comment-added"]
     assert {event.listener for event in site.events()} == {"gerrit"}
     assert site.events("git.push")[0].source == "gerrit:acme/infra"
+    assert [site.asked_for(event) for event in site.events()] == [[], ["web"], []]
     assert gerrit.logins == 1
 
 

@@ -57,7 +57,7 @@ def poll(site: Site) -> None:
 
 def test_pushes_tags_and_deletions(site: Site, repository: Repository) -> None:
     url = f"file://{repository.path}"
-    site.register(images(web=f"{{git: '{url}', ref: main}}, {{git: '{url}', ref: 'refs/*'}}"))
+    site.register(images(web=f"{{git: '{url}', ref: main}}", db=f"{{git: '{url}', ref: 'refs/*'}}"))
     old = repository.head()
     poll(site)
     assert site.events() == [], "the first time is a baseline"
@@ -76,9 +76,15 @@ def test_pushes_tags_and_deletions(site: Site, repository: Repository) -> None:
     push = found["refs/heads/main"]
     assert (push.data["before"], push.data["after"], push.data["repository"]) == (old, new, "infra")
     assert (push.source, push.listener, push.deliveries) == (url, "git", 1)
+    assert {ref: site.asked_for(event) for ref, event in found.items()} == {
+        "refs/heads/main": ["db", "web"],
+        "refs/heads/dev": ["db"],
+        "refs/tags/v1": ["db"],
+    }
     git("push", "-q", "origin", ":dev", ":v1", at=repository.work)
     poll(site)
     gone = [(event.type, event.subject) for event in site.events()[3:]]
+    assert [site.asked_for(event) for event in site.events()[3:]] == [[], []], "what is gone builds nothing"
     assert gone == [("git.delete", "refs/heads/dev"), ("git.delete", "refs/tags/v1")]
 
 

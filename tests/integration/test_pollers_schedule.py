@@ -33,7 +33,7 @@ def fire(site: Site, clock: Clock) -> None:
 
 
 def test_the_past_does_not_fire_the_future_does_once(site: Site) -> None:
-    site.register(images(web="{schedule: '0 3 * * *', timezone: Europe/Berlin}"))
+    site.register(images(web="{schedule: '0 3 * * *', timezone: Europe/Berlin}", db="{schedule: '0 4 * * 0'}"))
     clock = Clock()
     fire(site, clock)
     assert site.events() == []
@@ -53,6 +53,7 @@ def test_the_past_does_not_fire_the_future_does_once(site: Site) -> None:
         "due": "2026-05-02T03:00:00+02:00",
         "missed": 0,
     }
+    assert site.asked_for(event) == ["web"]
 
 
 def test_down_over_three_due_times_is_one_event(site: Site) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from imageflow.control import Control
-from imageflow.errors import ImageflowError
-from imageflow.listeners import Surroundings
+from imageflow.errors import ImageflowError, Unavailable
+from imageflow.listeners import Surroundings, looking
 from imageflow.listeners.watch import Watcher
 from imageflow.model import Build, BuildState
 from tests.pollers import Site, images, until
@@ -83,6 +83,7 @@ def test_a_file_that_changes_and_changes_back(site: Site) -> None:
         "watch",
     )
     assert (event.data["image"], event.data["input"]) == ("web", "site.conf")
+    assert site.asked_for(event) == ["web"]
 
 
 def test_touched_moved_and_linked_files_are_the_same_file(site: Site) -> None:
@@ -291,6 +292,12 @@ def web() -> Iterator[Web]:
                 pass
 
         def answer(self, code: int) -> None:
+            if self.path.endswith("/moved"):
+                self.send_response(302)
+                self.send_header("Location", "/disk.qcow2")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             self.send_response(code)
             for name, value in told.headers.items():
                 self.send_header(name, value)
@@ -319,6 +326,7 @@ def test_a_url_is_asked_about_and_not_fetched(site: Site, web: Web) -> None:
     look(site)
     [event] = site.events()
     assert event.data["input"] == f"{web.url}?token=1"
+    assert site.asked_for(event) == ["web"]
     assert '\\"one\\"' in event.data["before"] and '\\"two\\"' in event.data["after"]
     assert set(web.seen) == {"HEAD"}
 
@@ -368,6 +376,32 @@ def test_a_server_that_says_nothing_of_use_or_is_not_there(site: Site, web: Web)
     assert any("its changes can't be seen" in trouble for trouble in troubles)
 
 
+def test_a_server_that_answers_letter_by_letter_is_given_up(web: Web) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def drip() -> None:
+            sock, _ = server.accept()
+            with sock:
+                while not stop.wait(0.05):
+                    sock.sendall(b"H")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.raises(Unavailable, match="does not come to an end"):
+            looking.url(f"http://127.0.0.1:{server.getsockname()[1]}/x?token=secret", patience=0.5)
+        stop.set()
+        thread.join()
+
+
+def test_redirects_are_followed(site: Site, web: Web) -> None:
+    site.register(images(web=f"{{watch: '{web.url}/moved'}}"))
+    assert look(site) == []
+    web.headers["ETag"] = '"two"'
+    look(site)
+    assert len(site.events()) == 1
+
+
 def test_a_base_with_published_checksums(site: Site, web: Web) -> None:
     old, new = sha(b"old"), sha(b"new")
     web.headers = {}
@@ -381,6 +415,7 @@ def test_a_base_with_published_checksums(site: Site, web: Web) -> None:
     look(site)
     [event] = site.events()
     assert (event.data["input"], event.data["before"], event.data["after"]) == ("base", old, new)
+    assert site.asked_for(event) == ["web"]
 
 
 def test_trouble_is_told_once_and_the_others_go_on(site: Site, caplog: pytest.LogCaptureFixture) -> None:
