@@ -5,7 +5,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 SUDO := $(shell test "$$(id -u)" -eq 0 || echo sudo --preserve-env=IMAGEFLOW_STATE_DIR)
-IMAGEFLOW := $(SUDO) $(abspath $(BIN))/imageflow
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -16,8 +15,8 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(VENV)/.demo ## Build a real Debian image, and a web server from it; again: they are there already, in a second or two
-	$(IMAGEFLOW) build create etc/recipes/debian.yaml --wait
+demo: $(VENV)/.demo ## One event builds a real Debian image, and the cascade a web server from it; again: nothing is built
+	$(SUDO) etc/demo $(abspath $(BIN))/imageflow
 
 .PHONY: test
 test: $(VENV)/.test ## Everything a change should pass, within 20 minutes

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from imageflow import engine
-from imageflow.conductor import Conductor
-from imageflow.dispatcher import Dispatcher
-from imageflow.inbox import SqlInbox
 from imageflow.model import BuildState, Event, Outcome, Verdict
 from imageflow.persistence import builds
 from imageflow.reconcile import reconcile
-from tests.small.flow import Trace
-from tests.small.site import Site
+from tests.small.yard import PUSH, Yard, open_yard
 
 DIAMOND = """
 images:
@@ -31,66 +25,12 @@ images:
   - {name: d, method: boot, base: {image: b}, on: [{image: b}, {image: c}]}
   - {name: e, method: boot, base: {image: d}, on: [{image: d}]}
 """
-PUSH = Event("https://git.example/acme/infra", "1", "git.push", data={"repository": "infra", "ref": "refs/heads/main"})
-
-
-class Yard:
-    """A site with registered recipes, an inbox and a dispatcher."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.service = site.service
-        self.inbox = SqlInbox(site.service.database)
-        self.dispatcher = Dispatcher(site.service, self.inbox)
-        self.trace = Trace(site.folder / "trace")
-        self.number = 0
-
-    def register(self, text: str, name: str = "recipe") -> None:
-        (self.site.folder / "motd").write_text("0")
-        file = self.site.folder / f"{name}.yaml"
-        file.write_text(textwrap.dedent(text))
-        self.service.recipes.add(file)
-
-    def push(self, *, changed: bool = True) -> int:
-        """An event, and an input that is another one since; -> its seq."""
-        self.number += 1
-        if changed:
-            (self.site.folder / "motd").write_text(str(self.number))
-        [receipt] = self.inbox.receive([replace(PUSH, id=str(self.number))], listener="http")
-        return receipt.event.seq
-
-    def settle(self) -> list[str]:
-        """Let everything happen; -> the images in the order that their builds began."""
-        before = len(self.began)
-        while True:
-            self.dispatcher.once()
-            if self.service.board.job_count == 0:
-                return self.began[before:]
-            self.work()
-
-    def work(self) -> None:
-        """Be a conductor, until nothing is queued."""
-        Conductor(self.service).run(lambda: self.service.board.job_count == 0)
-
-    @property
-    def began(self) -> list[str]:
-        return [record["image"] for record in self.trace.read(began=True)]
-
-    def outcomes(self, seq: int) -> dict[str, Outcome | None]:
-        return {reaction.image: reaction.outcome for reaction in self.service.events.get(seq)[1]}
-
-    def held(self) -> dict[str, str]:
-        return {rebuild.image: rebuild.held or "" for rebuild in self.service.events.rebuilds()}
 
 
 @pytest.fixture
 def yard(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
-    monkeypatch.setattr(engine, "factory_of", lambda method: "tests.small.quick.quick")
-    elements = Path(__file__).parents[1] / "recipes" / "elements"
-    with Site(
-        tmp_path, database=database_url, triggers__debounce="0", max_builds="1", dib__elements_path=str(elements)
-    ) as site:
-        yield Yard(site)
+    with open_yard(tmp_path, database_url, monkeypatch) as yard:
+        yield yard
 
 
 def test_a_diamond_is_rebuilt_once_each_in_order(yard: Yard) -> None:
