@@ -38,13 +38,13 @@ class Sender:
     """
 
     def __init__(
-        self, database: Database, config: Config, target: str, announcer: Announcer, *, lease: float = LEASE
+        self, database: Database, config: Config, target: str, announcer: Announcer, *, lease: float | None = None
     ) -> None:
         self.target = target
         self._database = database
         self._config = config.announce
         self._announcer = announcer
-        self._lease = lease
+        self._lease = lease or max(LEASE, 8 * config.announce.timeout)  # three requests that connect and wait, and more
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._bell = threading.Event()
         self._settle: Settle | None = None  # how the last one ended; not in the database yet

@@ -42,6 +42,11 @@ _TOLD = [
     "paused",
 ]
 _TIMES = ("created", "started", "ended", "paused")
+_DELIVERY = [
+    deliveries.c[name].label(f"delivery_{name}")
+    for name in ("target", "state", "since", "attempts", "next", "sent", "error")
+]
+_JOINED = sa.select(*_COLUMNS, *_DELIVERY).select_from(deliveries.join(outbox, outbox.c.seq == deliveries.c.seq))
 
 
 # -- writing, in the transaction of what is announced --------------------------------------------
@@ -127,31 +132,29 @@ def _free(conn: sa.Connection, owner: str) -> sa.ColumnElement[bool]:
     return sa.or_(deliveries.c.until <= clock(conn.dialect.name), deliveries.c.owner == owner)
 
 
+_EARLIER, _ABOUT = deliveries.alias("earlier"), outbox.alias("about")
+
+
 def _due(conn: sa.Connection, target: str, owner: str) -> sa.Select[Any]:
     """The delivery that may be sent next: the oldest one whose build has no earlier one waiting."""
-    earlier, about = deliveries.alias("earlier"), outbox.alias("about")
-    unsent = (
+    waits = (
         sa.select(sa.literal(1))
-        .select_from(about.join(earlier, earlier.c.seq == about.c.seq))
-        .where(about.c.build_id == outbox.c.build_id, about.c.seq < outbox.c.seq)
-        .where(earlier.c.target == target, earlier.c.state == WAITING)
+        .where(_EARLIER.c.seq == _ABOUT.c.seq, _EARLIER.c.target == target, _EARLIER.c.state == WAITING)
+        .correlate(_ABOUT)
+        .exists()
+    )
+    unsent = (  # nested, so that each database looks at the build's few, and not at all that wait
+        sa.select(sa.literal(1))
+        .where(_ABOUT.c.build_id == outbox.c.build_id, _ABOUT.c.seq < outbox.c.seq, waits)
         .correlate(outbox)
         .exists()
     )
     return (
-        sa.select(*_COLUMNS, *_DELIVERY)
-        .select_from(deliveries.join(outbox, outbox.c.seq == deliveries.c.seq))
-        .where(deliveries.c.target == target, deliveries.c.state == WAITING)
+        _JOINED.where(deliveries.c.target == target, deliveries.c.state == WAITING)
         .where(deliveries.c.next <= clock(conn.dialect.name), _free(conn, owner), ~unsent)
         .order_by(deliveries.c.seq)
         .limit(1)
     )
-
-
-_DELIVERY = [
-    deliveries.c[name].label(f"delivery_{name}")
-    for name in ("target", "state", "since", "attempts", "next", "sent", "error")
-]
 
 
 def _delivery(row: sa.Row[Any]) -> Delivery:
@@ -227,7 +230,7 @@ def select(
     conn: sa.Connection, *, states: Sequence[str] = (), target: str | None = None, limit: int | None = None
 ) -> list[Delivery]:
     """The deliveries, newest first."""
-    query = sa.select(*_COLUMNS, *_DELIVERY).select_from(deliveries.join(outbox, outbox.c.seq == deliveries.c.seq))
+    query = _JOINED
     if states:
         query = query.where(deliveries.c.state.in_(states))
     if target is not None:
