@@ -17,6 +17,7 @@ SCHEMES = ("https", "http", "ssh", "git", "file")
 _LINE = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\t(refs/[^\x00-\x20\x7f]{1,1000})", re.ASCII)
 _SHORT = re.compile(r"(?:[A-Za-z0-9_][\w.-]*@)?[A-Za-z0-9][\w.-]*:(?![:/]/)[^\s:-]\S*", re.ASCII)  # user@host:path
 _HOST = re.compile(r"[A-Za-z0-9:][\w.:%-]*|", re.ASCII)
+_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@]*@")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -117,7 +118,7 @@ def _event(url: str, ref: str, old: str | None, new: str | None, generation: int
         type=type_of(ref, new),
         subject=ref,
         time=now,
-        data=data(git_source(url), ref, old, new),
+        data=data(_USER.sub(r"\1", url), ref, old, new),
     )
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from imageflow.api.envelopes import events_of
 from imageflow.api.server import HttpListener
+from imageflow.triggers import git_source
 from tests.pollers import GIT, Site, git
 
 HOOK = Path(__file__).parents[2] / "etc" / "git" / "post-receive"
@@ -125,6 +126,7 @@ def test_a_push_is_told(hooked: Hooked, receiver: Receiver) -> None:
     assert headers["content-type"] == "application/cloudevents-batch+json"
     assert headers["authorization"] == "Bearer open sesame"
     source = f"file://{hooked.path}".replace(" ", "%20")
+    assert source == git_source(source)
     assert (event["source"], event["type"], event["subject"]) == (source, "git.push", "refs/heads/main")
     assert event["id"].startswith(f"refs/heads/main@-..{first}@")
     assert event["data"] == {
@@ -158,7 +160,8 @@ def test_branches_tags_and_deletions_in_one_post(hooked: Hooked, receiver: Recei
         ("git.delete", None, "v1"),
     }
     for event in receiver.events:
-        assert event["source"] == event["data"]["url"] == "https://git.example.org/acme/tools/infra.git"
+        assert event["data"]["url"] == "https://git.example.org/acme/tools/infra.git"
+        assert event["source"] == git_source("https://jane@git.example.org/acme/tools/infra.git")
         assert (event["data"]["owner"], event["data"]["repository"]) == ("acme/tools", "infra")
         assert event["id"].isascii() and " " not in event["id"] and '"' not in event["id"]
     assert len({event["id"] for event in receiver.events}) == 5

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageflow.listeners import refs
+from imageflow.triggers import git_source
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 URL = "https://git.example.org/acme/tools/infra.git"
@@ -130,14 +131,15 @@ def test_first_sight_is_a_baseline_then_changes_are_events() -> None:
     }
     assert (gone["branch"], gone["before"], gone["after"]) == ("old", A, None)
     assert (tag["tag"], tag["branch"], tag["before"], tag["after"]) == ("v1", None, None, C)
-    assert all(event.source == URL for event in events)
+    assert all(event.source == git_source(URL) for event in events)
 
 
 def test_the_source_holds_no_user() -> None:
     url = "ssh://git@git.example.org/acme/infra.git"
     _, seen = refs.changes(url, None, {"refs/heads/main": A}, ["refs/heads/main"], 1.0)
     (event,), _ = refs.changes(url, seen, {"refs/heads/main": B}, ["refs/heads/main"], 1.0)
-    assert event.source == event.data["url"] == "ssh://git.example.org/acme/infra.git"
+    assert event.source == "ssh://git.example.org/acme/infra"
+    assert event.data["url"] == "ssh://git.example.org/acme/infra.git"
 
 
 def test_a_ref_that_nobody_looked_at_is_no_news() -> None:
