@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from imageflow.complaints import Complaints
-from imageflow.errors import BadInput, ConfigError, ImageflowError, Refused
+from imageflow.errors import BadInput, ConfigError, ImageflowError, NotFound, Refused
 from imageflow.inbox import SqlInbox
 from imageflow.matching import PUBLISH, match_waiting
 from imageflow.model import BuildState, Outcome, Submission
@@ -74,6 +74,7 @@ class Dispatcher:
         self._name = f"{service.config.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._bell = Flag()
         self._looking: set[str] = set()
+        self._elsewhere: dict[str, float] = {}  # image whose recipe's folder is on other hosts only -> look again then
         self._complaints = Complaints()
         self._swept = 0.0
         self._reconcile_at = 0.0  # at the start, too
@@ -144,7 +145,7 @@ class Dispatcher:
             now = time.time()
             room = self._config.max_per_minute - standing.created_since(conn, now - 60, self._config.max_per_minute)
             for row in rows:
-                if row.image in self._looking:
+                if row.image in self._looking or self._elsewhere.get(row.image, now) > now:
                     continue
                 if len(ready) >= room and not row.forced:
                     why: str | None = (
@@ -194,11 +195,28 @@ class Dispatcher:
         look = _Look(image, self._name, uuid.uuid4().hex)
         try:
             with self._complaints.instead_of_failing(f"rebuild {image}"):
+                if self._is_elsewhere(image):
+                    return
                 taken = self._database.transact(lambda conn: self._take(conn, look))
                 if taken is not None:
                     self._rebuild(look, taken)
         finally:
             self._looking.discard(image)
+
+    def _is_elsewhere(self, image: str) -> bool:
+        """Whether only another host can see what goes into an image: it is left to that one."""
+        try:
+            with self._database.read() as conn:
+                folder = Path(registry.of_image(conn, image)[0].path).parent
+        except NotFound:
+            return False  # it is in no recipe any more: that is the answer
+        if folder.is_dir():
+            self._elsewhere.pop(image, None)
+            return False
+        self._elsewhere[image] = time.time() + RETRY
+        why = f"the folder of its recipe, {folder}, is not on {self._service.config.host}"
+        self._database.transact(lambda conn: rebuilds.hold(conn, image, why))
+        return True
 
     def _take(self, conn: Connection, look: _Look) -> Taken | None:
         if not rebuilds.claim(conn, look.image, look.owner, self._lease):

@@ -210,7 +210,7 @@ def _as_json(step: Step) -> dict[str, Any]:
 
 
 class Why(TextShowOne):
-    """Say why a build was made: which inputs differ from the version before"""
+    """Say why a build was made: which events asked for it, and which inputs differ from the version before"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -222,12 +222,17 @@ class Why(TextShowOne):
 
         with self.app.service() as service:
             build = self._build = named(service, parsed_args.build)
+            self._events = service.events.of_build(build.id)
         self._pins = list(pinned_lines(build.pins))
         return self.dict2columns(
             {
                 "id": build.id,
                 "image": build.image,
                 "reason": build.reason,
+                "events": Lines(
+                    [{"event": event.seq, "type": event.type, "reason": one.reason} for event, one in self._events],
+                    [f"{event.seq} {event.type}" for event, _reaction in self._events],
+                ),
                 "forced": build.forced,
                 "created": Age(build.created),
                 "key": build.key,
@@ -239,6 +244,8 @@ class Why(TextShowOne):
         build = self._build
         yield f"build {build.id} of {build.image}, {ago(build.created)}, {build.state}"
         yield f"  why     {build.reason}"
+        for event, _reaction in self._events:
+            yield f"  event   {event.seq}: {event.type} from {event.source}, {ago(event.received)}"
         yield f"  key     {build.key}"
         yield f"  inputs  {len(build.pins)} pinned"
         yield from (f"    {line}" for line in self._pins)

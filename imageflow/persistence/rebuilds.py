@@ -21,9 +21,9 @@ def ask(conn: sa.Connection, image: str, now: float) -> None:
     insert_or_update(conn, rebuilds, values, ["image"], {"asked": asked, "open": True, "retry": 0.0})
 
 
-def open_rows(conn: sa.Connection, limit: int = 500) -> list[sa.Row[Any]]:
+def open_rows(conn: sa.Connection) -> list[sa.Row[Any]]:
     """Those that wait, longest first: image, asked, answered, held, forced, retry, owner, until."""
-    query = sa.select(rebuilds).where(rebuilds.c.open.is_(True)).order_by(rebuilds.c.asked).limit(limit)
+    query = sa.select(rebuilds).where(rebuilds.c.open.is_(True)).order_by(rebuilds.c.asked)
     return list(conn.execute(query))
 
 

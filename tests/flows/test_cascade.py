@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imageflow.dispatcher import Dispatcher
 from imageflow.model import BuildState, Event, Outcome, Verdict
 from imageflow.persistence import builds
 from imageflow.reconcile import reconcile
@@ -270,3 +271,19 @@ def test_a_commit_is_an_input_whoever_tells_of_it(yard: Yard) -> None:
     reason = yard.service.builds(image="a", limit=1)[0].reason
     assert reason.startswith("git.push of refs/heads/main in infra") and f"{'a' * 12} → {'b' * 12}" in reason
     assert yard.service.submit(yard.site.folder / "recipe.yaml")[0].verdict == "reused"
+
+
+def test_a_recipe_that_is_on_another_host_is_left_to_it(yard: Yard) -> None:
+    yard.register(DIAMOND.partition("  - {name: b")[0])
+    here, away = yard.site.folder, yard.site.folder.with_name("away")
+    seq = yard.push()
+    here.rename(away)
+    try:
+        assert yard.dispatcher.once() == ["a"]
+        assert yard.dispatcher.once() == []
+    finally:
+        away.rename(here)
+    assert "is not on" in yard.held()["a"] and yard.outcomes(seq) == {"a": None}
+    other = Dispatcher(yard.service, yard.inbox)
+    assert other.once() == ["a"]
+    assert yard.outcomes(seq) == {"a": Outcome.CREATED}
