@@ -21,7 +21,8 @@ from imageflow.signals import Flag
 LOG = logging.getLogger(__name__)
 NAME = "amqp"
 _CONNECT = 10.0  # seconds
-_HEARTBEAT = 60  # seconds after which a broker that says nothing is away, and we are for it
+_HEARTBEAT = 30  # seconds; a broker, or we for it, that says nothing for two of them is away
+_ANSWER = 10  # seconds that a broker may take to answer a question
 _LOOK = 0.5  # seconds between two looks at `stop`
 _kombu: Any = kombu  # it has annotations here and there, and none where we call it
 
@@ -61,11 +62,12 @@ class AmqpListener:
     def _prepared(self, url: str) -> tuple[Any, tuple[type[BaseException], ...]]:
         """A connection that is not made yet, and what it may raise when the broker is not well."""
         try:
-            options = dict(self._config.transport_options)
-            connection = _kombu.Connection(
-                url, connect_timeout=_CONNECT, heartbeat=_HEARTBEAT, transport_options=options
-            )
+            options: dict[str, Any] = dict(self._config.transport_options)
+            connection = _kombu.Connection(url, connect_timeout=_CONNECT, heartbeat=_HEARTBEAT)
             transport = connection.get_transport_cls()
+            if transport.driver_type == "amqp":
+                options = {"read_timeout": _ANSWER, "write_timeout": _ANSWER} | options
+            connection.transport_options = options
             return connection, (KombuError, OSError, *transport.connection_errors, *transport.channel_errors)
         except (LookupError, ImportError, AttributeError, TypeError, ValueError, KombuError):
             raise ConfigError(

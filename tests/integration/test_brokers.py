@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import amqp
 import kombu
 import pytest
 
@@ -336,14 +338,14 @@ def outage(seconds: float, tmp_path: Path, database: Database, caplog: pytest.Lo
         broker.stop()
         with (
             listening("notifications", file, inbox, wait=False) as notifications,
-            listening("amqp", file, inbox, wait=False) as amqp,
+            listening("amqp", file, inbox, wait=False) as clouds,
         ):
             time.sleep(seconds)
             assert not stored.rows()
             broker.start()
             arrived("1", "2", "3")
             assert notifications.is_set()
-            assert amqp.is_set()
+            assert clouds.is_set()
             inbox.cut = broker.stop
             say("4")  # stored, and never acknowledged
             until(lambda: broker._process is None)
@@ -369,6 +371,43 @@ def test_the_broker_goes_away(tmp_path: Path, sqlite: Database, caplog: pytest.L
 @pytest.mark.timeout(600)
 def test_the_broker_goes_away_for_a_minute(tmp_path: Path, sqlite: Database, caplog: pytest.LogCaptureFixture) -> None:
     outage(60, tmp_path, sqlite, caplog)
+
+
+@pytest.mark.parametrize("name", ["notifications", "amqp"])
+def test_somebody_deletes_the_queue(tmp_path: Path, sqlite: Database, broker: RabbitMQ, name: str) -> None:
+    stored = Stored(sqlite)
+    file = settings(tmp_path, url_of(sqlite), notifications={"transport_url": broker.bus}, amqp={"url": broker.url})
+    queue = {"notifications": "imageflow", "amqp": "imageflow.events"}[name]
+
+    def there() -> bool:
+        try:
+            return waiting(broker, queue) == 0
+        except amqp.NotFound:
+            return False
+
+    with listening(name, file, SqlInbox(sqlite)):
+        with kombu.Connection(broker.url) as connection:
+            connection.channel().queue_delete(queue)
+        until(there)
+        until(lambda: (Bus(broker.bus).say(activated("i")), Publisher(broker.url).send(cloud("i")), stored.rows())[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["notifications", "amqp"])
+def test_a_broker_that_hangs_keeps_nobody(tmp_path: Path, sqlite: Database, broker: RabbitMQ, name: str) -> None:
+    assert broker._process is not None
+    file = settings(tmp_path, url_of(sqlite), notifications={"transport_url": broker.bus}, amqp={"url": broker.url})
+    began = time.monotonic()
+    try:
+        with listening(name, file, SqlInbox(sqlite), seconds=60):
+            broker._process.send_signal(signal.SIGSTOP)
+            time.sleep(1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 45
+        with listening(name, file, SqlInbox(sqlite), wait=False, seconds=60):
+            time.sleep(1)
+    finally:
+        broker._process.send_signal(signal.SIGCONT)
 
 
 class Counting(SqlInbox):
