@@ -245,6 +245,11 @@ class Config:
         return self.state_dir / "logs"
 
     @property
+    def checkouts_dir(self) -> Path:
+        """What recipes in git repositories are built from: one folder per repository, in it one per commit."""
+        return self.state_dir / "checkouts"
+
+    @property
     def cache_dir(self) -> Path:
         """What can be made again: archives' bootstrap tarballs, downloads."""
         return self.state_dir / "cache"

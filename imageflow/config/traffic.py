@@ -114,6 +114,9 @@ AMQP: list[cfg.Opt] = [
 GIT: list[cfg.Opt] = [
     cfg.FloatOpt("every", default=300.0, min=1.0, help="Seconds between two looks at a repository's refs."),
     cfg.FloatOpt("timeout", default=60.0, min=1.0, help="Seconds that git may take to answer."),
+    cfg.FloatOpt(
+        "fetch_timeout", default=600.0, min=1.0, help="Seconds that it may take to fetch a repository with recipes."
+    ),
 ]
 GERRIT: list[cfg.Opt] = [
     cfg.StrOpt("host", help="Gerrit's host, for stream-events over SSH."),
@@ -241,10 +244,11 @@ class AmqpConfig:
 
 @dataclass(frozen=True, slots=True)
 class GitConfig:
-    """The poller of refs; seconds."""
+    """The poller of refs, and recipes in repositories; seconds."""
 
     every: float
     timeout: float
+    fetch_timeout: float
 
 
 @dataclass(frozen=True, slots=True)

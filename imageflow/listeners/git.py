@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-import shlex
 import time
 from pathlib import Path
 
@@ -15,16 +12,14 @@ from imageflow.errors import Refused, TimedOut, Unavailable
 from imageflow.listeners import Surroundings, refs
 from imageflow.listeners.rounds import Rounds
 from imageflow.model import Trigger
+from imageflow.repository import environment as environment
+from imageflow.repository import unusable, whole
 from imageflow.signals import Flag
 from imageflow.triggers import git_source
 
 LOG = logging.getLogger(__name__)
 _TICK = 0.5  # seconds between two looks at answers
 _READ = 2.0  # seconds between two looks at which repositories there are
-_FOREIGN = re.compile(  # of a hook or an alias that started us: git would look at that repository, or print more
-    r"GIT_(DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|COMMON_DIR|NAMESPACE|PREFIX"
-    r"|SHALLOW_FILE|GRAFT_FILE|QUARANTINE_PATH|CONFIG_PARAMETERS|CONFIG_COUNT|TRACE.*|CURL_VERBOSE)"
-)
 
 
 class GitPoller:
@@ -60,7 +55,7 @@ class GitPoller:
         patterns: dict[str, set[str]] = {}
         for trigger in triggers:
             url = str(trigger.given["git"])
-            if why := refs.unusable(url):
+            if why := unusable(url):
                 if url not in self._refused:
                     self._refused.add(url)
                     LOG.warning("the repository that image %s watches is not looked at: %s", trigger.image, why)
@@ -68,7 +63,7 @@ class GitPoller:
             source = git_source(url)
             every = float(trigger.given.get("every") or self._config.every)
             periods[source] = min(every, periods.get(source, every))
-            patterns.setdefault(source, set()).add(refs.whole(str(trigger.given.get("ref") or "refs/heads/*")))
+            patterns.setdefault(source, set()).add(whole(str(trigger.given.get("ref") or "refs/heads/*")))
             self._urls[source] = url
         self._patterns = patterns
         return periods
@@ -98,19 +93,3 @@ class GitPoller:
             self._inbox.receive(events[start : start + 500], listener="git")
         if after != before:
             self._watched.see(name, after.text())
-
-
-def environment() -> dict[str, str]:
-    """Our own, with git told to ask nobody, and to use no other way than those that recipes may name."""
-    kept = {name: value for name, value in os.environ.items() if not _FOREIGN.fullmatch(name)}
-    ssh = kept.pop("GIT_SSH_COMMAND", None) or shlex.quote(kept.get("GIT_SSH", "ssh"))
-    return kept | {
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "false",
-        "SSH_ASKPASS": "false",
-        "SSH_ASKPASS_REQUIRE": "never",
-        "GIT_SSH_COMMAND": f"{ssh} -oBatchMode=yes -oConnectTimeout=20",
-        "GIT_ALLOW_PROTOCOL": ":".join(refs.SCHEMES),
-        "GIT_OPTIONAL_LOCKS": "0",
-        "LC_ALL": "C.UTF-8",
-    }

@@ -5,42 +5,19 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from imageflow.model import Event
+from imageflow.repository import named
+from imageflow.repository import unusable as unusable
+from imageflow.repository import whole as whole
 from imageflow.triggers import git_source
 
-SCHEMES = ("https", "http", "ssh", "git", "file")
 _LINE = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\t(refs/[^\x00-\x20\x7f]{1,1000})", re.ASCII)
-_SHORT = re.compile(r"(?:[A-Za-z0-9_][\w.-]*@)?[A-Za-z0-9][\w.-]*:(?![:/]/)[^\s:-]\S*", re.ASCII)  # user@host:path
-_HOST = re.compile(r"[A-Za-z0-9:][\w.:%-]*|", re.ASCII)
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@]*@")
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-def unusable(url: str) -> str | None:
-    """Why git must not be given this URL; None when it may. Never says what the URL is: there may be a secret in it."""
-    if not url or len(url) > 1500 or not url.isprintable() or " " in url or url.startswith("-"):
-        return "it is no URL"
-    if "://" not in url:
-        if url.startswith("/") or _SHORT.fullmatch(url):
-            return None
-        return "it is no URL: one of https://…, ssh://…, git://…, file:///…, /PATH, USER@HOST:PATH"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, password = parts.hostname or "", parts.password
-    except ValueError:
-        return "it is no URL"
-    if parts.scheme not in SCHEMES:
-        return f"only {', '.join(SCHEMES)} are possible"
-    if password is not None or (parts.scheme.startswith("http") and "@" in parts.netloc):
-        return "it holds credentials; give them to git's credential helper, or to ~/.netrc"
-    if not _HOST.fullmatch(host) or bool(host) == (parts.scheme == "file") or parts.netloc.startswith("-"):
-        return "its host is not usable"
-    return None
 
 
 def parse(text: str) -> dict[str, str]:
@@ -51,11 +28,6 @@ def parse(text: str) -> dict[str, str]:
         if match and not match[2].endswith("^{}") and not _SURROGATES.search(match[2]):
             found[match[2]] = match[1]
     return found
-
-
-def whole(ref: str) -> str:
-    """The pattern over whole ref names that a recipe's ref is: `main` is refs/heads/main."""
-    return ref if ref.startswith("refs/") or any(mark in ref for mark in "*?[") else f"refs/heads/{ref}"
 
 
 def matches(ref: str, patterns: Iterable[str]) -> bool:
@@ -131,12 +103,10 @@ def type_of(ref: str, after: str | None) -> str:
 
 def data(url: str, ref: str, before: str | None, after: str | None, pusher: str | None = None) -> dict[str, Any]:
     """The data of such an event; `url` is without user name and password."""
-    path = url.partition("://")[2].partition("/")[2] if "://" in url else url.rpartition(":")[2]
-    *owner, name = [part for part in path.split("/") if part] or [""]
-    local = url.startswith(("/", "file:"))
+    owner, name = named(url)
     return {
-        "repository": name.removesuffix(".git"),
-        "owner": "" if local else "/".join(owner),
+        "repository": name,
+        "owner": owner,
         "ref": ref,
         "branch": ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else None,
         "tag": ref.removeprefix("refs/tags/") if ref.startswith("refs/tags/") else None,
