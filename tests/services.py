@@ -263,7 +263,7 @@ class RabbitMQ(Daemon):
     @staticmethod
     def program() -> Path | None:
         """The server's own script: the one on PATH wants to be root."""
-        return next(iter(sorted(Path("/usr/lib/rabbitmq").glob("**/bin/rabbitmq-server"))), None)
+        return next(iter(sorted(Path("/usr/lib/rabbitmq").glob("**/*bin/rabbitmq-server"))), None)
 
     def _initialise(self) -> None:
         self.port, distribution, self._epmd_port = _free_ports(3)

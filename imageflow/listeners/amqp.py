@@ -75,12 +75,14 @@ class AmqpListener:
             ) from None  # the cause may show the password
 
     def _check(self, error: BaseException, place: str) -> None:
-        """Raises ConfigError for what waiting will not heal."""
+        """Raises ConfigError for what waiting will not heal: it ends the service, so only before we ever listened."""
+        if self._listened:
+            return
         if isinstance(error, PreconditionFailed):
             raise ConfigError(
                 f"{place}: {_said(error)}", hint="set [amqp] exchange, queue and durable as they are in the broker"
             ) from error
-        if isinstance(error, AccessRefused | NotAllowed) and not self._listened:
+        if isinstance(error, AccessRefused | NotAllowed):
             raise ConfigError(
                 f"{place} refuses us: {_said(error)}", hint="check user, password and virtual host of [amqp] url"
             ) from error
