@@ -39,6 +39,12 @@ class Catalogue:
         with self._database.read() as conn:
             return self.located(versions.get(conn, ref))
 
+    def made_by(self, build_id: str) -> Version | None:
+        """The version that a build made."""
+        with self._database.read() as conn:
+            version = versions.of(conn, build_id)
+        return version and self.located(version)
+
     def base(self, image: str) -> str:
         """The digest of an image's newest version, for one that is made from it; raises NotFound, Refused."""
         with self._database.read() as conn:

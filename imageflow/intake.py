@@ -144,7 +144,11 @@ def bases(file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | 
     from imageflow import recipe
 
     picked = recipe.load(file, settings or {}, images).pick(images)
-    named = {image.name: (image.data.get("base") or {}).get("image") for image in picked}
+    called = {image.name: image.name for image in picked} | {
+        image.data["publish"]["name"]: image.name for image in picked if image.data.get("publish")
+    }
+    wanted = {image.name: (image.data.get("base") or {}).get("image") for image in picked}
+    named = {name: called.get(base, base) for name, base in wanted.items()}
     found: dict[str, str | None] = {}
 
     def add(name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,12 @@ class Recipes:
             if before is not None and same:
                 stored, verdict = before, "unchanged"
             else:
-                self._refuse_cycle(conn, name, parents)
+                self._refuse_cycle(conn, name, images, parents)
                 stored, verdict = registry.add(conn, new, rules, parents), "changed" if before else "added"
                 for gone in {str(image["name"]) for image in before.images} - set(names) if before else ():
                     _forget(conn, gone)
             wanted = sorted({parent for of in parents.values() for parent in of})
-            strangers = tuple(set(wanted) - registry.registered(conn, wanted))
+            strangers = tuple(set(wanted) - registry.names(conn).keys())
             return Registration(
                 stored, verdict, tuple(str(image["name"]) for image in images), tuple(sorted(strangers))
             )
@@ -86,12 +86,15 @@ class Recipes:
         return self._database.transact(store, patience=PATIENCE)
 
     @staticmethod
-    def _refuse_cycle(conn: Connection, name: str, parents: Mapping[str, Any]) -> None:
+    def _refuse_cycle(conn: Connection, name: str, new: Iterable[Json], parents: Mapping[str, Any]) -> None:
         before = registry.get(conn, name)
         known = registry.graph(conn)
         for image in before.images if before else ():
             known.pop(str(image["name"]), None)
-        if circle := lineage.cycle(known | {image: list(of) for image, of in parents.items()}):
+        called = registry.names(conn) | {registry.published_name(image): str(image["name"]) for image in new}
+        if circle := lineage.cycle(
+            known | {image: [called.get(one, one) for one in of] for image, of in parents.items()}
+        ):
             raise RecipeError(
                 f"these images would be built from each other: {' → '.join(circle)}",
                 hint="an image can't be built from itself; see 'imageflow recipe graph'",

@@ -96,7 +96,7 @@ class Create(TextLister):
 def _version(service: Service, submission: Submission, build: Build) -> Version | None:
     if submission.version is not None or build.state is not BuildState.SUCCEEDED:
         return submission.version
-    return next((version for version in service.images.versions(build.image) if version.build_id == build.id), None)
+    return service.images.made_by(build.id)
 
 
 def _row(submission: Submission, build: Build, version: Version | None) -> tuple[Any, ...]:

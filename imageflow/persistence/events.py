@@ -18,7 +18,9 @@ from imageflow.persistence.upsert import insert_or_change_all
 _FIELDS = [f.name for f in fields(Event)]
 _COLUMNS = [events.c[name] for name in _FIELDS]
 _CHUNK = 500  # values in one IN (…)
-_ONE_MORE: Mapping[str, Any] = {"deliveries": sa.literal_column("events.deliveries + 1")}  # without a parameter: PyMySQL rewrites the rest
+_ONE_MORE: Mapping[str, Any] = {
+    "deliveries": sa.literal_column("events.deliveries + 1")
+}  # without a parameter: PyMySQL rewrites the rest
 
 
 def _event(row: sa.Row[Any]) -> Event:

@@ -70,7 +70,10 @@ def add(
     result = conn.execute(sa.insert(recipes).values(**values))
     assert result.inserted_primary_key is not None
     id = result.inserted_primary_key[0]
-    held_rows = [{"image": name, "recipe_id": id, "position": at} for at, name in enumerate(names)]
+    held_rows = [
+        {"image": image["name"], "recipe_id": id, "position": at, "published": published_name(image)}
+        for at, image in enumerate(new.images)
+    ]
     conn.execute(sa.insert(recipe_images), held_rows)
     edges = [{"image": name, "parent": parent} for name in names for parent in parents.get(name, ())]
     if edges:
@@ -114,15 +117,6 @@ def of_image(conn: sa.Connection, image: str) -> tuple[Registered, Json]:
     return found, found.images[at]
 
 
-def registered(conn: sa.Connection, images: Sequence[str]) -> set[str]:
-    """Of these images the ones that are in a registered recipe."""
-    found: set[str] = set()
-    for start in range(0, len(images), _CHUNK):
-        some = recipe_images.c.image.in_(images[start : start + _CHUNK])
-        found |= set(conn.scalars(sa.select(recipe_images.c.image).where(some)))
-    return found
-
-
 def candidates(conn: sa.Connection, probes: Sequence[str]) -> list[Trigger]:
     """The triggers that an event with these probes may match."""
     found: list[Trigger] = []
@@ -158,50 +152,47 @@ def learnt(conn: sa.Connection, image: str) -> dict[str, str]:
     return {row.name: row.value for row in conn.execute(query)}
 
 
+def published_name(image: Json) -> str:
+    """What other images name this one by."""
+    return str((image.get("publish") or {}).get("name") or image["name"])
+
+
 def parents(conn: sa.Connection, images: Sequence[str]) -> dict[str, list[str]]:
-    """The images that each of these stands on, where it stands on any."""
-    return _edges(conn, lineage.c.image, lineage.c.parent, images)
-
-
-def children(conn: sa.Connection, images: Sequence[str]) -> dict[str, list[str]]:
-    """The images that stand on each of these, where any does."""
-    return _edges(conn, lineage.c.parent, lineage.c.image, images)
-
-
-def _edges(
-    conn: sa.Connection, one: sa.Column[str], other: sa.Column[str], images: Sequence[str]
-) -> dict[str, list[str]]:
+    """The images that each of these stands on, where it stands on any: as they are named there, and as recipes name them."""
     found: dict[str, list[str]] = {}
     for start in range(0, len(images), _CHUNK):
-        some = sa.select(one, other).where(one.in_(images[start : start + _CHUNK])).order_by(one, other)
-        for name, of in conn.execute(some):
-            found.setdefault(name, []).append(of)
+        edges = (
+            sa.select(lineage.c.image, lineage.c.parent, recipe_images.c.image)
+            .outerjoin(recipe_images, recipe_images.c.published == lineage.c.parent)
+            .where(lineage.c.image.in_(images[start : start + _CHUNK]))
+            .order_by(lineage.c.image, lineage.c.parent)
+        )
+        for name, parent, registered in conn.execute(edges):
+            found.setdefault(name, []).extend(dict.fromkeys((parent, registered or parent)))
     return found
 
 
 def ancestors(conn: sa.Connection, image: str) -> list[str]:
-    """Every image that this one stands on, directly or not; nearest first."""
-    return _all(lambda names: parents(conn, names), image)
-
-
-def descendants(conn: sa.Connection, image: str) -> list[str]:
-    """Every image that stands on this one, directly or not; nearest first."""
-    return _all(lambda names: children(conn, names), image)
-
-
-def _all(step: Any, image: str) -> list[str]:
+    """Every image that this one stands on, directly or not, by all its names; nearest first."""
     found: dict[str, None] = {}
     edge = [image]
     while edge:
-        edge = [name for names in step(edge).values() for name in names if name not in found and name != image]
-        edge = list(dict.fromkeys(edge))
+        above = parents(conn, edge).values()
+        edge = list(dict.fromkeys(name for names in above for name in names if name not in found and name != image))
         found |= dict.fromkeys(edge)
     return list(found)
+
+
+def names(conn: sa.Connection) -> dict[str, str]:
+    """Published name -> the registered image that has it; of several the first."""
+    query = sa.select(recipe_images.c.published, recipe_images.c.image).order_by(recipe_images.c.image.desc())
+    return {row.published: row.image for row in conn.execute(query)}
 
 
 def graph(conn: sa.Connection) -> dict[str, list[str]]:
     """Every registered image -> the images that it stands on."""
     found: dict[str, list[str]] = {name: [] for name in conn.scalars(sa.select(recipe_images.c.image))}
+    known = names(conn)
     for image, parent in conn.execute(sa.select(lineage.c.image, lineage.c.parent)):
-        found.setdefault(image, []).append(parent)
-    return {name: sorted(of) for name, of in sorted(found.items())}
+        found.setdefault(image, []).append(known.get(parent, parent))
+    return {name: sorted(set(of)) for name, of in sorted(found.items())}

@@ -250,7 +250,9 @@ recipe_images = sa.Table(
     sa.Column("image", sa.String(255), primary_key=True),
     sa.Column("recipe_id", sa.Integer, sa.ForeignKey("recipes.id", ondelete="CASCADE"), nullable=False),
     sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("published", sa.String(255), nullable=False),  # what others name it by: publish.name
     sa.Index(None, "recipe_id"),
+    sa.Index(None, "published"),
     **SERVER,
 )
 
@@ -276,6 +278,24 @@ triggers = sa.Table(
     sa.Index(None, "probe"),
     sa.Index(None, "kind"),
     sa.Index(None, "type"),
+    **SERVER,
+)
+
+# Recipe files, or folders of them, in git repositories that are followed.
+origins = sa.Table(
+    "origins",
+    metadata,
+    sa.Column("name", sa.String(191), primary_key=True),  # of its recipe; the recipes of a folder are NAME/STEM
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("ref", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),  # in the repository
+    sa.Column("folder", sa.Boolean, nullable=False),
+    sa.Column("head", sa.String(64), nullable=False),  # the commit that was registered, or refused, last
+    sa.Column("generation", sa.Integer, nullable=False),  # grows with every change of this row's head or problems
+    sa.Column("asked", sa.Integer, nullable=False, default=0),  # pushes that were told of
+    sa.Column("looked", sa.Integer, nullable=False, default=0),  # and how many of them had been when it was last seen
+    sa.Column("problems", JsonText, nullable=False),  # recipe ('': all of them) -> why its head is not registered
+    sa.Column("trouble", LongText),  # why it can't be looked at
     **SERVER,
 )
 

@@ -23,7 +23,7 @@ class PublishImage(Task):
 
     step = "publish-image"
     title = "Publish"
-    # {"store", "digest", "path", "artifacts": […], "packages": int | None, "content": hex | None,
+    # {"image", "store", "digest", "path", "artifacts": […], "packages": int | None, "content": hex | None,
     #  "properties": {}}
     default_provides = "publication"
 
@@ -35,6 +35,7 @@ class PublishImage(Task):
         ledger.open(ResourceKind.PUBLICATION, publication_name(store, digest))
         ref = store.add(files, build_id=build.id, control=control, move=True)
         return {
+            "image": (build.recipe.get("publish") or {}).get("name") or build.image,
             "store": ref.store,
             "digest": ref.digest,
             "path": ref.path,

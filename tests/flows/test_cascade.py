@@ -287,3 +287,19 @@ def test_a_recipe_that_is_on_another_host_is_left_to_it(yard: Yard) -> None:
     other = Dispatcher(yard.service, yard.inbox)
     assert other.once() == ["a"]
     assert yard.outcomes(seq) == {"a": Outcome.CREATED}
+
+
+def test_an_image_is_known_by_the_name_that_it_is_published_under(yard: Yard) -> None:
+    """Order and holds, too."""
+    renamed = DIAMOND.replace(
+        "{name: b, method: boot, base: {image: a}", "{name: b, method: boot, publish: {name: bee}, base: {image: a}"
+    )
+    yard.register(renamed.replace("{image: b}", "{image: bee}"))
+    assert yard.service.recipes.graph()["d"] == ["b", "c"]
+    yard.trace.set("fail-b")
+    yard.push()
+    yard.settle()
+    assert "waits for b" in yard.held()["d"]
+    yard.trace.unset("fail-b")
+    yard.service.resume(yard.service.builds(image="b", states=[BuildState.PAUSED])[0].id)
+    assert yard.settle() == ["b", "d", "e"]

@@ -46,6 +46,7 @@ class Quick(Task):
             "digest": ref.digest,
             "path": ref.path,
             "artifacts": [asdict(artifact) for artifact in ref.artifacts],
+            "image": build.recipe["publish"]["name"],
             "content": hashlib.sha256(content.encode()).hexdigest(),
         }
 

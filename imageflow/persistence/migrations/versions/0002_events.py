@@ -112,6 +112,21 @@ def _inbox() -> None:
 
 def _recipes() -> None:
     _table(
+        "origins",
+        sa.Column("name", sa.String(191), nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("ref", sa.Text, nullable=False),
+        sa.Column("path", sa.Text, nullable=False),
+        sa.Column("folder", sa.Boolean, nullable=False),
+        sa.Column("head", sa.String(64), nullable=False),
+        sa.Column("generation", sa.Integer, nullable=False),
+        sa.Column("asked", sa.Integer, nullable=False),
+        sa.Column("looked", sa.Integer, nullable=False),
+        sa.Column("problems", LONG, nullable=False),
+        sa.Column("trouble", LONG),
+        sa.PrimaryKeyConstraint("name", name="pk_origins"),
+    )
+    _table(
         "inputs",
         sa.Column("image", sa.String(255), nullable=False),
         sa.Column("name", sa.String(500), nullable=False),
@@ -139,9 +154,11 @@ def _recipes() -> None:
         sa.Column("image", sa.String(255), nullable=False),
         sa.Column("recipe_id", sa.Integer, nullable=False),
         sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("published", sa.String(255), nullable=False),
         sa.PrimaryKeyConstraint("image", name="pk_recipe_images"),
         sa.ForeignKeyConstraint(["recipe_id"], ["recipes.id"], name="fk_recipe_images_recipe_id", ondelete="CASCADE"),
     )
+    _index("recipe_images", "published")
     _index("recipe_images", "recipe_id")
     _table(
         "lineage",
