@@ -55,7 +55,8 @@ def announcements() -> list[Announcement]:
     ended = replace(BUILD, state=BuildState.SUCCEEDED, ended=_AT + 301.5, step=None, digest=_DIGEST)
     error = replace(BUILD, state=BuildState.FAILED, ended=_AT + 130, **failed)  # type: ignore[arg-type]
     resumed = replace(BUILD, state=BuildState.QUEUED)
-    builds = {"start": BUILD, "pause": paused, "resume": resumed, "end": ended, "error": error}
+    begun = replace(BUILD, started=None, step=None)  # the first step runs after it
+    builds = {"start": begun, "pause": paused, "resume": resumed, "end": ended, "error": error}
     found = [("build", what, outbox.build_data(asdict(build))) for what, build in builds.items()]
     found += [("image", what, outbox.image_data(VERSION)) for what in outbox.IMAGE]
     return [_announcement(f"imageflow.{about}.{what}", data) for about, what, data in found]
