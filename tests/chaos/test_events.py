@@ -75,6 +75,10 @@ def check(site: Site, sent: list[int]) -> None:
     assert ran.keys() == {build.id for build in made if build.state is BuildState.SUCCEEDED}
 
 
+SERVERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "mariadb")]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", *SERVERS], indirect=True)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_death_loses_nothing_and_doubles_nothing(site: Site, place: str) -> None:
     [receipt] = SqlInbox(site.service.database).receive([PUSH], listener="http")
