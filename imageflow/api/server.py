@@ -83,11 +83,11 @@ class HttpListener:
 
     async def _serve(self, server: uvicorn.Server, sock: socket.socket, stop: Flag) -> None:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
-        said = False
+        said, where = False, url(sock)  # the server closes it when it ends
         while not serving.done():
             if server.started and not said:
                 said = True
-                self._surroundings.ready(url(sock))
+                self._surroundings.ready(where)
             if stop.is_set():
                 server.should_exit = True
             await asyncio.wait([serving], timeout=_LOOK if said else 0.01)
