@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from imageflow.errors import BadInput, ConfigError, ImageflowError, NotFound, Re
 from imageflow.inbox import SqlInbox
 from imageflow.matching import PUBLISH, match_waiting
 from imageflow.model import BuildState, Outcome, Submission
-from imageflow.persistence import events, reactions, rebuilds, registry, standing
+from imageflow.persistence import events, origins, reactions, rebuilds, registry, standing
 from imageflow.persistence.reactions import Taken
 from imageflow.reconcile import reconcile
 from imageflow.service import Service
@@ -143,6 +143,7 @@ class Dispatcher:
             if not rows:
                 return ready
             now = time.time()
+            awaited = origins.awaited(conn)
             room = self._config.max_per_minute - standing.created_since(conn, now - 60, self._config.max_per_minute)
             for row in rows:
                 if row.image in self._looking or self._elsewhere.get(row.image, now) > now:
@@ -152,7 +153,7 @@ class Dispatcher:
                         f"{self._config.max_per_minute} builds a minute at most ([triggers] max_per_minute)"
                     )
                 else:
-                    why = self._why_held(conn, row, now)
+                    why = self._why_held(conn, row, now, awaited)
                 if why is None:
                     ready.append(row.image)
                 elif why != row.held:
@@ -161,10 +162,12 @@ class Dispatcher:
             self._database.transact(lambda conn: rebuilds.hold_all(conn, held))
         return ready
 
-    def _why_held(self, conn: Connection, row: sa.Row[Any], now: float) -> str | None:
+    def _why_held(self, conn: Connection, row: sa.Row[Any], now: float, awaited: Mapping[str, str]) -> str | None:
         image = str(row.image)
         if row.forced:
             return None
+        if image in awaited:
+            return f"waits for what was pushed to its recipe, of {awaited[image]}"
         if row.retry > now:
             return str(row.held)
         if row.answered is not None and (left := row.answered + self._config.debounce - now) > 0:
@@ -172,13 +175,15 @@ class Dispatcher:
             return f"gathers events until {end} ([triggers] debounce)"
         if (build := standing.busy(conn, image)) is not None:
             return f"build {build} of it is running: one more after it"
-        return self._why_held_by_ancestors(conn, image)
+        return self._why_held_by_ancestors(conn, image, awaited)
 
     @staticmethod
-    def _why_held_by_ancestors(conn: Connection, image: str) -> str | None:
+    def _why_held_by_ancestors(conn: Connection, image: str, awaited: Mapping[str, str]) -> str | None:
         above = registry.ancestors(conn, image)
         if not above:
             return None
+        for one in sorted(awaited.keys() & set(above)):
+            return f"waits for what was pushed to the recipe of {one}, of {awaited[one]}"
         if (found := events.announced(conn, PUBLISH, above)) is not None:
             return f"waits for what the new version of {found} brings about"
         if (found := rebuilds.any_open(conn, above)) is not None:
@@ -207,10 +212,11 @@ class Dispatcher:
         """Whether only another host can see what goes into an image: it is left to that one."""
         try:
             with self._database.read() as conn:
-                folder = Path(registry.of_image(conn, image)[0].path).parent
+                recipe = registry.of_image(conn, image)[0]
         except NotFound:
             return False  # it is in no recipe any more: that is the answer
-        if folder.is_dir():
+        folder = Path(recipe.path).parent
+        if recipe.repository is not None or folder.is_dir():
             self._elsewhere.pop(image, None)
             return False
         self._elsewhere[image] = time.time() + RETRY
@@ -233,7 +239,7 @@ class Dispatcher:
                 return
             with self._database.read() as conn:
                 recipe, canonical = registry.of_image(conn, look.image)
-            wanted = self._service.submitter.wanted(canonical, Path(recipe.path).parent)
+            wanted = self._service.submitter.wanted(canonical, self._service.hosted.folder(recipe))
 
             def answer(conn: Connection, submission: Submission) -> None:
                 self._answer(conn, look, Outcome(submission.verdict), submission.reason, submission.build.id)

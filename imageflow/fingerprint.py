@@ -40,25 +40,30 @@ def why(before: Build | None, canonical: Json, pins: Json) -> str:
     return ", ".join(differences)
 
 
+def same(one: Json, other: Json) -> bool:
+    """Whether two canonical recipes make one image, given the same inputs."""
+    return _deciding(one) == _deciding(other)
+
+
 def _deciding(canonical: Json) -> dict[str, Any]:
     """The part of a recipe that decides what the image is."""
     recipe = {key: value for key, value in canonical.items() if key not in ("on", "on_failure", "timeout")}
     publish = recipe.get("publish")
     if isinstance(publish, Mapping):
         recipe["publish"] = {key: value for key, value in publish.items() if key != "keep"}
-    kept: dict[str, Any] = _placeless(recipe)
+    kept: dict[str, Any] = placeless(recipe)
     return kept
 
 
-def _placeless(value: Any) -> Any:
+def placeless(value: Any) -> Any:
     """Without the places of plain secrets: a recipe that moved to another folder is the same recipe."""
     if isinstance(value, Mapping):
         name = value.get("secret")
         if isinstance(name, str) and set(value) == {"secret"} and name.startswith("recipe:"):
             return {"secret": "recipe:"}
-        return {key: _placeless(item) for key, item in value.items()}
+        return {key: placeless(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_placeless(item) for item in value]
+        return [placeless(item) for item in value]
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -12,6 +11,7 @@ from imageflow import lineage
 from imageflow.cloudevent import OWN, own
 from imageflow.config import Config
 from imageflow.errors import BadInput, ImageflowError, NotFound
+from imageflow.hosted import Hosted
 from imageflow.inbox import SqlInbox
 from imageflow.intake import Plan
 from imageflow.matching import Match, match
@@ -51,6 +51,7 @@ class Happenings:
         self._config = config
         self._database = database
         self._submitter = submitter
+        self._hosted = Hosted(config, database)
 
     def send(self, batch: Sequence[Event]) -> list[Receipt]:
         """Put events into the inbox; whoever serves acts on them. Raises BadInput."""
@@ -175,7 +176,7 @@ class Happenings:
         with self._database.read() as conn:
             recipe, canonical = registry.of_image(conn, one.image)
         try:
-            plan = self._submitter.plan_of(self._submitter.wanted(canonical, Path(recipe.path).parent))
+            plan = self._submitter.plan_of(self._submitter.wanted(canonical, self._hosted.folder(recipe)))
         except ImageflowError as error:
             return Consequence(one.image, recipe.name, one.reason, "refused", str(error))
         return Consequence(one.image, recipe.name, one.reason, plan.verdict, plan.reason, plan)

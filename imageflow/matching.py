@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from imageflow import triggers
+from imageflow import hosted, triggers
 from imageflow.cloudevent import OWN
 from imageflow.model import Event, Verdict, Version
-from imageflow.persistence import events, reactions, rebuilds, registry
+from imageflow.persistence import events, origins, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
 
 PUBLISH = "imageflow.image.publish"
@@ -54,7 +54,9 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
     """The images that want this event, each once, or why there are none. Changes nothing."""
     if _ours(event):
         return [], "our own publication: what stands on it is rebuilt by the cascade"
-    found: dict[str, Match] = {}
+    found = {image: Match(image, why, None, {}) for image, why in hosted.asked_by(event).items()}
+    for image in origins.homeless(conn, found):
+        del found[image]
     for trigger in registry.candidates(conn, triggers.probes(event)):
         if event.type == PUBLISH and trigger.image == event.subject:
             continue  # an image never asks for itself
@@ -92,6 +94,8 @@ def _said(event: Event) -> dict[str, str]:
 def _why_none(conn: Connection, event: Event) -> str:
     if event.type == PUBLISH:
         return f"no registered image stands on {event.subject}"
+    if event.type == hosted.CHANGED:
+        return "no image that events build became another one by it"
     wanted = registry.wanting(conn, event.type)
     if wanted:
         return f"{wanted} trigger{'s' if wanted > 1 else ''} for {event.type}, none with these values"
@@ -118,6 +122,7 @@ def _judge_all(conn: Connection, waiting: Sequence[Event]) -> None:
         reason = ", ".join(one.image for one in matches) if matches else why_none
         if not events.judge(conn, event.seq, verdict, reason):
             continue  # another process was faster
+        hosted.notice(conn, event)
         for one in matches:
             reactions.add(conn, event.seq, one.image, one.reason, now, one.parent)
             rebuilds.ask(conn, one.image, now)

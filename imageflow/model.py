@@ -293,6 +293,23 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """A recipe file, or a folder of them, in a git repository that is followed."""
+
+    name: str  # of its recipe; the recipes of a folder are NAME/STEM
+    url: str
+    ref: str  # whole: refs/heads/main
+    path: str  # in the repository, '.' for all of it
+    folder: bool
+    head: str  # the commit that was registered, or refused, last
+    generation: int = 1
+    asked: int = 0  # pushes that were told of
+    looked: int = 0  # and how many of them had been when it was last seen
+    problems: Mapping[str, str] = field(default_factory=dict)  # recipe ('': all) -> why its head is not registered
+    trouble: str | None = None  # why it can't be looked at
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """Something that we tell others, as it is kept in the outbox."""
 

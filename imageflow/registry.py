@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from imageflow import intake, lineage, triggers
+from imageflow import fingerprint, intake, lineage, triggers
 from imageflow.config import Config
-from imageflow.errors import BadInput, NotFound, RecipeError
-from imageflow.model import Json, Registered, Trigger
-from imageflow.persistence import builds, observations, reactions, rebuilds, registry
+from imageflow.errors import BadInput, Conflict, NotFound, RecipeError
+from imageflow.model import Json, Origin, Registered, Trigger
+from imageflow.persistence import builds, observations, origins, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
 
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
@@ -32,6 +32,37 @@ class Registration:
     strangers: tuple[str, ...]  # images that these stand on and that no registered recipe has
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A version of a recipe that is checked, and not stored yet."""
+
+    recipe: Registered
+    rules: tuple[tuple[Trigger, str], ...]  # each with its probe
+    parents: Mapping[str, tuple[str, ...]]
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(str(image["name"]) for image in self.recipe.images)
+
+
+def prepare(
+    config: Config, file: Path, name: str, settings: Mapping[str, str] | None = None, repository: Json | None = None
+) -> Prepared:
+    """Check a recipe file, to be registered under a name. Raises RecipeError."""
+    images = tuple(image.canonical() for image in intake.validate(config, file, settings=settings))
+    digest = hashlib.sha256(json.dumps(fingerprint.placeless(images), sort_keys=True).encode()).hexdigest()
+    recipe = Registered(0, name, 0, digest, str(file.absolute()), time.time(), images, repository)
+    rules = tuple((rule, triggers.probe(rule)) for image in images for rule in triggers.triggers_of(image))
+    return Prepared(recipe, rules, lineage.parents({str(image["name"]): image for image in images}))
+
+
+def registration(conn: Connection, prepared: Prepared, stored: Registered, verdict: str) -> Registration:
+    """What became of it."""
+    strangers = {parent for of in prepared.parents.values() for parent in of} - registry.names(conn).keys()
+    return Registration(stored, verdict, prepared.images, tuple(sorted(strangers)))
+
+
 class Recipes:
     """The recipes that events can build."""
 
@@ -39,49 +70,28 @@ class Recipes:
         self._config = config
         self._database = database
 
-    def add(
-        self,
-        file: Path,
-        name: str | None = None,
-        settings: Mapping[str, str] | None = None,
-        *,
-        repository: Json | None = None,
-    ) -> Registration:
+    def add(self, file: Path, name: str | None = None, settings: Mapping[str, str] | None = None) -> Registration:
         """Register a recipe file, or its next version, under a name (the file's by default).
 
         Raises RecipeError for a file that is not right, Conflict when an image of it is in another recipe.
         """
-        picked = intake.validate(self._config, file, settings=settings)
-        images = tuple(image.canonical() for image in picked)
-        name = name or file.stem
-        if not name or len(name) > 191:
-            raise BadInput(f"{name!r} can't be a recipe's name", hint="--name NAME")
-        digest = hashlib.sha256(json.dumps(images, sort_keys=True).encode()).hexdigest()
-        new = Registered(0, name, 0, digest, str(file.absolute()), time.time(), images, repository)
-        rules = [(rule, triggers.probe(rule)) for image in images for rule in triggers.triggers_of(image)]
-        parents = lineage.parents({str(image["name"]): image for image in images})
-
-        names = tuple(str(image["name"]) for image in images)
+        name = file.stem if name is None else name
+        check_name(name)
+        prepared = prepare(self._config, file, name, settings)
+        new = prepared.recipe
 
         def store(conn: Connection) -> Registration:
+            if (origin := origins.of_recipe(conn, name)) is not None:
+                refuse_member(origin, name)
+                origins.remove(conn, origin.name)  # it is no longer followed
             before = registry.get(conn, name)
-            same = before is not None and (before.digest, before.path, before.repository) == (
-                digest,
-                new.path,
-                repository,
-            )
-            if before is not None and same:
-                stored, verdict = before, "unchanged"
-            else:
-                self._refuse_cycle(conn, name, images, parents)
-                stored, verdict = registry.add(conn, new, rules, parents), "changed" if before else "added"
-                for gone in {str(image["name"]) for image in before.images} - set(names) if before else ():
-                    _forget(conn, gone)
-            wanted = sorted({parent for of in parents.values() for parent in of})
-            strangers = tuple(set(wanted) - registry.names(conn).keys())
-            return Registration(
-                stored, verdict, tuple(str(image["name"]) for image in images), tuple(sorted(strangers))
-            )
+            if before is not None and (before.digest, before.path, before.repository) == (new.digest, new.path, None):
+                return registration(conn, prepared, before, "unchanged")
+            self._refuse_cycle(conn, name, new.images, prepared.parents)
+            stored = registry.add(conn, new, prepared.rules, prepared.parents)
+            for gone in {str(image["name"]) for image in before.images} - set(prepared.images) if before else ():
+                forget(conn, gone)
+            return registration(conn, prepared, stored, "changed" if before else "added")
 
         return self._database.transact(store, patience=PATIENCE)
 
@@ -101,14 +111,24 @@ class Recipes:
             )
 
     def remove(self, name: str) -> list[str]:
-        """Events no longer build this recipe's images; -> their names. What is built, and being built, stays."""
+        """Events no longer build the images of a recipe, or of a followed folder of them; -> their names.
+
+        What is built, and being built, stays.
+        """
 
         def remove(conn: Connection) -> list[str]:
-            images = registry.withdraw(conn, name)
-            if not images:
+            origin = origins.of_recipe(conn, name) or origins.get(conn, name)
+            names = {name}
+            if origin is not None and origin.name != name:
+                refuse_member(origin, name)
+            elif origin is not None:
+                names |= origins.recipes_of(conn, origin).keys()
+                origins.remove(conn, name)
+            images = [image for each in sorted(names) for image in registry.withdraw(conn, each)]
+            if not images and origin is None:
                 raise NotFound(f"no recipe {name!r} is registered", hint="see 'imageflow recipe list'")
             for image in images:
-                _forget(conn, image)
+                forget(conn, image)
             return images
 
         return self._database.transact(remove, patience=PATIENCE)
@@ -129,7 +149,22 @@ class Recipes:
             return registry.of_image(conn, image)
 
 
-def _forget(conn: Connection, image: str) -> None:
+def check_name(name: str) -> None:
+    """Raises BadInput for what can't be a recipe's name."""
+    if not name or len(name) > 191 or not name.isprintable():
+        raise BadInput(f"{name!r} can't be a recipe's name", hint="--name NAME")
+
+
+def refuse_member(origin: Origin, name: str) -> None:
+    """Raises Conflict for a name that belongs to a folder which is followed."""
+    if origin.folder:
+        raise Conflict(
+            f"recipe {name!r} belongs to the folder {origin.path!r} of {origin.url}, which is followed",
+            hint=f"change it there; 'imageflow recipe remove {origin.name}' removes the whole folder",
+        )
+
+
+def forget(conn: Connection, image: str) -> None:
     """What events asked of an image that is in no recipe any more."""
     reactions.drop(conn, image, "it is in no registered recipe any more")
     rebuilds.close(conn, image)

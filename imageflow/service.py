@@ -42,6 +42,7 @@ from imageflow.submission import PATIENCE, Submitter
 
 if TYPE_CHECKING:
     from imageflow.happenings import Happenings
+    from imageflow.hosted import Hosted
     from imageflow.persistence.flowstore import FlowStore
     from imageflow.persistence.jobboard import SqlJobBoard
     from imageflow.registry import Recipes
@@ -131,6 +132,13 @@ class Service:
         from imageflow.registry import Recipes
 
         return Recipes(self.config, self.database)
+
+    @functools.cached_property
+    def hosted(self) -> Hosted:
+        """Those of them that live in git."""
+        from imageflow.hosted import Hosted
+
+        return Hosted(self.config, self.database)
 
     @functools.cached_property
     def events(self) -> Happenings:

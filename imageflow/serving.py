@@ -15,6 +15,7 @@ from imageflow import drivers
 from imageflow.conductor import Conductor
 from imageflow.dispatcher import Dispatcher
 from imageflow.errors import ConfigError, ImageflowError
+from imageflow.following import Following
 from imageflow.inbox import SqlInbox
 from imageflow.listeners import Listener, Surroundings
 from imageflow.registry import SqlWatched
@@ -44,7 +45,10 @@ class Serving:
         self._error: ConfigError | None = None
         self._waited_for = set(config.listeners)
         self._began = time.monotonic()
-        self._workers: dict[str, Worker] = {"dispatcher": self._dispatcher.run}
+        self._workers: dict[str, Worker] = {
+            "dispatcher": self._dispatcher.run,
+            "recipes in git": Following(config, service.hosted).run,
+        }
         for name in config.listeners:
             self._workers[f"listener {name}"] = self._listener(name)
         for target in config.announce.targets:
