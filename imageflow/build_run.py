@@ -15,18 +15,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from imageflow import process, secrets
+from imageflow import endings, process, secrets
 from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
-from imageflow.errors import ClaimLost, ImageflowError, SecretMissing
-from imageflow.matching import published
-from imageflow.model import Artifact, Build, BuildState, ResourceKind, Step, StepState, Version, Wish
-from imageflow.persistence import builds, events, ledger, outbox, steps, versions
+from imageflow.errors import BadInput, ClaimLost, ImageflowError, Refused, SecretMissing, Unavailable
+from imageflow.model import Build, BuildState, Step, StepState, Wish
+from imageflow.persistence import builds, outbox, steps
 from imageflow.persistence.claim import Claim
 from imageflow.persistence.ledger import BuildLedger
 from imageflow.recorder import Recorder
@@ -144,7 +144,7 @@ class BuildRun:
                 deadline=deadline,
             )
             if build.conductor is None and build.wish is None:
-                self._tell(conn, "start", build)
+                outbox.announce_build(conn, self._config.announce.targets, "start", build)
             return replace(build, conductor=self._conductor, host=self._config.host, deadline=deadline)
 
         build = self._database.transact(take, patience=PATIENCE)
@@ -214,6 +214,10 @@ class BuildRun:
             return failed
         if (deadly := self._deadly(build)) is not None:
             return deadly
+        try:
+            self._service.hosted.ensure(Path(build.folder), self.control)
+        except (BadInput, Refused, Unavailable) as error:
+            return Outcome(End.FAILED, {}, None, error.message, error.hint)
         flow.rewind()
         lost = flow.forget_lost()
         if lost:
@@ -252,17 +256,7 @@ class BuildRun:
         log.step = ""
         log(f"{state}" + (f"; left for the janitor: {left}" if left else "; everything it made is removed"))
 
-        def end(conn: Connection) -> None:
-            error = build.error if build.wish is Wish.REVERT else None
-            if left:
-                error = f"{error}; left for the janitor: {left}" if error else f"left for the janitor: {left}"
-            values: dict[str, Any] = {"error": error} if error else {}
-            builds.change(conn, build.id, to=state, ended=time.time(), paused=None, **values)
-            builds.drop_claim(conn, build.id)
-            self._tell(conn, "error", build)
-            self._service.flows.delete(conn, build.flow)
-
-        if self._end(end):
+        if self._end(lambda conn: endings.reverted(conn, self._service, build, left)):
             LOG.info("build %s: %s", build.id, state)
 
     def _undo(self, build: Build, log: BuildLog) -> tuple[str, ...]:
@@ -284,33 +278,7 @@ class BuildRun:
         log.step = ""
         log(f"succeeded: {publication['digest']} at {publication['path']}")
 
-        def end(conn: Connection) -> None:
-            builds.change(
-                conn,
-                build.id,
-                to=BuildState.SUCCEEDED,
-                ended=now,
-                digest=publication["digest"],
-                step=None,
-                error=None,
-                hint=None,
-            )
-            version = versions.add(conn, _version(build, publication, now))
-            self._tell(conn, "end", build)
-            outbox.announce_image(conn, self._config.announce.targets, "publish", version)
-            events.add(conn, [published(version)], listener="imageflow", now=now)
-            ledger.close(
-                conn,
-                build.id,
-                ResourceKind.PUBLICATION,
-                f"{publication['store']}:{publication['digest']}",
-                self._config.host,
-                now,
-            )
-            builds.take_claim(conn, build)
-            self._service.flows.delete(conn, build.flow)
-
-        self._end(end)
+        self._end(lambda conn: endings.succeeded(conn, self._service, build, publication, now))
         LOG.info("build %s: succeeded, %s", build.id, publication["path"])
         try:
             self._service.images.retire(str(publication.get("image") or build.image), build.recipe)
@@ -320,24 +288,12 @@ class BuildRun:
 
     def _pause(self, outcome: Outcome, log: BuildLog, *, unwished: bool = True) -> bool:
         """-> False, and nothing is written, when it is to be `unwished` and was asked to end meanwhile."""
-
-        def end(conn: Connection) -> bool:
-            paused = builds.change(
-                conn,
-                self.build_id,
-                unwished=unwished,
-                to=BuildState.PAUSED,
-                paused=time.time(),
-                deadline=None,
-                step=outcome.step,
-                error=_cleaned(log, outcome.error) or "",
-                hint=_cleaned(log, outcome.hint),
-            )
-            if paused:
-                self._tell(conn, "pause", builds.get(conn, self.build_id))
-            return paused
-
-        if not self._end(end):
+        why = {
+            "step": outcome.step,
+            "error": _cleaned(log, outcome.error) or "",
+            "hint": _cleaned(log, outcome.hint),
+        }
+        if not self._end(lambda conn: endings.paused(conn, self._service, self.build_id, unwished=unwished, **why)):
             return False
         LOG.info("build %s: paused", self.build_id)
         log.step = ""
@@ -366,10 +322,6 @@ class BuildRun:
         self._database.transact(back, patience=self._config.conductor.lease)
         self.over = True
 
-    def _tell(self, conn: Connection, what: str, build: Build) -> None:
-        """Announce what this transaction did to the build."""
-        outbox.announce_build(conn, self._config.announce.targets, what, build)
-
     def _wish(self) -> Wish | None:
         with self._database.read() as conn:
             return builds.wishes(conn, [self.build_id]).get(self.build_id)
@@ -397,20 +349,3 @@ class BuildRun:
 
 def _cleaned(log: BuildLog, text: str | None) -> str | None:
     return log.clean(text) if text else None
-
-
-def _version(build: Build, publication: Mapping[str, Any], now: float) -> Version:
-    return Version(
-        id=0,
-        image=str(publication.get("image") or build.image),
-        build_id=build.id,
-        key=build.key,
-        digest=publication["digest"],
-        created=now,
-        store=publication["store"],
-        path=publication["path"],
-        artifacts=tuple(Artifact(**artifact) for artifact in publication["artifacts"]),
-        properties=publication.get("properties") or {},
-        packages=publication.get("packages"),
-        content=publication.get("content"),
-    )
