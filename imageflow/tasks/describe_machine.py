@@ -38,7 +38,7 @@ class DescribeMachineImage(Task):
     ) -> Json:
         hide: Callable[[str], str] = getattr(log, "clean", str)
         packages = sealed["packages"]
-        content = sealed.get("content")  # None, too, when an imageflow before 0.2 has sealed it
+        content = sealed.get("content")  # an earlier imageflow, that sealed it, did not know it
         document = {
             "imageflow": {"build": build.id, "image": build.image, "method": build.method, "key": build.key},
             "recipe": dict(build.recipe),

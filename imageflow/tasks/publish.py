@@ -41,7 +41,7 @@ class PublishImage(Task):
             "path": ref.path,
             "artifacts": [asdict(artifact) for artifact in ref.artifacts],
             "packages": description["packages"],
-            "content": description.get("content"),  # an imageflow before 0.2 did not know it
+            "content": description.get("content"),  # an earlier imageflow did not know it
             "properties": description["properties"],
         }
 

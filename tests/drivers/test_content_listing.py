@@ -225,4 +225,5 @@ def test_a_machine_is_listed_as_sealing_will_leave_it(control: Control) -> None:
         assert content.entries(before) == content.entries(after)
         assert content.digest([], before) == content.digest([], after)
         assert len(content.entries(before)) > 3000
+        assert connection.output("head -c 5000000 /dev/zero", control=control) == bytes(5000000)  # more than a listing
         print(f"{len(content.entries(before))} paths in {took:.1f} s")
