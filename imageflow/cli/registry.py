@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.command import Command, Lister, TextLister, TextShowOne
 from imageflow.cli.present import Age, Digest, Lines, Optional
 from imageflow.cli.recipes import setting
+from imageflow.errors import BadInput
 
 if TYPE_CHECKING:
     from imageflow.model import Registered
+    from imageflow.registry import Registration
 
 
 class Add(TextShowOne):
     """Register a recipe, or its next version: from now on, events can build its images
 
     What is registered is what the file says now; files beside it are read when a build is asked for. Nothing is built.
+
+    With --repository, FILE is in a git repository, or a folder there: each *.yaml in it is a recipe then. It is followed:
+    'imageflow serve' registers new commits, and rebuilds the images that they change.
     """
 
     columns = ("recipe", "version", "verdict", "images", "strangers")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("file", metavar="FILE", type=Path, help="the recipe")
-        parser.add_argument("--name", metavar="NAME", help="name to register it by (default: the file's)")
+        parser.add_argument("file", metavar="FILE", help="the recipe")
+        parser.add_argument(
+            "--name",
+            metavar="NAME",
+            help="name to register it by (default: the file's; of a folder the repository's, its recipes are NAME/FILE)",
+        )
+        parser.add_argument("--repository", metavar="URL", help="the git repository that FILE is in")
+        parser.add_argument("--ref", metavar="REF", help="the branch to follow, or refs/tags/NAME (default: main)")
         parser.add_argument(
             "--set",
             metavar="KEY=VALUE",
@@ -39,19 +50,33 @@ class Add(TextShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        url, settings = parsed_args.repository, dict(parsed_args.settings)
+        if url and settings:
+            raise BadInput("--set can't be used with --repository", hint="write it in the recipe, where it is followed")
+        if parsed_args.ref and not url:
+            raise BadInput("--ref says nothing without --repository", hint="--repository URL")
         with self.app.service() as service:
-            done = service.recipes.add(parsed_args.file, parsed_args.name, dict(parsed_args.settings))
-        self._done = done
+            if url:
+                ref = parsed_args.ref or "main"
+                self._done = service.hosted.add(parsed_args.file, url, ref, parsed_args.name)
+            else:
+                self._done = [service.recipes.add(Path(parsed_args.file), parsed_args.name, settings)]
+        one = self._done[0] if len(self._done) == 1 else None
+        every = self._done
         return self.columns, (
-            done.recipe.name,
-            done.recipe.version,
-            done.verdict,
-            list(done.images),
-            list(done.strangers),
+            one.recipe.name if one else [done.recipe.name for done in every],
+            one.recipe.version if one else [done.recipe.version for done in every],
+            one.verdict if one else [done.verdict for done in every],
+            [image for done in every for image in done.images],
+            sorted({image for done in every for image in done.strangers}),
         )
 
     def text(self) -> Iterable[str]:
-        done = self._done
+        for done in self._done:
+            yield from self._told(done)
+
+    @staticmethod
+    def _told(done: Registration) -> Iterable[str]:
         yield f"{done.recipe.name}: {done.verdict}, version {done.recipe.version} ({', '.join(done.images)})"
         for stranger in done.strangers:
             yield f"  no registered recipe has {stranger}: it is not rebuilt by events, and nobody waits for it"
@@ -61,7 +86,7 @@ class Add(TextShowOne):
 
 
 class Remove(TextLister):
-    """Let events no longer build a recipe's images; what is built, or being built, stays"""
+    """Let events no longer build a recipe's images, or those of a followed folder; what is built, or being built, stays"""
 
     columns = ("image",)
 
@@ -77,7 +102,7 @@ class Remove(TextLister):
         return self.columns, [(image,) for image in self._images]
 
     def text(self) -> Iterable[str]:
-        return [f"{self._name}: removed; no event builds {', '.join(self._images)} any more"]
+        return [f"{self._name}: removed; no event builds {', '.join(self._images) or 'anything of it'} any more"]
 
 
 class List(Lister):
@@ -94,11 +119,12 @@ class List(Lister):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
             found = service.recipes.registered(parsed_args.recipe, everything=parsed_args.all)
-        columns = ("recipe", "version", "images", "triggers", "registered", "digest", "from", "current")
-        return columns, [_row(recipe) for recipe in found]
+            problems = service.hosted.problems()
+        columns = ("recipe", "version", "images", "triggers", "registered", "digest", "from", "current", "problem")
+        return columns, [_row(recipe, problems) for recipe in found]
 
 
-def _row(recipe: Registered) -> tuple[Any, ...]:
+def _row(recipe: Registered, problems: Mapping[str, str]) -> tuple[Any, ...]:
     names = [str(image["name"]) for image in recipe.images]
     triggers = {str(image["name"]): image.get("on") or [] for image in recipe.images}
     return (
@@ -110,7 +136,15 @@ def _row(recipe: Registered) -> tuple[Any, ...]:
         Digest(recipe.digest),
         Optional(_origin(recipe)),
         recipe.current,
+        Optional(_problem(recipe, problems)),
     )
+
+
+def _problem(recipe: Registered, problems: Mapping[str, str]) -> str | None:
+    """Why the newest commit of a recipe that is followed is not what is registered."""
+    if not recipe.current or recipe.repository is None:
+        return None
+    return problems.get(recipe.name) or problems.get(recipe.name.rpartition("/")[0])
 
 
 def _origin(recipe: Registered) -> str:
