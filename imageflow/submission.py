@@ -139,8 +139,7 @@ class Submitter:
         made = random.token_hex(6)  # the same one when the answer of a commit got lost
 
         def enlist(conn: Connection) -> Submission:
-            found = None if force else self._found(conn, wanted)
-            submission = found or self._enlist(conn, wanted, force, made, cause)
+            submission = self._enlist(conn, wanted, force, made, cause)
             if answer is not None:
                 answer(conn, submission)
             return submission
