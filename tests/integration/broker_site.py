@@ -62,7 +62,7 @@ class Bus:
         if "oslo_messaging_rabbit" in self._conf:
             self._conf.set_override("amqp_durable_queues", durable, group="oslo_messaging_rabbit")
         self.notifier = oslo_messaging.Notifier(
-            self._transport, driver="messagingv2", topics=["notifications"], publisher_id="image.host1"
+            self._transport, driver="messagingv2", topics=["notifications"], publisher_id="image.host1", retry=0
         )
 
     def say(self, *messages: Mapping[str, Any]) -> None:
@@ -87,6 +87,8 @@ class Publisher:
     """Sends CloudEvents to the exchange that we listen to."""
 
     def __init__(self, url: str, **options: Any) -> None:
+        if url.startswith("amqp"):
+            options["confirm_publish"] = True  # a broker that is stopped right afterwards has it
         self.connection = kombu.Connection(url, transport_options=options)
         self.exchange = kombu.Exchange("imageflow.events", type="topic", durable=True)
         # Where no broker keeps the bindings, each publisher has to know them.

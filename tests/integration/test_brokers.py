@@ -103,11 +103,9 @@ def test_fake(tmp_path: Path, sqlite: Database) -> None:
         bus.say({"event_type": "image.upload", "payload": "no space left", "priority": "error"})
         bus.say({"event_type": "image.send", "payload": {}})
         until(lambda: len(stored.rows()) == 6)
-    assert stored.subjects()[:5] == [f"i{n}" for n in range(5)]
-    assert (stored.rows()[5].type, stored.rows()[5].data) == (
-        "glance.image.upload.error",
-        {"message": "no space left"},
-    )
+    [failed] = [row for row in stored.rows() if row.type == "glance.image.upload.error"]
+    assert failed.data == {"message": "no space left"}
+    assert [row.subject for row in stored.rows() if row is not failed and row.subject] == [f"i{n}" for n in range(5)]
 
 
 def test_two_listeners_share_the_queue_and_others_still_get_everything(
@@ -303,7 +301,7 @@ class Cutting(SqlInbox):
 
     def receive(self, *args: Any, **kwargs: Any) -> list[Receipt]:
         receipts = super().receive(*args, **kwargs)
-        if self.cut is not None:
+        if self.cut is not None and receipts[0].event.subject == "n-4":
             cut, self.cut = self.cut, None
             cut()
         return receipts
@@ -325,10 +323,10 @@ def outage(seconds: float, tmp_path: Path, database: Database, caplog: pytest.Lo
                 pass
 
         def say(*names: str) -> None:
-            Bus(broker.bus, durable=True).say(*(activated(f"n-{name}") for name in names))
             publisher = Publisher(broker.url)
             for name in names:
                 publisher.send(cloud(name, subject=f"a-{name}"))
+            Bus(broker.bus, durable=True).say(*(activated(f"n-{name}") for name in names))
 
         def arrived(*names: str) -> None:
             wanted = {f"{kind}-{name}" for name in names for kind in "na"}
