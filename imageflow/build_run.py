@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
 from imageflow.errors import BadInput, ClaimLost, ImageflowError, Refused, SecretMissing, Unavailable
+from imageflow.machines import has_machine
 from imageflow.model import Build, BuildState, Step, StepState, Wish
 from imageflow.persistence import builds, outbox, steps
 from imageflow.persistence.claim import Claim
@@ -185,17 +186,24 @@ class BuildRun:
             with contextlib.suppress(SecretMissing):
                 secret(name)
 
-        inject: Mapping[str, Any] = {
+        own_ledger = BuildLedger(self._database, build.id, self._config.host, self.claim.prove)
+        inject: dict[str, Any] = {
             "build": build,
             "config": self._config,
             "log": log,
             "progress": recorder.progress,
             "control": control,
-            "ledger": BuildLedger(self._database, build.id, self._config.host, self.claim.prove),
+            "ledger": own_ledger,
             "store": self._service.store,
             "compute": self._service.compute,
             "secret": secret,
         }
+        if has_machine(build):
+            from imageflow.tasks.workbench import Workbench  # SSH, which no other build needs
+
+            inject["bench"] = Workbench(
+                build, self._config, self._service.compute, own_ledger, control, log, recorder.progress
+            )
         flow = FlowRun(
             self._service.flows.fenced(self.claim.prove, recorder.on_atom, clean=log.clean),
             build,

@@ -12,9 +12,7 @@ from imageflow.errors import Conflict, NotFound, Unavailable
 from imageflow.flight.record import screenshots
 from imageflow.guest import Access
 from imageflow.model import Build, BuildState
-
-MAIN = "main"  # the machine that an image is made on
-THROW_AWAY = "verify"  # the one that a copy of the finished image boots on
+from imageflow.workspace import MAIN, THROW_AWAY, Workspace, machine_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Machines:
         state = self._state(build, role)
         if state is not MachineState.RUNNING:
             raise Conflict(f"{_words(build, role)} {_how(build, state)}", hint=self._instead(build, role))
-        folder = self._config.builds_dir / build.id / ("ssh" if role == MAIN else f"ssh-{role}")
+        folder = Workspace.of(build, self._config).ssh(role)
         key, known_hosts = folder / "client_key", folder / "known_hosts"
         if not key.exists():
             raise NotFound(
@@ -56,17 +54,17 @@ class Machines:
                 f"{_words(build, role)} has not been reached yet: nobody knows its host key",
                 hint=f"it is starting; see 'imageflow build console {build.id}', and try again",
             )
-        host, port = self._compute.address(_name(build, role))
+        host, port = self._compute.address(machine_name(build, role))
         return Access(host, port, str(build.recipe["machine"].get("user") or "root"), key, known_hosts)
 
     def console(self, build: Build, role: str = MAIN, offset: int = 0) -> bytes:
         """Serial output from this byte on: the machine's, or what was recorded of it; b'' when there is none (yet)."""
         self._check_here(build)
-        data = self._compute.console(_name(build, role), offset)
+        data = self._compute.console(machine_name(build, role), offset)
         if data or self._state(build, role) is not MachineState.ABSENT:
             return data
         try:
-            with (self._records(build) / f"{_name(build, role)}.console.log").open("rb") as file:
+            with (self._records(build) / f"{machine_name(build, role)}.console.log").open("rb") as file:
                 file.seek(offset)
                 return file.read()
         except FileNotFoundError:
@@ -76,13 +74,13 @@ class Machines:
         """What the screen shows now, else what was recorded last. Raises NotFound when there is neither."""
         self._check_here(build)
         try:
-            png = self._compute.screenshot(_name(build, role))
+            png = self._compute.screenshot(machine_name(build, role))
         except Unavailable:  # it ended in this very moment
             png = None
         if png is not None:
             return Picture(png, None)
         try:
-            latest = screenshots(self._records(build), _name(build, role))[-1]
+            latest = screenshots(self._records(build), machine_name(build, role))[-1]
             return Picture(latest.read_bytes(), latest.stat().st_mtime)
         except (IndexError, FileNotFoundError):
             state = _how(build, self._state(build, role))
@@ -102,7 +100,7 @@ class Machines:
         return self._compute.layers.collect(age, size, alive)
 
     def _state(self, build: Build, role: str) -> MachineState:
-        return self._compute.state(_name(build, role))
+        return self._compute.state(machine_name(build, role))
 
     def _records(self, build: Build) -> Path:
         return self._config.records_dir / build.id
@@ -140,10 +138,6 @@ class Machines:
 def has_machine(build: Build) -> bool:
     """Whether the build's method makes the image on a machine."""
     return "machine" in build.recipe
-
-
-def _name(build: Build, role: str) -> str:
-    return f"{build.id}-{role}"
 
 
 def _words(build: Build, role: str) -> str:

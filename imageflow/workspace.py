@@ -1,4 +1,4 @@
-"""Where things are in a build's work folder."""
+"""What is a build's own: where things are in its work folder, and how its machines are called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from pathlib import Path
 
 from imageflow.config import Config
 from imageflow.model import Build
+
+MAIN = "main"  # the machine that an image is made on
+THROW_AWAY = "verify"  # the one that a copy of the finished image boots on
+
+
+def machine_name(build: Build, role: str = MAIN) -> str:
+    """The name of a build's machine."""
+    return f"{build.id}-{role}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,10 @@ class Workspace:
     def home(self) -> Path:
         """HOME of the children."""
         return self.path / "home"
+
+    def ssh(self, role: str = MAIN) -> Path:
+        """The keys of a build's machine."""
+        return self.path / ("ssh" if role == MAIN else f"ssh-{role}")
 
     @property
     def cache(self) -> Path:

@@ -42,7 +42,7 @@ class _OnMachine(Command):
 
     def role(self, parsed_args: argparse.Namespace) -> str:
         """Which machine of the build is meant."""
-        from imageflow.machines import MAIN, THROW_AWAY
+        from imageflow.workspace import MAIN, THROW_AWAY
 
         return THROW_AWAY if parsed_args.verify else MAIN
 

@@ -11,6 +11,8 @@ can be named in the signature of `execute` and `revert`; the engine injects them
     ledger    Ledger                     open() before a thing is made, close() after it is gone
     store     imageflow.stores.Store     where images live
     compute   imageflow.compute.Compute  where machines run
+    bench     imageflow.tasks.workbench.Workbench   all of these but store and secret, for the machine that the image
+                                         is made on; only where the method makes it on one
     secret    Callable[[str], str]       value of a secret by its name; masked in the log from then on
 """
 

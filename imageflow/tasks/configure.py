@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from imageflow import provisioners
-from imageflow.compute import Compute
-from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.guest.connect import Connection
-from imageflow.model import Build, Json
+from imageflow.model import Json
 from imageflow.stages import kind_of
-from imageflow.tasks.base import Ledger, Task
+from imageflow.tasks.base import Task
 from imageflow.tasks.workbench import Workbench
 
 
@@ -31,24 +28,10 @@ class Configure(Task):
             requires=["reached", *before],
         )
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        secret: Callable[[str], str],
-        start: Json,
-        machine: Json,
-        **_: Any,
-    ) -> Json:
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
+    def execute(self, bench: Workbench, secret: Callable[[str], str], start: Json, machine: Json, **_: Any) -> Json:
         before, stage = bench.stages[self._position], bench.stages[self._position + 1]
         if start["stage"] > self._position:
-            log("reused")
+            bench.log("reused")
             return {"key": stage.key, "reused": True}
         entry = bench.image.configure[self._position]
         kind = kind_of(entry)
@@ -59,18 +42,19 @@ class Configure(Task):
                 provisioners.Context(
                     guest=guest,
                     access=bench.access(),
-                    folder=Path(build.folder),
-                    pins=build.pins,
+                    folder=Path(bench.build.folder),
+                    pins=bench.build.pins,
                     work=bench.scratch(),
-                    control=control,
-                    log=log,
-                    progress=progress,
+                    control=bench.control,
+                    log=bench.log,
+                    progress=bench.progress,
                     secret=secret,
                 ),
             )
-            guest.run("sync", control=control)
-            title = f"{build.image}: {stage.title}"  # a machine that dies before its layer is there starts again, too
-            compute.checkpoint(bench.name, stage.key, parent=before.key, title=title, build_id=build.id)
+            guest.run("sync", control=bench.control)
+            bench.checkpoint(
+                stage, parent=before.key
+            )  # a machine that dies before its layer is there starts again, too
 
         bench.on_guest(before.key, apply)
         return {"key": stage.key, "reused": False}

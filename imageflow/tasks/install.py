@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from imageflow.compute import Compute, MachineState
-from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import InputChanged, MachineTrouble
 from imageflow.flight import Cause
 from imageflow.iso import Additions, Answers
@@ -17,12 +14,10 @@ from imageflow.iso.answers import compose
 from imageflow.iso.remaster import remaster
 from imageflow.model import Build, Json, ResourceKind
 from imageflow.pins import files
-from imageflow.tasks.base import Ledger, Task
-from imageflow.tasks.machine import delete_machine
+from imageflow.tasks.base import Task
 from imageflow.tasks.observer import Observer
 from imageflow.tasks.prepare_machine import as_planned, fetched
-from imageflow.tasks.workbench import LIVES, Workbench, machine_name
-from imageflow.workspace import Workspace
+from imageflow.tasks.workbench import LIVES, Workbench
 
 _HOPELESS = (Cause.PANIC, Cause.BOOT_LOOP, Cause.NOT_INSTALLED, Cause.NO_BOOT)  # such a machine has to start anew
 
@@ -34,23 +29,16 @@ class FetchMedia(Task):
     title = "Fetch the installer"
     default_provides = "media"  # {"path": the vendor's ISO} or None when its result is reused
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        start: Json,
-    ) -> Json | None:
+    def execute(self, bench: Workbench, start: Json) -> Json | None:
         if start["stage"] >= 0:
-            log("reused")
+            bench.log("reused")
             return None
+        build = bench.build
         iso, digest = build.recipe["iso"], build.pins["iso"]
         if "url" in iso:
-            path = fetched(iso, digest, config, control, log, progress)
+            path = fetched(iso, digest, bench)
         else:
-            path = as_planned(Path(build.folder) / iso["file"], digest, config, control)
+            path = as_planned(Path(build.folder) / iso["file"], digest, bench)
         return {"path": str(path)}
 
     def survives(self, result: Any) -> bool:
@@ -64,26 +52,14 @@ class RemasterMedia(Task):
     title = "Remaster the ISO"
     default_provides = "remastered"  # {"path", "marker": what the installed system says at the end} or None
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        start: Json,
-        media: Json | None,
-    ) -> Json | None:
+    def execute(self, bench: Workbench, start: Json, media: Json | None) -> Json | None:
         if media is None:
-            log("reused")
+            bench.log("reused")
             return None
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
         kind, name = bench.image.answers
-        marker = f"imageflow: installed {build.id}"
+        marker = f"imageflow: installed {bench.build.id}"
         answer = compose(
-            Answers(kind), _answers(build, name), Additions(authorized_key=bench.keys.public, marker=marker)
+            Answers(kind), _answers(bench.build, name), Additions(authorized_key=bench.keys.public, marker=marker)
         )
         to = bench.work.path / "media.iso"
         to.unlink(missing_ok=True)
@@ -92,14 +68,14 @@ class RemasterMedia(Task):
             to,
             Answers(kind),
             answer,
-            arguments=build.recipe["answers"].get("arguments") or "",
-            control=control,
-            progress=lambda fraction: progress(fraction, "remaster"),
+            arguments=bench.build.recipe["answers"].get("arguments") or "",
+            control=bench.control,
+            progress=lambda fraction: bench.progress(fraction, "remaster"),
         )
         return {"path": str(to), "marker": marker}
 
-    def revert(self, build: Build, config: Config) -> None:
-        (Workspace.of(build, config).path / "media.iso").unlink(missing_ok=True)
+    def revert(self, bench: Workbench) -> None:
+        (bench.work.path / "media.iso").unlink(missing_ok=True)
 
     def survives(self, result: Any) -> bool:
         return result is None or Path(result["path"]).is_file()
@@ -120,25 +96,14 @@ class BootInstaller(Task):
     title = "Boot the installer"
     default_provides = "installer"  # imageflow.compute.Machine, or None when its result is reused
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        remastered: Json | None,
-    ) -> Json | None:
+    def execute(self, bench: Workbench, remastered: Json | None) -> Json | None:
         if remastered is None:
-            log("reused")
+            bench.log("reused")
             return None
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
         return boot_installer(bench, remastered)
 
-    def revert(self, build: Build, compute: Compute, ledger: Ledger) -> None:
-        delete_machine(build, compute, ledger)
+    def revert(self, bench: Workbench) -> None:
+        bench.delete()
 
     def survives(self, result: Any, compute: Compute) -> bool:
         return result is None or compute.state(result["name"]) is not MachineState.ABSENT
@@ -155,9 +120,7 @@ def boot_installer(bench: Workbench, remastered: Json) -> Json:
         log=bench.log,
         cdrom=Path(remastered["path"]),
     )
-    bench.log(
-        f"machine {machine.name} runs as {machine.process}" + f", {machine.accelerator}" * bool(machine.accelerator)
-    )
+    bench.say_running(machine)
     return asdict(machine)
 
 
@@ -168,49 +131,35 @@ class AwaitInstalled(Task):
     title = "Install"
     default_provides = "base"  # {"key": layer of the installed system}
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        remastered: Json | None,
-        installer: Json | None,
-    ) -> Json:
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
-        stage = bench.stages[0]
+    def execute(self, bench: Workbench, remastered: Json | None, installer: Json | None) -> Json:
+        stage, build = bench.stages[0], bench.build.id
         if remastered is None:
-            log("reused")
+            bench.log("reused")
             return {"key": stage.key}
-        if compute.state(bench.name) is MachineState.ABSENT:
+        if bench.compute.state(bench.name) is MachineState.ABSENT:
             boot_installer(bench, remastered)
         hopeless = bench.work.path / "hopeless"
         if hopeless.exists():  # an operator resumes: the machine was kept to be looked at, and is of no other use
-            log("the installer starts again from the beginning")
-            compute.delete(bench.name)
+            bench.log("the installer starts again from the beginning")
+            bench.compute.delete(bench.name)
             hopeless.unlink()
             boot_installer(bench, remastered)
         for life in range(1, LIVES + 1):
-            observer = Observer(compute, bench.name, config, build.id, installer=True)
-            trouble = observer.await_end(remastered["marker"], control, log, progress)
+            observer = Observer(bench.compute, bench.name, bench.config, build, installer=True)
+            trouble = observer.await_end(remastered["marker"], bench.control, bench.log, bench.progress)
             if trouble is None:
                 break
             if trouble.cause is Cause.DIED and life < LIVES:
-                log(f"{trouble.message}: the installer starts again from the beginning")
-                compute.delete(bench.name)
+                bench.log(f"{trouble.message}: the installer starts again from the beginning")
+                bench.compute.delete(bench.name)
                 boot_installer(bench, remastered)
                 continue
             if trouble.cause in _HOPELESS:
                 hopeless.touch()
             raise MachineTrouble(
-                trouble.message, hint=f"{trouble.hint}; imageflow build screenshot {build.id}, build console {build.id}"
+                trouble.message, hint=f"{trouble.hint}; imageflow build screenshot {build}, build console {build}"
             )
-        compute.checkpoint(
-            machine_name(build), stage.key, parent=None, title=f"{build.image}: {stage.title}", build_id=build.id
-        )
+        bench.checkpoint(stage, parent=None)
         return {"key": stage.key}
 
     def survives(self, result: Any, compute: Compute) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,13 @@ from imageflow import fetch, resources
 from imageflow.compute import FORMATS, Compute
 from imageflow.compute.locks import locked
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import Corrupt, InputChanged, RecipeError, Refused
 from imageflow.flight.record import Record, masked
 from imageflow.guest import keys
-from imageflow.model import Build, Json, ResourceKind
+from imageflow.model import Json, ResourceKind
 from imageflow.stores import Store
-from imageflow.tasks.base import Ledger, Task
-from imageflow.tasks.workbench import Workbench, machine_name, ssh_folder
-from imageflow.workspace import Workspace
+from imageflow.tasks.base import Task
+from imageflow.tasks.workbench import Workbench
 
 
 class PrepareMachine(Task):
@@ -30,42 +27,33 @@ class PrepareMachine(Task):
     title = "See what can be reused"
     default_provides = "start"  # {"stage": index of the deepest stage that is there, -1 for none, "key": its layer}
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-    ) -> Json:
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
+    def execute(self, bench: Workbench) -> Json:
+        build, compute = bench.build, bench.compute
         compute.check(bench.spec())
-        ledger.open(ResourceKind.DIRECTORY, str(bench.work.path))
+        bench.ledger.open(ResourceKind.DIRECTORY, str(bench.work.path))
         bench.work.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ledger.open(ResourceKind.LAYERS, build.id)
+        bench.ledger.open(ResourceKind.LAYERS, build.id)
         stages = bench.stages
         reusable = not build.forced
         if build.method == "install":
-            reusable = _take_install_keys(config, stages[0].key, ssh_folder(bench.work)) and reusable
+            reusable = _take_install_keys(bench.config, stages[0].key, bench.work.ssh()) and reusable
         for index in range(len(stages) - 1, -1, -1) if reusable else ():
             if compute.layers.hold(stages[index].key, build.id) is not None:
-                log(f"starts from the layer of '{stages[index].title}': {index + 1} of {len(stages)} stages are reused")
+                bench.log(
+                    f"starts from the layer of '{stages[index].title}': {index + 1} of {len(stages)} stages are reused"
+                )
                 return {"stage": index, "key": stages[index].key}
-        log("nothing can be reused" if not build.forced else "forced: nothing is reused")
+        bench.log("nothing can be reused" if not build.forced else "forced: nothing is reused")
         return {"stage": -1, "key": None}
 
-    def revert(self, build: Build, config: Config, compute: Compute, ledger: Ledger) -> None:
-        compute.layers.release(build.id)
-        ledger.close(ResourceKind.LAYERS, build.id)
-        work = Workspace.of(build, config)
-        resources.remove(ResourceKind.DIRECTORY, str(work.path))
-        ledger.close(ResourceKind.DIRECTORY, str(work.path))
+    def revert(self, bench: Workbench) -> None:
+        bench.release_layers()
+        resources.remove(ResourceKind.DIRECTORY, str(bench.work.path))
+        bench.ledger.close(ResourceKind.DIRECTORY, str(bench.work.path))
 
-    def survives(self, result: Any, build: Build, config: Config, compute: Compute) -> bool:
-        there = result["key"] is None or compute.layers.find(result["key"]) is not None
-        return there and Workspace.of(build, config).path.is_dir()
+    def survives(self, result: Any, bench: Workbench) -> bool:
+        there = result["key"] is None or bench.compute.layers.find(result["key"]) is not None
+        return there and bench.work.path.is_dir()
 
 
 def _take_install_keys(config: Config, key: str, to: Path) -> bool:
@@ -91,25 +79,14 @@ class FetchBase(Task):
     title = "Fetch the base"
     default_provides = "base"  # {"key": its layer}
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        store: Store,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        start: Json,
-    ) -> Json:
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
+    def execute(self, bench: Workbench, store: Store, start: Json) -> Json:
         key = bench.stages[0].key
         if start["stage"] >= 0:
-            log("reused")
+            bench.log("reused")
             return {"key": key}
-        path, format = _base_file(build, config, store, control, log, progress)
-        compute.layers.add_base(key, path, format, title=f"{build.image}: the base", build_id=build.id, control=control)
+        path, format = _base_file(bench, store)
+        build, layers = bench.build, bench.compute.layers
+        layers.add_base(key, path, format, title=f"{build.image}: the base", build_id=build.id, control=bench.control)
         bench.layer(key)
         return {"key": key}
 
@@ -117,22 +94,16 @@ class FetchBase(Task):
         return compute.layers.find(result["key"]) is not None
 
 
-def _base_file(
-    build: Build,
-    config: Config,
-    store: Store,
-    control: Control,
-    log: Callable[[str], None],
-    progress: Callable[[float, str], None],
-) -> tuple[Path, str]:
+def _base_file(bench: Workbench, store: Store) -> tuple[Path, str]:
     """-> the base and its format."""
+    build = bench.build
     base = build.recipe["base"]
     ((pin_name, digest),) = ((name, pin) for name, pin in build.pins.items() if name.startswith("base:"))
     if "url" in base:
-        path = fetched(base, digest, config, control, log, progress)
+        path = fetched(base, digest, bench)
         return path, _format(path)
     if "file" in base:
-        path = as_planned(Path(build.folder) / base["file"], digest, config, control)
+        path = as_planned(Path(build.folder) / base["file"], digest, bench)
         return path, _format(path)
     ref = store.find(digest)
     if ref is None:
@@ -145,31 +116,31 @@ def _base_file(
         )
     path = Path(ref.path).parent / disk.name
     if not path.is_file():  # a store that is no folder of this machine
-        path = store.copy_out(ref, disk.name, Workspace.of(build, config).path / f"base.{disk.format}", control)
+        path = store.copy_out(ref, disk.name, bench.work.path / f"base.{disk.format}", bench.control)
     return path, disk.format
 
 
-def fetched(
-    source: Json,
-    digest: str,
-    config: Config,
-    control: Control,
-    log: Callable[[str], None],
-    progress: Callable[[float, str], None],
-) -> Path:
+def fetched(source: Json, digest: str, bench: Workbench) -> Path:
     """What is behind a URL; raises InputChanged when it was replaced since the build was planned."""
     try:
-        return fetch.fetch(source["url"], digest, config=config, control=control, log=log, progress=progress)
+        return fetch.fetch(
+            source["url"],
+            digest,
+            config=bench.config,
+            control=bench.control,
+            log=bench.log,
+            progress=bench.progress,
+        )
     except Corrupt as error:
         if "checksums" not in source:
             raise
         raise InputChanged(f"{error.message}: it was replaced since the build was planned") from None
 
 
-def as_planned(path: Path, digest: str, config: Config, control: Control) -> Path:
+def as_planned(path: Path, digest: str, bench: Workbench) -> Path:
     """A local input; raises InputChanged unless it is what was pinned."""
     try:
-        fetch.local(path, digest, config=config, control=control)
+        fetch.local(path, digest, config=bench.config, control=bench.control)
     except Corrupt:
         raise InputChanged(f"{path} is not what it was when the build was planned") from None
     except RecipeError as error:
@@ -189,18 +160,8 @@ class DeleteMachine(Task):
     step = "delete-machine"
     title = "Delete the machine"
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        log: Callable[[str], None],
-        verified: Any,
-    ) -> None:
-        name = machine_name(build)
-        Record(config.records_dir / build.id, name).console(masked(compute.console(name), log), 0)
-        compute.delete(name)
-        ledger.close(ResourceKind.MACHINE, name)
-        compute.layers.release(build.id)
-        ledger.close(ResourceKind.LAYERS, build.id)
+    def execute(self, bench: Workbench, verified: Any) -> None:
+        record = Record(bench.config.records_dir / bench.build.id, bench.name)
+        record.console(masked(bench.compute.console(bench.name), bench.log), 0)
+        bench.delete()
+        bench.release_layers()

@@ -8,13 +8,11 @@ from typing import Any
 
 from imageflow import content, secrets
 from imageflow.compute import Compute, MachineState
-from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import CommandFailed, NotSealed, Unavailable
 from imageflow.guest import inventory, seal
 from imageflow.guest.connect import Connection
-from imageflow.model import Build, Json
-from imageflow.tasks.base import Ledger, Task
+from imageflow.model import Json
+from imageflow.tasks.base import Task
 from imageflow.tasks.workbench import LIVES, Workbench
 
 
@@ -25,20 +23,7 @@ class SealMachine(Task):
     title = "Seal"
     default_provides = "sealed"  # {"packages": [{"name", "version", "arch"}] | None, "system", "machine_id", "content"}
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        secret: Callable[[str], str],
-        reached: Json,
-        machine: Json,
-    ) -> Json:
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
+    def execute(self, bench: Workbench, secret: Callable[[str], str], reached: Json, machine: Json) -> Json:
         return seal_machine(bench, secret)
 
     def survives(self, result: Any) -> bool:
@@ -52,30 +37,18 @@ class StopMachine(Task):
     title = "Power off"
     default_provides = "stopped"  # {"machine": name}
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        secret: Callable[[str], str],
-        sealed: Json,
-    ) -> Json:
-        bench = Workbench(build, config, compute, ledger, control, log, progress)
+    def execute(self, bench: Workbench, secret: Callable[[str], str], sealed: Json) -> Json:
         for life in range(1, LIVES + 1):
             if _found(bench) is None:  # it died, or so did the worker that sealed it once more
-                log("the machine is not the one that was sealed: once more from its last layer")
+                bench.log("the machine is not the one that was sealed: once more from its last layer")
                 seal_machine(bench, secret)
             try:
-                compute.stop(bench.name, control)
+                bench.compute.stop(bench.name, bench.control)
                 break
             except Unavailable:  # it died on its way down
                 if life == LIVES:
                     raise
-        if (state := compute.state(bench.name)) is not MachineState.STOPPED:
+        if (state := bench.compute.state(bench.name)) is not MachineState.STOPPED:
             raise NotSealed(f"the machine is {state} and was not powered off in order", hint="resume the build")
         return {"machine": bench.name}
 

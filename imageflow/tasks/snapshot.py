@@ -14,7 +14,6 @@ from imageflow.control import Control
 from imageflow.guest import keys, remains, scrub
 from imageflow.model import Build
 from imageflow.tasks.base import Task
-from imageflow.tasks.workbench import ssh_folder
 from imageflow.workspace import Workspace
 
 _SHORTEST = 8  # bytes of a secret that is looked for: a shorter one is found in any disk by chance
@@ -86,7 +85,7 @@ class SnapshotMachine(Task):
 
 def _needles(build: Build, work: Workspace, secret: Callable[[str], str]) -> list[bytes]:
     """What no block of the image may hold."""
-    made = keys.make(ssh_folder(work))
+    made = keys.make(work.ssh())
     found = [line.split()[1] for line in (made.public, made.host_public)]
     for private in (made.private, made.host_private):
         body = [line for line in private.read_text().splitlines() if "-----" not in line]

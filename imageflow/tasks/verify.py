@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from imageflow import finishing, provisioners
-from imageflow.compute import FORMATS, Compute, MachineState, Source
-from imageflow.config import Config
-from imageflow.control import Control
+from imageflow.compute import FORMATS, MachineState, Source
 from imageflow.errors import CommandFailed, ImageflowError, NotSealed
 from imageflow.guest import hygiene, keys
 from imageflow.guest.connect import Connection
-from imageflow.model import Build, Json, ResourceKind
-from imageflow.tasks.base import Ledger, Task
-from imageflow.tasks.workbench import LIVES, THROW_AWAY, Workbench, machine_name, ssh_folder
+from imageflow.model import Json, ResourceKind
+from imageflow.tasks.base import Task
+from imageflow.tasks.workbench import LIVES, Workbench
+from imageflow.workspace import THROW_AWAY
 
 _CONVERTED = "verify.qcow2"
 
@@ -27,21 +26,9 @@ class VerifyImage(Task):
     title = "Verify in a throw-away boot"
     default_provides = "verified"  # {"checks": how many of the recipe's passed}
 
-    def execute(
-        self,
-        build: Build,
-        config: Config,
-        compute: Compute,
-        ledger: Ledger,
-        control: Control,
-        log: Callable[[str], None],
-        progress: Callable[[float, str], None],
-        secret: Callable[[str], str],
-        outputs: Any,
-        sealed: Json,
-    ) -> Json:
-        compute.stop(machine_name(build), control)  # its memory is needed now
-        bench = Workbench(build, config, compute, ledger, control, log, progress, THROW_AWAY)
+    def execute(self, bench: Workbench, secret: Callable[[str], str], outputs: Any, sealed: Json) -> Json:
+        bench.compute.stop(bench.name, bench.control)  # its memory is needed now
+        bench = bench.of(THROW_AWAY)
         bench.delete()  # of a worker that died, or of an attempt that failed
         source = _bootable(bench, outputs)
         for life in range(1, LIVES + 1):
@@ -49,19 +36,18 @@ class VerifyImage(Task):
                 checks = self._verify(bench, source, sealed, secret)
                 break
             except ImageflowError as error:
-                control.check()
-                state = compute.state(bench.name)
+                bench.control.check()
+                state = bench.compute.state(bench.name)
                 if state is MachineState.RUNNING or life == LIVES:
                     raise
-                log(f"the throw-away machine is {state} ({error.message}): once more")
+                bench.log(f"the throw-away machine is {state} ({error.message}): once more")
                 bench.delete()
         bench.delete()
         (bench.work.path / _CONVERTED).unlink(missing_ok=True)
         return {"checks": checks}
 
-    def revert(self, build: Build, compute: Compute, ledger: Ledger) -> None:
-        compute.delete(machine_name(build, THROW_AWAY))
-        ledger.close(ResourceKind.MACHINE, machine_name(build, THROW_AWAY))
+    def revert(self, bench: Workbench) -> None:
+        bench.of(THROW_AWAY).delete()
 
     def _verify(self, bench: Workbench, source: Source, sealed: Json, secret: Callable[[str], str]) -> int:
         bench.ledger.open(ResourceKind.MACHINE, bench.name)
@@ -83,7 +69,7 @@ class VerifyImage(Task):
             connection.close()
 
     def _hygiene(self, bench: Workbench, guest: Connection, sealed: Json) -> None:
-        builder = keys.make(ssh_folder(bench.work))
+        builder = keys.make(bench.work.ssh())
         user = bench.image.machine["user"]
         expected = hygiene.Expectations(
             builder.public,

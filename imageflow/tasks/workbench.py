@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,12 +21,10 @@ from imageflow.recipe import ImageRecipe
 from imageflow.stages import Stage, stages
 from imageflow.tasks.base import Ledger
 from imageflow.tasks.observer import Observer
-from imageflow.workspace import Workspace
+from imageflow.workspace import MAIN, THROW_AWAY, Workspace, machine_name
 
 T = TypeVar("T")
 LIVES = 3  # times that a machine may die under one step before that is the step's failure
-MAIN = "main"
-THROW_AWAY = "verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,10 @@ class Workbench:
         """Of the machine."""
         return machine_name(self.build, self.role)
 
+    def of(self, role: str) -> Workbench:
+        """The same for another machine of the build."""
+        return replace(self, role=role)
+
     @property
     def work(self) -> Workspace:
         return Workspace.of(self.build, self.config)
@@ -69,7 +71,7 @@ class Workbench:
     @property
     def keys(self) -> Keys:
         """The keys that let this build into this machine, and nobody else."""
-        return keys.make(ssh_folder(self.work, self.role))
+        return keys.make(self.work.ssh(self.role))
 
     def seed(self) -> Seed:
         """What the machine is told at its first boot."""
@@ -85,6 +87,21 @@ class Workbench:
         if found is None:
             raise InputChanged(f"layer {key[:12]} is gone", hint="abort the build and create it again")
         return found
+
+    def release_layers(self) -> None:
+        """The build needs no layer any more; again is fine."""
+        self.compute.layers.release(self.build.id)
+        self.ledger.close(ResourceKind.LAYERS, self.build.id)
+
+    def checkpoint(self, stage: Stage, *, parent: str | None) -> None:
+        """Freeze the machine's disk as the layer of a stage."""
+        self.compute.checkpoint(
+            self.name,
+            stage.key,
+            parent=parent,
+            title=f"{self.build.image}: {stage.title}",
+            build_id=self.build.id,
+        )
 
     # -- the machine -----------------------------------------------------------------------------
 
@@ -105,6 +122,11 @@ class Workbench:
             disk=layer.source,
             seed=self.seed(),
         )
+
+    def say_running(self, machine: Machine) -> None:
+        """Into the log: which process it is."""
+        how = f", {machine.accelerator}" if machine.accelerator else ""
+        self.log(f"machine {machine.name} runs as {machine.process}{how}")
 
     def told(self, line: str) -> None:
         """What the driver says while a machine starts; that it waits for others to end is progress, too."""
@@ -171,7 +193,7 @@ class Workbench:
         return observer.await_ssh(self.access(), self.control, self.log, progress)
 
     def delete(self) -> None:
-        """The machine is gone; its layers stay."""
+        """The machine is gone, absent is fine; its layers stay."""
         self.compute.delete(self.name)
         self.ledger.close(ResourceKind.MACHINE, self.name)
 
@@ -181,13 +203,3 @@ class Workbench:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
-
-
-def machine_name(build: Build, role: str = MAIN) -> str:
-    """The name of a build's machine."""
-    return f"{build.id}-{role}"
-
-
-def ssh_folder(work: Workspace, role: str = MAIN) -> Path:
-    """Where the keys of a build's machine are."""
-    return work.path / ("ssh" if role == MAIN else f"ssh-{role}")

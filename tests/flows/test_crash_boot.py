@@ -183,9 +183,9 @@ def test_abort_of_a_paused_build_removes_its_machine(site: MachineSite) -> None:
 
 def test_one_changed_line_reuses_the_layers_before_it(site: MachineSite) -> None:
     first = _create(site)
-    site.run_worker()
+    site.run_worker(seconds=200)
     second = _create(site, marker="two")
-    site.run_worker()
+    site.run_worker(seconds=200)
     _succeeded(site, first)
     _succeeded(site, second)
     log = site.log(second)
