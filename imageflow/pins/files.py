@@ -28,7 +28,7 @@ def named(image: ImageRecipe, folder: Path) -> dict[str, Path]:
                 found |= _of_configure(image, folder, path, file["source"])
     for value in image.dib.get("environment", {}).values():
         if isinstance(value, str) and (at := _of_environment(folder, value)):
-            found[_name(at, folder)] = at
+            found[_name(at, folder, value)] = at
     return found
 
 
@@ -67,7 +67,9 @@ def _of_environment(folder: Path, value: str) -> Path | None:
         return None
 
 
-def _name(path: Path, folder: Path) -> str:
+def _name(path: Path, folder: Path, value: str) -> str:
+    """What is beside the recipe, by a path from it, keeps its name wherever the two are moved to."""
     absolute = os.path.abspath(path)
     inside = os.path.commonpath([absolute, folder.absolute()]) == str(folder.absolute())
-    return os.path.relpath(absolute, folder) if inside else absolute
+    anywhere = value.startswith(("/", "file://"))
+    return os.path.relpath(absolute, folder) if inside or not anywhere else absolute

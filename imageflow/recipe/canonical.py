@@ -60,7 +60,7 @@ def _relative(value: dict[str, Any], keys: Sequence[str], folder: Path) -> dict[
 def _one_name(name: str, folder: Path) -> str:
     absolute = os.path.abspath(folder / name)
     inside = os.path.commonpath([absolute, folder]) == str(folder)
-    return os.path.relpath(absolute, folder) if inside else absolute
+    return os.path.relpath(absolute, folder) if inside or not os.path.isabs(name) else absolute
 
 
 def _whole(step: ConfigureStep, folder: Path) -> dict[str, Any]:
