@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from imageflow.complaints import Complaints
-from imageflow.errors import BadInput, ConfigError, ImageflowError, NotFound, Refused
+from imageflow.errors import BadInput, ConfigError, ImageflowError, InputChanged, NoSpace, NotFound, Refused
 from imageflow.inbox import SqlInbox
 from imageflow.matching import PUBLISH, match_waiting
 from imageflow.model import BuildState, Outcome, Submission
@@ -36,6 +36,7 @@ POLL = 0.25  # seconds between two looks, when nobody wakes us
 RETRY = 30.0  # seconds until an input that did not answer is asked again
 SWEEP = 3600.0  # seconds between two rounds of forgetting old events
 _SHARE = 3.0  # a look that took long is followed by so many times as long a pause: much may wait
+_MATCHING = 1.0  # seconds after which those that are to be rebuilt get their turn, however many events wait
 _AT_ONCE = 4  # images whose inputs are looked at
 _HOLDS = {
     BuildState.QUEUED: "is queued",
@@ -44,6 +45,10 @@ _HOLDS = {
     BuildState.PAUSED: "is paused: resume or abort it",
     BuildState.FAILED: "failed: build it again",
 }
+
+
+# what has nothing to do with the recipe: it is over one day, and then the events still want their answer
+_PASSING = (ConfigError, InputChanged, NoSpace)
 
 
 class _Lost(Exception):
@@ -76,8 +81,8 @@ class Dispatcher:
         self._looking: set[str] = set()
         self._elsewhere: dict[str, float] = {}  # image whose recipe's folder is on other hosts only -> look again then
         self._complaints = Complaints()
-        self._swept = 0.0
-        self._reconcile_at = 0.0  # at the start, too
+        self._sweep_at = 0.0  # at the start, too
+        self._reconcile_at = 0.0
 
     def wake(self) -> None:
         """There is something new in the inbox."""
@@ -89,7 +94,8 @@ class Dispatcher:
             while not stop.is_set():
                 began = time.monotonic()
                 with self._complaints.instead_of_failing("match events"):
-                    match_waiting(self._database)
+                    if match_waiting(self._database, _MATCHING) and time.monotonic() - began > _MATCHING:
+                        self._bell.set()  # there may be more
                 with self._complaints.instead_of_failing("see what is to be rebuilt"):
                     for image in self._ready():
                         self._looking.add(image)
@@ -113,8 +119,9 @@ class Dispatcher:
 
     def _renew(self) -> None:
         """What we look at stays ours: finding out what goes into an image may take longer than a lease."""
-        if self._looking and time.monotonic() - self._renewed > self._lease / 4:
-            self._database.transact(lambda conn: rebuilds.renew(conn, self._name, self._lease))
+        images = list(self._looking)
+        if images and time.monotonic() - self._renewed > self._lease / 4:
+            self._database.transact(lambda conn: rebuilds.renew(conn, self._name, images, self._lease))
             self._renewed = time.monotonic()
 
     def _reconcile(self) -> None:
@@ -124,13 +131,12 @@ class Dispatcher:
 
     def _sweep(self) -> None:
         self._inbox.flush()
-        now = time.time()
-        if now - self._swept < SWEEP:
+        if time.monotonic() < self._sweep_at:
             return
-        before = now - self._service.config.events.retention
+        before = time.time() - self._service.config.events.retention
         while self._database.transact(lambda conn: events.prune(conn, before)):
             pass
-        self._swept = now
+        self._sweep_at = time.monotonic() + SWEEP
 
     # -- whose turn is it ---------------------------------------------------------------------------
 
@@ -145,8 +151,10 @@ class Dispatcher:
             now = time.time()
             awaited = origins.awaited(conn)
             room = self._config.max_per_minute - standing.created_since(conn, now - 60, self._config.max_per_minute)
+            taken = {row.image for row in rows if row.until > now} | set(self._looking)
+            room -= len(taken)  # each of these may become a build
             for row in rows:
-                if row.image in self._looking or self._elsewhere.get(row.image, now) > now:
+                if row.image in taken or self._elsewhere.get(row.image, 0.0) > time.monotonic():
                     continue
                 if len(ready) >= room and not row.forced:
                     why: str | None = (
@@ -164,13 +172,14 @@ class Dispatcher:
 
     def _why_held(self, conn: Connection, row: sa.Row[Any], now: float, awaited: Mapping[str, str]) -> str | None:
         image = str(row.image)
+        if 0 < row.retry - now <= RETRY:  # what is further away was written before the clock was set back
+            return str(row.held)
         if row.forced:
             return None
         if image in awaited:
             return f"waits for what was pushed to its recipe, of {awaited[image]}"
-        if row.retry > now:
-            return str(row.held)
-        if row.answered is not None and (left := row.answered + self._config.debounce - now) > 0:
+        left = 0.0 if row.answered is None else row.answered + self._config.debounce - now
+        if 0 < left <= self._config.debounce:
             end = time.strftime("%H:%M:%S", time.localtime(now + left))
             return f"gathers events until {end} ([triggers] debounce)"
         if (build := standing.busy(conn, image)) is not None:
@@ -219,7 +228,7 @@ class Dispatcher:
         if recipe.repository is not None or folder.is_dir():
             self._elsewhere.pop(image, None)
             return False
-        self._elsewhere[image] = time.time() + RETRY
+        self._elsewhere[image] = time.monotonic() + RETRY
         why = f"the folder of its recipe, {folder}, is not on {self._service.config.host}"
         self._database.transact(lambda conn: rebuilds.hold(conn, image, why))
         return True
@@ -230,10 +239,10 @@ class Dispatcher:
         return reactions.take(conn, look.image, look.token)
 
     def _rebuild(self, look: _Look, taken: Taken) -> None:
-        if not taken.count:
-            self._close(look, Outcome.DROPPED, "nothing asks for it any more")
-            return
         try:
+            if not taken.count:
+                self._close(look, Outcome.DROPPED, "nothing asks for it any more")
+                return
             if (why := self._cut_off(look.image, taken)) is not None:
                 self._close(look, Outcome.UNCHANGED, why)
                 return
@@ -247,19 +256,21 @@ class Dispatcher:
                     self._service.submitter.supersede(conn, submission.build)
 
             submission = self._service.submitter.ask(wanted, cause=_cause(taken), answer=answer)
+        except _Lost:
+            LOG.info("%s: another process has looked at it, or nobody wants it any more", look.image)
+        except _PASSING as error:
+            self._put_off(look, f"{error}; tried again every {RETRY:.0f} s")
         except (BadInput, Refused) as error:
-            if isinstance(error, ConfigError):
-                raise
             LOG.warning("%s can't be rebuilt: %s", look.image, error)
             with contextlib.suppress(_Lost):
                 self._close(look, Outcome.REFUSED, str(error))
         except ImageflowError as error:
-            retry = time.time() + RETRY
-            why = f"{error}; tried again every {RETRY:.0f} s"
-            LOG.warning("%s waits: %s", look.image, why)
-            self._database.transact(lambda conn: rebuilds.hold(conn, look.image, why, retry=retry))
-        except _Lost:
-            LOG.info("%s: another process has looked at it", look.image)
+            self._put_off(look, f"{error}; tried again every {RETRY:.0f} s")
+        except Exception as error:
+            self._put_off(
+                look, f"a bug in imageflow, see its log: {type(error).__name__}; tried again every {RETRY:.0f} s"
+            )
+            raise
         else:
             self._begun()
             LOG.info("%s: %s %s: %s", look.image, submission.verdict, submission.build.id, submission.reason)
@@ -274,6 +285,11 @@ class Dispatcher:
             return None
         names = " and ".join(sorted(taken.parents))
         return f"{names} has the content that build {lasts[0].id} of {image} was made from"
+
+    def _put_off(self, look: _Look, why: str) -> None:
+        LOG.warning("%s waits: %s", look.image, why)
+        retry = time.time() + RETRY
+        self._database.transact(lambda conn: rebuilds.put_off(conn, look.image, look.owner, why, retry=retry))
 
     def _close(self, look: _Look, outcome: Outcome, detail: str) -> None:
         self._database.transact(lambda conn: self._answer(conn, look, outcome, detail, None))

@@ -12,7 +12,7 @@ from imageflow.cloudevent import OWN, own
 from imageflow.config import Config
 from imageflow.errors import BadInput, ImageflowError, NotFound
 from imageflow.hosted import Hosted
-from imageflow.inbox import SqlInbox
+from imageflow.inbox import UNREADABLE, SqlInbox
 from imageflow.intake import Plan
 from imageflow.matching import Match, match
 from imageflow.model import Event, Outcome, Reaction, Rebuild, Receipt, Verdict
@@ -102,7 +102,7 @@ class Happenings:
 
         def again(conn: Connection) -> Event:
             event = events.get(conn, seq)
-            if event.verdict is Verdict.QUARANTINED:
+            if event.type == UNREADABLE:
                 raise BadInput(
                     f"event {seq} can't be read: {event.reason}", hint="send it again as its sender means it"
                 )

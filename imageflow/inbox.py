@@ -25,6 +25,7 @@ from imageflow.persistence import events, observations
 from imageflow.persistence.database import Database
 
 LOG = logging.getLogger(__name__)
+UNREADABLE = "imageflow.unreadable"  # type of what nobody can read; it is kept as text
 MAX_DATA = 8 << 20  # bytes of an event's data as JSON
 _LONG = 2048  # characters of source, id and subject
 _TYPE = 255
@@ -75,7 +76,7 @@ class SqlInbox:
         event = Event(
             source=_printable(source)[:_LONG] or listener,
             id=f"sha256:{hashlib.sha256(raw).hexdigest()}",
-            type="imageflow.unreadable",
+            type=UNREADABLE,
             data={"raw": _printable(raw[:_QUARANTINE].decode(errors="replace")), "bytes": len(raw)},
         )
         LOG.warning("%s: an event from %s can't be read, it is in quarantine: %s", listener, event.source, reason)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from imageflow import hosted, triggers
 from imageflow.cloudevent import OWN
+from imageflow.errors import ImageflowError
 from imageflow.model import Event, Verdict, Version
 from imageflow.persistence import events, origins, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
 
+LOG = logging.getLogger(__name__)
 PUBLISH = "imageflow.image.publish"
 BUILD_ID = "imageflow:build_id"  # the property that every image of ours carries in a store
-_LONG = 500  # characters of a pin's name
+_LONG = 500  # characters of a pin's name, and of its value
 _MANY = 50  # events of one transaction
 
 
@@ -85,10 +91,17 @@ def _said(event: Event) -> dict[str, str]:
         return {}
     if event.type in ("git.push", "git.tag"):
         repository = f"{data['owner']}/{data['repository']}" if data.get("owner") else str(data.get("repository"))
-        return {f"git:{repository}#{data.get('ref')}"[:_LONG]: after}
+        return {_plain(f"git:{repository}#{data.get('ref')}"): _plain(after)}
     if event.type == "imageflow.input.changed" and data.get("input") not in ("base", "iso"):
-        return {f"watch:{data.get('input')}"[:_LONG]: after}
+        return {_plain(f"watch:{data.get('input')}"): _plain(after)}
     return {}
+
+
+def _plain(text: str) -> str:
+    """What every database can hold; of another text its digest, which tells it from others as well."""
+    if len(text) <= _LONG and text.isprintable():
+        return text
+    return f"sha256:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def _why_none(conn: Connection, event: Event) -> str:
@@ -102,16 +115,41 @@ def _why_none(conn: Connection, event: Event) -> str:
     return f"no registered recipe has a trigger for {event.type}"
 
 
-def match_waiting(database: Database) -> int:
-    """Give every event that waits its verdict; -> how many there were. Any number of processes may do it at once."""
-    done = 0
+def match_waiting(database: Database, seconds: float = math.inf) -> int:
+    """Give every event that waits its verdict; -> how many there were. Any number of processes may do it at once.
+
+    After so many seconds the rest is left for the next time.
+    """
+    end, done = time.monotonic() + seconds, 0
     while True:
         with database.read() as conn:
             waiting = events.waiting(conn, _MANY)
         if not waiting:
             return done
-        database.transact(functools.partial(_judge_all, waiting=waiting))
+        try:
+            database.transact(functools.partial(_judge_all, waiting=waiting))
+        except ImageflowError:
+            raise
+        except Exception:  # noqa: BLE001 - one of them must not hold the others up
+            _judge_each(database, waiting)
         done += len(waiting)
+        if time.monotonic() > end:
+            return done
+
+
+def _judge_each(database: Database, waiting: Sequence[Event]) -> None:
+    """One by one; an event that makes us stumble is put aside, where it is seen and can be replayed."""
+    for event in waiting:
+        try:
+            database.transact(functools.partial(_judge_all, waiting=[event]))
+        except ImageflowError:
+            raise
+        except Exception as error:
+            if isinstance(error, sa.exc.OperationalError | sa.exc.ProgrammingError):
+                raise  # the database has something, not the event
+            LOG.exception("event %d can't be matched, it is in quarantine", event.seq)
+            why = f"a bug in imageflow, see its log: {type(error).__name__}"
+            database.transact(functools.partial(events.judge, seq=event.seq, verdict=Verdict.QUARANTINED, reason=why))
 
 
 def _judge_all(conn: Connection, waiting: Sequence[Event]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,12 +49,15 @@ def select(conn: sa.Connection, image: str | None = None) -> list[Rebuild]:
     return [Rebuild(*row) for row in conn.execute(query)]
 
 
-def hold(conn: sa.Connection, image: str, why: str | None, *, retry: float | None = None) -> None:
-    """Write down why it waits; `retry`: not before that moment."""
-    values: dict[str, Any] = {"held": why}
-    if retry is not None:
-        values |= {"retry": retry, "owner": None, "until": 0.0}
-    conn.execute(sa.update(rebuilds).where(rebuilds.c.image == image, rebuilds.c.open.is_(True)).values(**values))
+def hold(conn: sa.Connection, image: str, why: str | None) -> None:
+    """Write down why it waits."""
+    conn.execute(sa.update(rebuilds).where(rebuilds.c.image == image, rebuilds.c.open.is_(True)).values(held=why))
+
+
+def put_off(conn: sa.Connection, image: str, owner: str, why: str, *, retry: float) -> None:
+    """Give back what this owner has taken: it waits, at least until `retry`."""
+    mine = sa.update(rebuilds).where(rebuilds.c.image == image, rebuilds.c.open.is_(True), rebuilds.c.owner == owner)
+    conn.execute(mine.values(held=why, retry=retry, owner=None, until=0.0))
 
 
 def hold_all(conn: sa.Connection, why: Mapping[str, str]) -> None:
@@ -71,10 +74,10 @@ def claim(conn: sa.Connection, image: str, owner: str, seconds: float) -> bool:
     return conn.execute(statement).rowcount == 1
 
 
-def renew(conn: sa.Connection, owner: str, seconds: float) -> None:
-    """What this owner has taken stays its own for so many seconds from now."""
-    until = clock(conn.dialect.name) + seconds
-    conn.execute(sa.update(rebuilds).where(rebuilds.c.open.is_(True), rebuilds.c.owner == owner).values(until=until))
+def renew(conn: sa.Connection, owner: str, images: Sequence[str], seconds: float) -> None:
+    """Of these images, those that this owner has taken stay its own for so many seconds from now."""
+    mine = (rebuilds.c.open.is_(True), rebuilds.c.owner == owner, rebuilds.c.image.in_(images))
+    conn.execute(sa.update(rebuilds).where(*mine).values(until=clock(conn.dialect.name) + seconds))
 
 
 def answer(conn: sa.Connection, image: str, owner: str, now: float) -> bool:
@@ -83,17 +86,24 @@ def answer(conn: sa.Connection, image: str, owner: str, now: float) -> bool:
     -> False, and nothing is changed, when another process has it by now.
     """
     mine = sa.update(rebuilds).where(rebuilds.c.image == image, rebuilds.c.owner == owner)
-    more = sa.exists().where(reactions.c.image == image, reactions.c.open.is_(True))
     freed = {"answered": now, "owner": None, "until": 0.0, "held": None, "forced": False}
     if conn.execute(mine.values(**freed)).rowcount != 1:
         return False
-    conn.execute(sa.update(rebuilds).where(rebuilds.c.image == image, ~more).values(open=False))
+    _shut(conn, image)
     return True
 
 
 def close(conn: sa.Connection, image: str) -> None:
-    """Nobody wants it any more."""
-    conn.execute(sa.update(rebuilds).where(rebuilds.c.image == image).values(open=False, held=None, forced=False))
+    """Nobody wants it any more: who looks at it does so in vain. It goes on waiting where an event came meanwhile."""
+    freed = {"held": None, "forced": False, "owner": None, "until": 0.0}
+    conn.execute(sa.update(rebuilds).where(rebuilds.c.image == image).values(**freed))
+    _shut(conn, image)
+
+
+def _shut(conn: sa.Connection, image: str) -> None:
+    """Its row must be locked by this transaction: what others wrote before that is seen by a new statement only."""
+    more = sa.exists().where(reactions.c.image == image, reactions.c.open.is_(True))
+    conn.execute(sa.update(rebuilds).where(rebuilds.c.image == image, ~more).values(open=False))
 
 
 def force(conn: sa.Connection, image: str) -> bool:

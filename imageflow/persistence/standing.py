@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from imageflow.model import Build, BuildState
 from imageflow.persistence import builds as records
 from imageflow.persistence.tables import builds, versions
 
+_SKEW = 10.0  # seconds that the clocks of hosts may differ
 _BUSY = [s.value for s in (BuildState.RUNNING, BuildState.REVERTING)]
 
 
@@ -42,7 +44,8 @@ def busy(conn: sa.Connection, image: str) -> str | None:
 def created_since(conn: sa.Connection, moment: float, limit: int) -> int:
     """How many builds were asked for since that moment; counted up to `limit`."""
     newest = sa.select(builds.c.created).order_by(builds.c.seq.desc()).limit(limit)
-    return sum(created > moment for created in conn.execute(newest).scalars())
+    end = time.time() + _SKEW  # what is later was written before the clock was set back
+    return sum(moment < created < end for created in conn.execute(newest).scalars())
 
 
 def same_content(conn: sa.Connection, image: str, parent: str) -> Build | None:
