@@ -24,7 +24,15 @@ from imageflow import endings, process, secrets
 from imageflow.buildlog import BuildLog
 from imageflow.control import Control
 from imageflow.engine import End, FlowRun, Outcome, describe
-from imageflow.errors import BadInput, ClaimLost, ImageflowError, Refused, SecretMissing, Unavailable
+from imageflow.errors import (
+    BadInput,
+    ClaimLost,
+    DatabaseUnavailable,
+    ImageflowError,
+    Refused,
+    SecretMissing,
+    Unavailable,
+)
 from imageflow.machines import has_machine
 from imageflow.model import Build, BuildState, Step, StepState, Wish
 from imageflow.persistence import builds, outbox, steps
@@ -224,6 +232,8 @@ class BuildRun:
             return deadly
         try:
             self._service.hosted.ensure(Path(build.folder), self.control)
+        except DatabaseUnavailable:
+            raise
         except (BadInput, Refused, Unavailable) as error:
             return Outcome(End.FAILED, {}, None, error.message, error.hint)
         flow.rewind()

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from imageflow import fingerprint, lineage, repository
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import BadInput, Conflict, ImageflowError, RecipeError, Refused, Unavailable
+from imageflow.errors import BadInput, Cancelled, Conflict, ImageflowError, RecipeError, Refused, Unavailable
 from imageflow.model import Event, Json, Origin, Registered, Verdict
 from imageflow.persistence import events, origins, registry
 from imageflow.persistence.database import Database
@@ -86,7 +86,7 @@ class Hosted:
             again = (origin.url, origin.ref, origin.path, origin.folder) == (url, ref, inside, folder)
             if not again and (folder or origin.folder):
                 raise Conflict(
-                    f"{own!r} is the folder {origin.path!r} of {origin.url} already"
+                    f"{own!r} is the folder {origin.path!r} of {repository.shown(origin.url)} already"
                     if origin.folder
                     else f"{own!r} is a recipe that is followed already",
                     hint=f"--name NAME, or 'imageflow recipe remove {own}' first",
@@ -129,15 +129,18 @@ class Hosted:
             known = origins.get(conn, name)
         if known is None:
             return []
-        trouble: str | None = None
         try:
-            return self._follow(known, control)
-        except ImageflowError as error:
-            trouble = f"can't be looked at: {error}"
+            done = self._follow(known, control)
+        except Cancelled:
             raise
-        finally:
-            if control.stopped is None:
-                self._database.transact(lambda conn: origins.seen(conn, known, trouble))
+        except Exception as error:
+            self._seen(known, f"can't be looked at: {error}")
+            raise
+        self._seen(known, None)
+        return done
+
+    def _seen(self, known: Origin, trouble: str | None) -> None:
+        self._database.transact(lambda conn: origins.seen(conn, known, trouble))
 
     def _follow(self, known: Origin, control: Control) -> list[str]:
         commit = repository.commit_of(known.url, known.ref, timeout=self._config.git.timeout, control=control)
@@ -231,7 +234,8 @@ class Hosted:
             told = [_changed(origin, head, before.get(name), stored[name], found.differ[name], now) for name in fresh]
             told += [_changed(origin, head, before[name], None, [], now) for name in gone]
             events.add(conn, told, listener="imageflow", now=now)
-            self._complain(conn, origin, head, found.broken, now)
+            if found.broken != origin.problems or head != origin.head:
+                self._complain(conn, origin, head, found.broken, now)
         return [
             registration(
                 conn,
@@ -354,7 +358,7 @@ def _changed(
 
 
 def _told(origin: Origin) -> dict[str, str]:
-    return {"repository": repository.named(origin.url)[1], "url": origin.url, "ref": origin.ref}
+    return {"repository": repository.named(origin.url)[1], "url": repository.shown(origin.url), "ref": origin.ref}
 
 
 def _images(recipes: Iterable[Registered]) -> list[str]:

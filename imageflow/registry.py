@@ -159,7 +159,7 @@ def refuse_member(origin: Origin, name: str) -> None:
     """Raises Conflict for a name that belongs to a folder which is followed."""
     if origin.folder:
         raise Conflict(
-            f"recipe {name!r} belongs to the folder {origin.path!r} of {origin.url}, which is followed",
+            f"recipe {name!r} belongs to the folder {origin.path!r} of a repository that is followed",
             hint=f"change it there; 'imageflow recipe remove {origin.name}' removes the whole folder",
         )
 

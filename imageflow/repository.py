@@ -118,11 +118,11 @@ def environment() -> dict[str, str]:
 def commit_of(url: str, ref: str, *, timeout: float, control: Control) -> str:
     """The commit that a ref is at now. Raises NotFound when there is no such ref, Unavailable."""
     command = ["ls-remote", "--quiet", "--", url, ref, f"{ref}^{{}}"]
-    text = _git(command, Path("/"), f"git ls-remote of {_shown(url)}", timeout, control)
+    text = _git(command, Path("/"), f"git ls-remote of {shown(url)}", timeout, control)
     found = {line.partition("\t")[2]: line.partition("\t")[0] for line in text.split("\n")}
     commit = found.get(f"{ref}^{{}}") or found.get(ref)
     if commit is None or not _COMMIT.fullmatch(commit):
-        raise NotFound(f"there is no {ref} in {_shown(url)}", hint="a branch by its name, a tag as refs/tags/NAME")
+        raise NotFound(f"there is no {ref} in {shown(url)}", hint="a branch by its name, a tag as refs/tags/NAME")
     return commit
 
 
@@ -177,7 +177,7 @@ def check_out(config: Config, url: str, ref: str, commit: str, *, control: Contr
             if not to.is_dir():  # else another process was faster
                 raise
     except OSError as error:
-        raise Unavailable(f"{_shown(url)} can't be checked out to {to}: {error.strerror}") from error
+        raise Unavailable(f"{shown(url)} can't be checked out to {to}: {error.strerror}") from error
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
@@ -186,7 +186,7 @@ def check_out(config: Config, url: str, ref: str, commit: str, *, control: Contr
 
 def _fetch(tree: Path, url: str, ref: str, commit: str, timeout: float, control: Control) -> None:
     """A work tree at the commit: by the ref alone if it is still there, else by its id, or with the ref's history."""
-    what = f"git fetch of {ref} from {_shown(url)}"
+    what = f"git fetch of {ref} from {shown(url)}"
     end = time.monotonic() + timeout
 
     def git(words: Sequence[str], at: Path = tree) -> str:
@@ -206,7 +206,7 @@ def _fetch(tree: Path, url: str, ref: str, commit: str, timeout: float, control:
         git(["checkout", "--quiet", "--force", "--detach", "--no-recurse-submodules", commit])
         return
     commit_of(url, ref, timeout=max(1.0, end - time.monotonic()), control=control)  # raises when it is not reachable
-    raise Refused(f"commit {commit[:12]} is not in {_shown(url)} any more", hint=last.hint if last else "")
+    raise Refused(f"commit {commit[:12]} is not in {shown(url)} any more", hint=last.hint if last else "")
 
 
 def _git(words: Sequence[str], at: Path, what: str, timeout: float, control: Control) -> str:
@@ -222,7 +222,7 @@ def _git(words: Sequence[str], at: Path, what: str, timeout: float, control: Con
         raise Unavailable(error.message, hint=error.hint) from None
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """A URL without user name, for people."""
     scheme, mark, rest = url.partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2] if '@' in rest.partition('/')[0] else rest}" if mark else url
