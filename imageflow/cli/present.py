@@ -24,6 +24,7 @@ MARKS = {
     "revert-failed": "!",
     "aborted": "✘",
     "cancelled": "✘",
+    "superseded": "»",
 }
 
 

@@ -270,7 +270,7 @@ def test_the_dead_are_open_rows_of_ended_builds_on_this_host(database: Database)
             ledger.close(conn, build.id, ResourceKind.DIRECTORY, "/gone", "here", 2.0)
         ledger.open(conn, "0000nobuild0", ResourceKind.DIRECTORY, "/orphan", "here", 1.0)
         found = ledger.dead(conn, "here")
-        assert [r.name for r in found] == ["/orphan", "/cancelled", "/aborted", "/failed", "/succeeded"]
+        assert [r.name for r in found] == ["/orphan", "/superseded", "/cancelled", "/aborted", "/failed", "/succeeded"]
         assert {r.host for r in found} == {"here"}
 
 
