@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,6 +83,13 @@ def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
         yield yard
 
 
+@pytest.fixture
+def any_yard(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+    """On each kind of database."""
+    with open_yard(tmp_path / "yard", database_url, monkeypatch) as yard:
+        yield yard
+
+
 def settle(yard: Yard) -> list[str]:
     """Let everything happen; -> the images that builds began of, in order."""
     before = {build.id for build in yard.service.builds(limit=1000)}
@@ -115,7 +124,8 @@ def test_a_file_is_registered_from_its_commit(yard: Yard, forge: Forge) -> None:
     assert yard.service.events.select() == [] and settle(yard) == []
 
 
-def test_a_commit_rebuilds_what_it_changes_and_nothing_else(yard: Yard, forge: Forge) -> None:
+def test_a_commit_rebuilds_what_it_changes_and_nothing_else(any_yard: Yard, forge: Forge) -> None:
+    yard = any_yard
     forge.image("db")
     before = forge.push()
     yard.service.hosted.add("recipes", forge.url)
@@ -293,6 +303,62 @@ def test_a_repository_that_is_away_holds_nobody_up(yard: Yard, forge: Forge) -> 
     assert look(yard, "web") == [] and yard.service.hosted.problems() == {}
 
 
+def test_a_change_can_be_replayed(yard: Yard, forge: Forge) -> None:
+    yard.service.hosted.add("recipes", forge.url)
+    forge.image("web", motd="1")
+    forge.push()
+    look(yard, "infra")
+    [event] = changes(yard)
+    assert settle(yard) == ["web"]
+    yard.service.events.replay(event.seq)
+    assert settle(yard) == [] and yard.outcomes(event.seq) == {"web": Outcome.REUSED}
+    yard.service.recipes.remove("infra")
+    yard.service.events.replay(event.seq)
+    yard.dispatcher.once()
+    assert yard.service.events.get(event.seq)[0].verdict is Verdict.NO_TRIGGER
+
+
+def test_a_tag_that_moves_is_followed(yard: Yard, forge: Forge) -> None:
+    def tag() -> None:
+        git("tag", "--force", "--annotate", "--message", "x", "stable", at=forge.work)
+        git("push", "--quiet", "--force", forge.bare, "refs/tags/stable", at=forge.work)
+
+    tag()
+    [done] = yard.service.hosted.add("recipes/web.yaml", forge.url, "refs/tags/stable")
+    assert done.recipe.repository and done.recipe.repository["commit"] == git("rev-parse", "HEAD", at=forge.work)
+    forge.image("web", motd="1")
+    forge.push()
+    assert look(yard, "web") == []
+    tag()
+    assert look(yard, "web") == ["web"]
+
+
+def test_a_repository_in_sha256_and_one_without_shallow_fetches(yard: Yard, forge: Forge, tmp_path: Path) -> None:
+    new = tmp_path / "sha256"
+    git("init", "--quiet", "--object-format=sha256", "--initial-branch=main", new)
+    shutil.copytree(forge.work / "recipes", new / "recipes")
+    git("add", "--all", at=new)
+    git("commit", "--quiet", "--message", "x", at=new)
+    [done] = yard.service.hosted.add("recipes/web.yaml", str(new))
+    assert done.recipe.repository and len(done.recipe.repository["commit"]) == 64
+    yard.service.recipes.remove("web")
+    git("update-server-info", at=forge.bare)
+    with subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "0", "--directory", forge.bare.parent],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as server:
+        try:
+            assert server.stdout is not None
+            port = server.stdout.readline().split("port ")[1].split()[0]
+            [done] = yard.service.hosted.add("recipes/web.yaml", f"http://127.0.0.1:{port}/infra.git")
+        finally:
+            server.terminate()
+    assert done.verdict == "added"
+
+
 @pytest.mark.parametrize(
     ("path", "more", "says"),
     [
@@ -445,7 +511,8 @@ def test_a_host_with_another_state_dir_says_so(yard: Yard, forge: Forge, tmp_pat
         assert other.hosted.folder(other.recipes.image("web")[0]).is_dir()
 
 
-def test_two_that_follow_make_one_change(yard: Yard, forge: Forge) -> None:
+def test_two_that_follow_make_one_change(any_yard: Yard, forge: Forge) -> None:
+    yard = any_yard
     yard.service.hosted.add("recipes", forge.url)
     for number in range(3):
         forge.image("web", motd=f"many {number}")
