@@ -496,6 +496,45 @@ def test_another_host_fetches_what_it_needs(yard: Yard, forge: Forge) -> None:
         yard.service.hosted.folder(yard.service.recipes.image("web")[0])
 
 
+def test_a_build_whose_commit_is_gone_pauses_and_says_so(yard: Yard, forge: Forge) -> None:
+    first = git("rev-parse", "HEAD", at=forge.work)
+    yard.service.hosted.add("recipes/web.yaml", forge.url)
+    forge.image("web", motd="1")
+    second = forge.push()
+    look(yard, "web")
+    yard.dispatcher.once()
+    shutil.rmtree(yard.service.config.checkouts_dir)
+    git("push", "--quiet", "--force", forge.bare, f"{first}:refs/heads/main", at=forge.work)
+    git("-c", "gc.pruneExpire=now", "gc", "--quiet", "--prune=now", at=forge.bare)
+    yard.work()
+    [build] = yard.service.builds(states=[BuildState.PAUSED])
+    assert f"commit {second[:12]} is not in" in (build.error or "")
+    git("push", "--quiet", forge.bare, f"{second}:refs/heads/main", at=forge.work)
+    yard.service.resume(build.id)
+    yard.work()
+    assert yard.service.build(build.id).state is BuildState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("url", "owner", "told"),
+    [
+        ("https://git.example/acme/infra.git", "acme", True),
+        ("git@git.example:acme/infra.git", "acme", True),
+        ("ssh://git@git.example:29418/acme/infra", "acme", True),
+        ("https://git.example/group/sub/infra", "group/sub", True),
+        ("/srv/git/infra.git", "acme", True),
+        ("https://git.example/acme/infra", "", True),
+        ("https://git.example/other/infra", "acme", False),
+        ("https://git.example/acme/infrared", "acme", False),
+    ],
+)
+def test_who_is_told_of(url: str, owner: str, told: bool) -> None:
+    data = {"repository": "infra", "owner": owner, "ref": "refs/heads/main"}
+    assert repository.told_by(data, url, "refs/heads/main") is told
+    assert not repository.told_by(data, url, "refs/heads/other")
+    assert not repository.told_by([data], url, "refs/heads/main")
+
+
 def test_a_host_with_another_state_dir_says_so(yard: Yard, forge: Forge, tmp_path: Path) -> None:
     yard.service.hosted.add("recipes/web.yaml", forge.url)
     forge.image("web", motd="1")
