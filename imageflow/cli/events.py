@@ -195,7 +195,7 @@ def events_of(parsed_args: argparse.Namespace) -> list[Event]:
             if not equals:
                 raise BadInput(f"--data {given!r} is not KEY=VALUE")
             data[key] = value
-        id = parsed_args.id or str(uuid.uuid4())
+        id = str(uuid.uuid4()) if parsed_args.id is None else parsed_args.id
         return [Event(parsed_args.source, id, parsed_args.type, subject=parsed_args.subject, data=data)]
     from imageflow import cloudevent
 
@@ -205,8 +205,11 @@ def events_of(parsed_args: argparse.Namespace) -> list[Event]:
 def _text(file: str) -> bytes:
     if file == "-":
         return sys.stdin.buffer.read()
-    with open(file, "rb") as stream:
-        return stream.read()
+    try:
+        with open(file, "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}", hint="FILE is a CloudEvent as JSON; -: standard input") from error
 
 
 class Simulate(TextLister):
