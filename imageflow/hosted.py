@@ -7,7 +7,6 @@ transaction, together with the events that say so; whoever else looked at it at 
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import os
 import time
@@ -19,19 +18,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from imageflow import fingerprint, lineage, repository
+from imageflow import fingerprint, lineage, recipe_events, repository
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import BadInput, Cancelled, Conflict, ImageflowError, RecipeError, Refused, Unavailable
-from imageflow.model import Event, Json, Origin, Registered, Verdict
+from imageflow.model import Json, Origin, Registered, Verdict
 from imageflow.persistence import events, origins, registry
 from imageflow.persistence.database import Database
 from imageflow.registry import Prepared, Registration, check_name, forget, prepare, refuse_member, registration
 
 LOG = logging.getLogger(__name__)
-SOURCE = "imageflow:recipes"
-CHANGED = "imageflow.recipe.changed"
-INVALID = "imageflow.recipe.invalid"
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
 _SUFFIXES = (".yaml", ".yml")
 _TRIES = 5  # commits that come while one is registered
@@ -231,8 +227,11 @@ class Hosted:
             forget(conn, image)
         if tell:
             now = time.time()
-            told = [_changed(origin, head, before.get(name), stored[name], found.differ[name], now) for name in fresh]
-            told += [_changed(origin, head, before[name], None, [], now) for name in gone]
+            told = [
+                recipe_events.changed(origin, head, before.get(name), stored[name], found.differ[name], now)
+                for name in fresh
+            ]
+            told += [recipe_events.changed(origin, head, before[name], None, [], now) for name in gone]
             events.add(conn, told, listener="imageflow", now=now)
             if found.broken != origin.problems or head != origin.head:
                 self._complain(conn, origin, head, found.broken, now)
@@ -267,9 +266,7 @@ class Hosted:
         """An event in quarantine, and a warning, for each recipe of the commit that can't be registered; once."""
         for recipe, why in sorted(broken.items()):
             name = recipe or origin.name
-            mark = hashlib.sha256(why.encode()).hexdigest()[:8]
-            data = {"recipe": name, **_told(origin), "commit": head, "reason": why}
-            event = Event(SOURCE, f"{name}@{head}!{mark}", INVALID, subject=name, time=now, data=data)
+            event = recipe_events.invalid(origin, head, name, why)
             reason = f"the version before stays: {why}"
             [(_stored, first)] = events.add(
                 conn, [event], listener="imageflow", now=now, verdict=Verdict.QUARANTINED, reason=reason
@@ -313,52 +310,6 @@ class Hosted:
             building = [repository.placed(Path(folder)) for folder in origins.folders_in_use(conn)]
         current = {(repository.slug(each["url"]), str(each["commit"])) for each in told}
         return current | set(heads) | {(one.slug, one.commit) for one in building if one is not None}
-
-
-def notice(conn: Connection, event: Event) -> None:
-    """Where an event tells of a push to what is followed, let it be looked at now."""
-    if event.type not in ("git.push", "git.tag", "git.merge"):
-        return
-    for origin in origins.select(conn):
-        if repository.told_by(event.data, origin.url, origin.ref) and event.data.get("after") != origin.head:
-            origins.ask(conn, origin.name)
-
-
-def asked_by(event: Event) -> dict[str, str]:
-    """The images that the change of a recipe asks for, with the reason."""
-    data = event.data if isinstance(event.data, Mapping) else {}
-    if event.source != SOURCE or event.type != CHANGED or not isinstance(data.get("images"), list):
-        return {}
-    before, after = str(data.get("before") or ""), str(data.get("after"))
-    became = f"{before[:8]} → {after[:8]}" if before else f"new in {after[:8]}"
-    file = PurePosixPath(str(data.get("path"))).name
-    return {str(image): f"recipe {file} of {data.get('repository')} changed: {became}" for image in data["images"]}
-
-
-def _changed(
-    origin: Origin, head: str, old: Registered | None, new: Registered | None, differ: list[str], now: float
-) -> Event:
-    """The event that a recipe is another one, or is gone."""
-    one = new or old
-    assert one is not None and one.repository is not None
-    before = str(old.repository["commit"]) if old and old.repository else None
-    rules = {str(image["name"]) for image in one.images if image.get("on")}
-    data = {
-        "recipe": one.name,
-        "version": new.version if new else None,
-        **_told(origin),
-        "path": one.repository["path"],
-        "before": before,
-        "after": head,
-        "images": [image for image in differ if image in rules],
-        "quiet": [image for image in differ if image not in rules],
-    }
-    id = f"{one.name}@{before or '-'}..{head}#{new.version if new else f'{one.version}-'}"
-    return Event(SOURCE, id, CHANGED, subject=one.name, time=now, data=data)
-
-
-def _told(origin: Origin) -> dict[str, str]:
-    return {"repository": repository.named(origin.url)[1], "url": repository.shown(origin.url), "ref": origin.ref}
 
 
 def _images(recipes: Iterable[Registered]) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from imageflow import hosted, triggers
+from imageflow import recipe_events, triggers
 from imageflow.cloudevent import OWN
 from imageflow.errors import ImageflowError
 from imageflow.model import Event, Verdict, Version
@@ -60,7 +60,7 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
     """The images that want this event, each once, or why there are none. Changes nothing."""
     if _ours(event):
         return [], "our own publication: what stands on it is rebuilt by the cascade"
-    found = {image: Match(image, why, None, {}) for image, why in hosted.asked_by(event).items()}
+    found = {image: Match(image, why, None, {}) for image, why in recipe_events.asked_by(event).items()}
     for image in origins.homeless(conn, found):
         del found[image]
     for trigger in registry.candidates(conn, triggers.probes(event)):
@@ -107,7 +107,7 @@ def _plain(text: str) -> str:
 def _why_none(conn: Connection, event: Event) -> str:
     if event.type == PUBLISH:
         return f"no registered image stands on {event.subject}"
-    if event.type == hosted.CHANGED:
+    if event.type == recipe_events.CHANGED:
         return "no image that events build became another one by it"
     wanted = registry.wanting(conn, event.type)
     if wanted:
@@ -160,7 +160,7 @@ def _judge_all(conn: Connection, waiting: Sequence[Event]) -> None:
         reason = ", ".join(one.image for one in matches) if matches else why_none
         if not events.judge(conn, event.seq, verdict, reason):
             continue  # another process was faster
-        hosted.notice(conn, event)
+        recipe_events.notice(conn, event)
         for one in matches:
             reactions.add(conn, event.seq, one.image, one.reason, now, one.parent)
             rebuilds.ask(conn, one.image, now)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import hosted, repository
+from imageflow import recipe_events, repository
 from imageflow.model import BuildState, Verdict
 from tests.chaos.test_events import all_is_answered
 from tests.flows.test_hosted import Forge
@@ -57,7 +57,7 @@ def test_two_that_follow_are_killed_at_random(site: Site, tmp_path: Path) -> Non
         worker.terminate()
         worker.wait()
     web = [one for one in site.service.recipes.registered(everything=True) if one.name == "infra/web"]
-    told = site.service.events.select(type=hosted.CHANGED, limit=1000)
+    told = site.service.events.select(type=recipe_events.CHANGED, limit=1000)
     assert Counter(event.data["version"] for event in told) == {one.version: 1 for one in web if one.version > 1}
     assert {event.verdict for event in told} <= {Verdict.MATCHED, Verdict.SUPERSEDED}
     made = site.service.builds(limit=1000)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from imageflow import config, hosted, repository
+from imageflow import config, hosted, recipe_events, repository
 from imageflow.control import Control
 from imageflow.dispatcher import Dispatcher
 from imageflow.errors import BadInput, Conflict, RecipeError, Refused, Unavailable
@@ -102,7 +102,7 @@ def look(yard: Yard, name: str) -> list[str]:
 
 
 def changes(yard: Yard) -> list[Event]:
-    return yard.service.events.select(type=hosted.CHANGED)[::-1]
+    return yard.service.events.select(type=recipe_events.CHANGED)[::-1]
 
 
 def test_a_file_is_registered_from_its_commit(yard: Yard, forge: Forge) -> None:
@@ -233,7 +233,7 @@ def test_a_commit_that_is_not_right_changes_nothing_and_says_so_once(
     assert problem.startswith("recipes/web.yaml:6: images[0].methid:")
     assert len([record for record in caplog.records if "can't be registered" in record.getMessage()]) == 1
     [event] = yard.service.events.select(verdict=Verdict.QUARANTINED)
-    assert (event.subject, event.type) == ("infra/web", hosted.INVALID) and problem in (event.reason or "")
+    assert (event.subject, event.type) == ("infra/web", recipe_events.INVALID) and problem in (event.reason or "")
     current = yard.service.recipes.image("web")[0]
     assert current.repository and current.repository["commit"] == before
     forge.image("web", motd="1")
