@@ -338,7 +338,8 @@ def _place(match: re.Match[str]) -> str:
 
 
 def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
-    state = Path(state_dir or os.environ.get("IMAGEFLOW_STATE_DIR") or conf.state_dir or default_state_dir()).absolute()
+    given = state_dir or os.environ.get("IMAGEFLOW_STATE_DIR") or conf.state_dir or default_state_dir()
+    state = Path(os.path.realpath(given))  # as the kernel names what is mounted below it: without .. and links
     return Config(
         state_dir=state,
         host=conf.host or socket.gethostname(),
