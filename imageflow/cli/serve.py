@@ -21,7 +21,7 @@ class Serve(Command):
 
     What is listened to, [listeners] enabled says; over HTTP it is POST /v1/events and POST /v1/webhooks/FORGE.
 
-    SIGTERM and SIGINT drain: nothing new is begun, running steps may end within [conductor]
+    SIGTERM, SIGINT and, where it is not ignored, SIGHUP drain: nothing new is begun, running steps may end within [conductor]
     drain_timeout, then their builds are handed back, and go on where they were. A second one stops at once.
     """
 
@@ -56,7 +56,10 @@ class Serve(Command):
                 notify("READY=1")
                 LOG.info("%s serves, up to %d builds at once", serving.name, config.conductor.max_builds)
 
-            before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+            numbers = [signal.SIGTERM, signal.SIGINT]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: it outlives its terminal
+                numbers.append(signal.SIGHUP)
+            before = {number: signal.signal(number, stop) for number in numbers}
             try:
                 serving.run(ready)
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,24 @@ def test_what_is_no_event_is_bad_input_and_changes_nothing(tmp_path: Path, words
     done = program.run("event", *words, expect=2)
     assert done.stderr.startswith("imageflow: ") and "Traceback" not in done.stderr
     assert program.json("event", "list") == []
+
+
+def test_a_terminal_that_goes_away_drains_what_serves(tmp_path: Path) -> None:
+    """Unless it was told to outlive it, as nohup does."""
+    program = Program(tmp_path / "state")
+    serving = program.start("serve")
+    ignoring = program.start("serve", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    try:
+        for one in (serving, ignoring):
+            assert one.stderr is not None
+            assert any(" serves, " in line for line in one.stderr)
+            one.send_signal(signal.SIGHUP)
+        _out, err = serving.communicate(timeout=60)
+        assert serving.returncode == 0 and "has stopped" in err
+        assert ignoring.poll() is None
+        ignoring.terminate()
+        assert ignoring.wait(60) == 0
+    finally:
+        for one in (serving, ignoring):
+            one.kill()
+            one.communicate()
