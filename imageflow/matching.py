@@ -22,6 +22,7 @@ from imageflow.persistence.database import Database
 
 LOG = logging.getLogger(__name__)
 PUBLISH = "imageflow.image.publish"
+BEHIND = "imageflow.reconcile"  # an image is behind what it stands on; its subject is the image
 BUILD_ID = "imageflow:build_id"  # the property that every image of ours carries in a store
 _LONG = 500  # characters of a pin's name, and of its value
 _MANY = 50  # events of one transaction
@@ -61,6 +62,9 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
     if _ours(event):
         return [], "our own publication: what stands on it is rebuilt by the cascade"
     found = {image: Match(image, why, None, {}) for image, why in recipe_events.asked_by(event).items()}
+    if event.source == OWN and event.type == BEHIND and event.subject:
+        above = str(event.data["parent"])
+        found[event.subject] = Match(event.subject, f"{above} had a new version when nobody looked", above, {})
     for image in origins.homeless(conn, found):
         del found[image]
     for trigger in registry.candidates(conn, triggers.probes(event)):

@@ -13,12 +13,12 @@ import time
 from sqlalchemy import Connection
 
 from imageflow.cloudevent import OWN
+from imageflow.matching import BEHIND
 from imageflow.model import Event, Verdict
 from imageflow.persistence import builds, events, reactions, rebuilds, registry, standing, versions
 from imageflow.persistence.database import Database
 
 LOG = logging.getLogger(__name__)
-TYPE = "imageflow.reconcile"
 
 
 def reconcile(database: Database) -> list[str]:
@@ -50,7 +50,7 @@ def _ask(conn: Connection, image: str, parent: str) -> bool:
         return False
     now = time.time()
     why = f"{parent} had a new version when nobody looked"
-    event = Event(OWN, f"behind:{image}:{parent}:{digest}", TYPE, subject=image, time=now, data={"parent": parent})
+    event = Event(OWN, f"behind:{image}:{parent}:{digest}", BEHIND, subject=image, time=now, data={"parent": parent})
     [(stored, new)] = events.add(conn, [event], listener="imageflow", now=now, verdict=Verdict.MATCHED, reason=image)
     if new:
         reactions.add(conn, stored.seq, image, why, now, parent)

@@ -19,6 +19,7 @@ from imageflow.persistence import reactions, rebuilds
 from imageflow.persistence.database import Database
 from imageflow.persistence.tables import builds, triggers
 from imageflow.persistence.tables import rebuilds as rows
+from imageflow.reconcile import reconcile
 from tests.small.yard import PUSH, Yard, open_yard
 
 ONE = """
@@ -161,3 +162,23 @@ def test_what_is_released_and_can_t_be_reached_is_not_asked_all_the_time(yard: Y
     assert yard.held() == {"a": "the mirror is away"}
     yard.service.events.release("a")
     assert yard.settle() == ["a"]
+
+
+def test_what_the_reconcile_pass_asked_for_can_be_replayed(yard: Yard) -> None:
+    yard.register(ONE)
+    base = "images: [{name: b, method: boot, base: {image: a}, on: [{event: git.tag}]}]"
+    yard.register(base, "other")
+    yard.push()
+    yard.settle()
+    yard.inbox.receive([replace(PUSH, id="tag", type="git.tag")], listener="http")
+    yard.settle()
+    yard.push()
+    yard.settle()
+    yard.register(base.replace("event: git.tag", "image: a"), "other")
+    assert reconcile(yard.service.database) == ["b"]
+    assert yard.settle() == ["b"]
+    [behind] = yard.service.events.select(type="imageflow.reconcile")
+    yard.service.events.replay(behind.seq)
+    yard.settle()
+    assert yard.service.events.get(behind.seq)[0].verdict is Verdict.MATCHED
+    assert yard.outcomes(behind.seq) == {"b": Outcome.UNCHANGED}
