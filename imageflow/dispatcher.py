@@ -251,13 +251,15 @@ class Dispatcher:
             wanted = self._service.submitter.wanted(canonical, self._service.hosted.folder(recipe))
 
             def answer(conn: Connection, submission: Submission) -> None:
+                if registry.current(conn, look.image) != recipe.id:
+                    raise _Lost  # another version of the recipe came meanwhile: it is looked at again
                 self._answer(conn, look, Outcome(submission.verdict), submission.reason, submission.build.id)
                 if submission.verdict == "created":
                     self._service.submitter.supersede(conn, submission.build)
 
             submission = self._service.submitter.ask(wanted, cause=_cause(taken), answer=answer)
         except _Lost:
-            LOG.info("%s: another process has looked at it, or nobody wants it any more", look.image)
+            LOG.info("%s: looked at in vain: another process did, its recipe changed, or nobody wants it", look.image)
         except _PASSING as error:
             self._put_off(look, f"{error}; tried again every {RETRY:.0f} s")
         except (BadInput, Refused) as error:

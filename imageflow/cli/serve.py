@@ -14,6 +14,19 @@ from types import FrameType
 from imageflow.cli.command import Command
 
 LOG = logging.getLogger(__name__)
+_CHATTY = (  # libraries whose own words help nobody who operates a service
+    "taskflow",
+    "alembic",
+    "stevedore",
+    "sqlalchemy",
+    "uvicorn",
+    "amqp",
+    "kombu",
+    "oslo",
+    "oslo_service",
+    "oslo_messaging",
+    "paramiko",
+)
 
 
 class Serve(Command):
@@ -112,5 +125,5 @@ def _configure_logging(as_json: bool, verbosity: int) -> None:
             if handler.level > logging.INFO and verbosity > 0:
                 handler.setLevel(logging.INFO)
     if verbosity < 3:
-        for name in ("taskflow", "alembic", "stevedore", "sqlalchemy", "uvicorn", "amqp", "kombu", "oslo", "paramiko"):
+        for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)

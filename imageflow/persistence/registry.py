@@ -117,6 +117,14 @@ def of_image(conn: sa.Connection, image: str) -> tuple[Registered, Json]:
     return found, found.images[at]
 
 
+def current(conn: sa.Connection, image: str) -> int | None:
+    """The id of the recipe version that an image is in now."""
+    found: int | None = conn.execute(
+        sa.select(recipe_images.c.recipe_id).where(recipe_images.c.image == image)
+    ).scalar()
+    return found
+
+
 def candidates(conn: sa.Connection, probes: Sequence[str]) -> list[Trigger]:
     """The triggers that an event with these probes may match."""
     found: list[Trigger] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -303,3 +304,26 @@ def test_an_image_is_known_by_the_name_that_it_is_published_under(yard: Yard) ->
     yard.trace.unset("fail-b")
     yard.service.resume(yard.service.builds(image="b", states=[BuildState.PAUSED])[0].id)
     assert yard.settle() == ["b", "d", "e"]
+
+
+def test_a_recipe_that_changes_while_its_image_is_looked_at_is_looked_at_again(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = DIAMOND.partition("  - {name: b")[0]
+    yard.register(recipe)
+    seq = yard.push()
+    pin, pinned = yard.service.submitter.wanted, []
+
+    def wanted(*arguments: Any) -> Any:
+        found = pin(*arguments)
+        if not pinned:
+            yard.register(recipe.replace("path: /etc/motd", "path: /etc/issue"))
+        pinned.append(found)
+        return found
+
+    monkeypatch.setattr(yard.service.submitter, "wanted", wanted)
+    assert yard.dispatcher.once() == ["a"]
+    assert yard.outcomes(seq) == {"a": None}
+    yard.site.await_that(lambda: yard.dispatcher.once() and yard.outcomes(seq) == {"a": Outcome.CREATED})
+    [build] = yard.service.builds(image="a")
+    assert "/etc/issue" in str(yard.service.build(build.id).recipe)
