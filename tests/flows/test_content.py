@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,18 @@ def test_a_static_image_that_is_built_again(tmp_path: Path) -> None:
         four = build(site, file, force=False)
         assert len({one.content, three.content, four.content}) == 3
         shown = subprocess.run(
-            ["imageflow", "--config-file", site.file, "image", "show", "-f", "json", f"tiny@{four.digest}"],
+            [
+                sys.executable,
+                "-m",
+                "imageflow.cli",
+                "--config-file",
+                site.file,
+                "image",
+                "show",
+                "-f",
+                "json",
+                f"tiny@{four.digest}",
+            ],
             capture_output=True,
             check=True,
         )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Bus:
         self._conf([], project="tests", default_config_files=[], default_config_dirs=[])
         oslo_messaging.set_transport_defaults(exchange)
         self._transport = oslo_messaging.get_notification_transport(self._conf, url=url)
+        weakref.finalize(self, self._transport.cleanup)  # its heartbeat would go on after the broker's end
         if "oslo_messaging_rabbit" in self._conf:
             self._conf.set_override("amqp_durable_queues", durable, group="oslo_messaging_rabbit")
         self.notifier = oslo_messaging.Notifier(

@@ -17,6 +17,7 @@ from imageflow.control import Control
 from imageflow.errors import Corrupt, ImageflowError, InputChanged, RecipeError, Refused, Unavailable
 from imageflow.pins import checksums
 from imageflow.tasks.prepare_machine import fetched
+from imageflow.tasks.workbench import Workbench
 
 A, B = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()
 LONG = hashlib.sha512(b"a").hexdigest()
@@ -205,8 +206,18 @@ def test_what_was_replaced_after_the_build_was_planned_is_said_to_be(tmp_path: P
     disk = tmp_path / "disk.raw"
     disk.write_bytes(b"b")
 
+    bench = Workbench(  # no machine is needed to fetch
+        build=None,
+        config=settings,
+        compute=None,
+        ledger=None,
+        control=Control(),
+        log=lambda line: None,
+        progress=lambda done, phase: None,
+    )
+
     def get(source: dict[str, str], digest: str) -> Path:
-        return fetched(source, digest, settings, Control(), lambda line: None, lambda done, phase: None)
+        return fetched(source, digest, bench)
 
     assert get({"url": disk.as_uri(), "checksums": "SUMS"}, B) == disk
     with pytest.raises(InputChanged, match="it was replaced since the build was planned"):
