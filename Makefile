@@ -19,7 +19,7 @@ demo: $(VENV)/.demo ## One event builds a real Debian image, and the cascade a w
 	$(SUDO) etc/demo $(abspath $(BIN))/imageflow
 
 .PHONY: test
-test: $(VENV)/.test ## Everything a change should pass, within 20 minutes
+test: $(VENV)/.test ## Everything a change should pass; some 40 minutes on two cores without KVM
 	$(BIN)/pytest -m "serial and not slow"
 	$(BIN)/pytest -n $(WORKERS) -m "not serial and not slow"
 
