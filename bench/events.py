@@ -172,7 +172,9 @@ def _fill(service: Service, recipes: int, stored: int) -> None:
                 for n, image in zip(numbers, images, strict=True)
             ]
             conn.execute(sa.insert(tables.recipes), rows)
-            held = [{"image": f"image-{n}", "recipe_id": n + 1, "position": 0} for n in numbers]
+            held = [
+                {"image": f"image-{n}", "recipe_id": n + 1, "position": 0, "published": f"image-{n}"} for n in numbers
+            ]
             conn.execute(sa.insert(tables.recipe_images), held)
             rules = [(rule, triggers.probe(rule)) for image in images for rule in triggers.triggers_of(image)]
             names = ("image", "position", "kind", "type", "where", "given")
