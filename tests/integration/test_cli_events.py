@@ -30,7 +30,8 @@ def test_what_is_no_event_is_bad_input_and_changes_nothing(tmp_path: Path, words
 def test_a_terminal_that_goes_away_drains_what_serves(tmp_path: Path) -> None:
     """Unless it was told to outlive it, as nohup does."""
     program = Program(tmp_path / "state")
-    serving = program.start("serve")
+    # said for both: who runs the tests may have been started by nohup
+    serving = program.start("serve", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     ignoring = program.start("serve", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     try:
         for one in (serving, ignoring):
