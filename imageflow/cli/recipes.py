@@ -26,6 +26,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE [IMAGE…] and --set, as every command that reads a recipe takes them."""
     parser.add_argument("file", metavar="FILE", type=Path, help="the recipe")
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="images of the recipe (default: all)")
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """--set KEY=VALUE."""
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",

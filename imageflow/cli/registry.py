@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.command import Command, Lister, TextLister, TextShowOne
 from imageflow.cli.present import Age, Digest, Lines, Optional
-from imageflow.cli.recipes import setting
+from imageflow.cli.recipes import add_settings
 from imageflow.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,15 +38,7 @@ class Add(TextShowOne):
         )
         parser.add_argument("--repository", metavar="URL", help="the git repository that FILE is in")
         parser.add_argument("--ref", metavar="REF", help="the branch to follow, or refs/tags/NAME (default: main)")
-        parser.add_argument(
-            "--set",
-            metavar="KEY=VALUE",
-            dest="settings",
-            action="append",
-            default=[],
-            type=setting,
-            help="replace a value of the recipe, e.g. publish.keep=3; can be repeated",
-        )
+        add_settings(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
