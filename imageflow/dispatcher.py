@@ -23,13 +23,14 @@ from sqlalchemy import Connection
 from imageflow.complaints import Complaints
 from imageflow.errors import BadInput, ConfigError, ImageflowError, InputChanged, NoSpace, NotFound, Refused
 from imageflow.inbox import SqlInbox
-from imageflow.matching import PUBLISH, match_waiting
+from imageflow.matching import match_waiting
 from imageflow.model import BuildState, Outcome, Submission
 from imageflow.persistence import events, origins, reactions, rebuilds, registry, standing
 from imageflow.persistence.reactions import Taken
 from imageflow.reconcile import reconcile
 from imageflow.service import Service
 from imageflow.signals import Flag
+from imageflow.triggers import PUBLISH
 
 LOG = logging.getLogger(__name__)
 POLL = 0.25  # seconds between two looks, when nobody wakes us

@@ -19,6 +19,7 @@ from imageflow.model import Event, Outcome, Reaction, Rebuild, Receipt, Verdict
 from imageflow.persistence import events, observations, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
 from imageflow.submission import Submitter
+from imageflow.triggers import PUBLISH
 
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
 
@@ -154,7 +155,7 @@ class Happenings:
 
     def simulate(self, event: Event) -> Simulation:
         """What an event would do, without doing it."""
-        if own(event.source) and event.type != "imageflow.image.publish":
+        if own(event.source) and event.type != PUBLISH:
             raise BadInput(f"the event says that it comes from {event.source!r}, which is imageflow itself")
         with self._database.read() as conn:
             known = events.known(conn, event.source, event.id)

@@ -19,9 +19,9 @@ from imageflow.errors import ImageflowError
 from imageflow.model import Event, Verdict, Version
 from imageflow.persistence import events, origins, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
+from imageflow.triggers import CHANGED, PUBLISH
 
 LOG = logging.getLogger(__name__)
-PUBLISH = "imageflow.image.publish"
 BEHIND = "imageflow.reconcile"  # an image is behind what it stands on; its subject is the image
 BUILD_ID = "imageflow:build_id"  # the property that every image of ours carries in a store
 _LONG = 500  # characters of a pin's name, and of its value
@@ -68,8 +68,6 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
     for image in origins.homeless(conn, found):
         del found[image]
     for trigger in registry.candidates(conn, triggers.probes(event)):
-        if event.type == PUBLISH and trigger.image == event.subject:
-            continue  # an image never asks for itself
         reason = triggers.explain(trigger, event)
         if reason is None:
             continue
@@ -96,7 +94,7 @@ def _said(event: Event) -> dict[str, str]:
     if event.type in ("git.push", "git.tag"):
         repository = f"{data['owner']}/{data['repository']}" if data.get("owner") else str(data.get("repository"))
         return {_plain(f"git:{repository}#{data.get('ref')}"): _plain(after)}
-    if event.type == "imageflow.input.changed" and data.get("input") not in ("base", "iso"):
+    if event.type == CHANGED and data.get("input") not in ("base", "iso"):
         return {_plain(f"watch:{data.get('input')}"): _plain(after)}
     return {}
 

@@ -10,7 +10,7 @@ from imageflow.triggers.conditions import Broken, glob, holds
 from imageflow.triggers.probing import is_glob, probe, probes
 from imageflow.triggers.reasons import CHANGED, PUBLISH, SCHEDULE, reason
 
-__all__ = ["explain", "git_source", "probe", "probes", "triggers_of"]
+__all__ = ["CHANGED", "PUBLISH", "explain", "git_source", "probe", "probes", "triggers_of"]
 
 _OWN = ("schedule", "image", "watch")  # kinds that only what we say ourselves can match
 
