@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from oslo_config import cfg
 
-from imageflow.config import traffic
+from imageflow.config import clouds, traffic
 from imageflow.errors import ConfigError
 
 T = TypeVar("T")
@@ -206,6 +206,10 @@ class Config:
     gerrit: traffic.GerritConfig
     watch: traffic.WatchConfig
     announce: traffic.AnnounceConfig
+    openstack: clouds.OpenStackConfig
+    glance: clouds.GlanceConfig
+    nova: clouds.NovaConfig
+    publish: clouds.PublishConfig
 
     def listening(self, where: str) -> Config:
         """The same with the http listener at HOST:PORT, or without one for 'none'."""
@@ -280,6 +284,7 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
         ("install", _INSTALL),
         ("secrets", _SECRETS),
         *traffic.OPTIONS,
+        *clouds.OPTIONS,
     ]
 
 
@@ -377,6 +382,16 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
         gerrit=_record(traffic.GerritConfig, conf.gerrit),
         watch=_record(traffic.WatchConfig, conf.watch),
         announce=_record(traffic.AnnounceConfig, conf.announce),
+        openstack=clouds.OpenStackConfig(
+            cloud=conf.openstack.cloud,
+            region=conf.openstack.region,
+            clouds_yaml=Path(conf.openstack.clouds_yaml).absolute() if conf.openstack.clouds_yaml else None,
+            timeout=conf.openstack.timeout,
+            patience=conf.openstack.patience,
+        ),
+        glance=_record(clouds.GlanceConfig, conf.glance),
+        nova=_record(clouds.NovaConfig, conf.nova),
+        publish=_record(clouds.PublishConfig, conf.publish),
     )
 
 

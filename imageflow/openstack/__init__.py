@@ -1,0 +1,99 @@
+"""A cloud as its operator configured it: one session, the clients of Nova and Glance, and the network's API."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from imageflow.config.clouds import OpenStackConfig
+from imageflow.errors import ConfigError, ImageflowError, Refused
+from imageflow.openstack.trouble import translated
+
+_HINT = "see [openstack] in imageflow.conf, clouds.yaml, and 'openstack token issue' with the same cloud"
+_NOVA = "2.42"  # the least that will do: Newton's; tags, and snapshots' ids come later and are not needed
+
+
+class Cloud:
+    """One cloud, reached when it is first needed; safe for any number of threads.
+
+    The token is asked for again when it expires, in the middle of a build, too. What goes over the wire holds keys
+    and tokens: the clients' own debug logs stay off.
+    """
+
+    def __init__(self, config: OpenStackConfig) -> None:
+        self.config = config
+        for name in ("keystoneauth", "novaclient", "glanceclient", "urllib3"):
+            logger = logging.getLogger(name)
+            logger.setLevel(max(logger.getEffectiveLevel(), logging.INFO))
+
+    @property
+    def name(self) -> str:
+        """As its operator calls it."""
+        return "/".join(filter(None, (self.config.cloud or "the cloud", self.config.region)))
+
+    @functools.cached_property
+    def _region(self) -> Any:
+        from openstack.config import OpenStackConfig as Loader
+
+        files = [str(self.config.clouds_yaml)] if self.config.clouds_yaml else None
+        wanted: dict[str, Any] = {"api_timeout": self.config.timeout}
+        if self.config.region:
+            wanted["region_name"] = self.config.region
+        try:
+            return Loader(config_files=files).get_one(self.config.cloud, **wanted)
+        except Exception as error:  # noqa: BLE001 - openstacksdk's own classes, and those of every authentication plugin
+            raise ConfigError(f"{self.name} can't be reached as configured: {error}", hint=_HINT) from None
+
+    @functools.cached_property
+    def session(self) -> Any:
+        """keystoneauth1's session, that all clients share."""
+        try:
+            return self._region.get_session()
+        except ImageflowError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            raise ConfigError(f"{self.name} can't be reached as configured: {error}", hint=_HINT) from None
+
+    def _where(self, service: str) -> dict[str, Any]:
+        region = self._region
+        found = {
+            "region_name": region.get_region_name(service),
+            "interface": region.get_interface(service),
+            "endpoint_override": region.get_endpoint(service),
+        }
+        return {key: value for key, value in found.items() if value}
+
+    @functools.cached_property
+    def glance(self) -> Any:
+        """The client of Glance's API v2."""
+        from glanceclient.v2.client import Client
+
+        return Client(session=self.session, **self._where("image"))
+
+    @functools.cached_property
+    def nova(self) -> Any:
+        """The client of Nova, with the highest microversion that it and the cloud know."""
+        from novaclient import api_versions, client
+
+        where = self._where("compute")
+        where["endpoint_type"] = where.pop("interface", None)
+        with translated(f"{self.name}: Nova's versions"):
+            oldest = client.Client("2.1", session=self.session, **where)
+            version = api_versions.discover_version(oldest, api_versions.APIVersion("2.latest"))
+        if version < api_versions.APIVersion(_NOVA):
+            raise Refused(f"{self.name}: its Nova knows {version.get_string()}, and {_NOVA} is needed")
+        return client.Client(version, session=self.session, **where)
+
+    @functools.cached_property
+    def network(self) -> Any:
+        """A keystoneauth1 adapter for the API of Neutron."""
+        from keystoneauth1.adapter import Adapter
+
+        return Adapter(self.session, service_type="network", **self._where("network"))
+
+    @property
+    def project(self) -> str:
+        """Id of the project that we are in."""
+        with translated(f"{self.name}: who we are"):
+            return str(self.session.get_project_id())

@@ -1,0 +1,160 @@
+"""What a cloud's errors mean for a build: ask again, or say so and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import tenacity
+
+from imageflow.control import Control
+from imageflow.errors import ImageflowError, NotFound, Refused, Unavailable
+
+T = TypeVar("T")
+LOG = logging.getLogger(__name__)
+FIRST, LONGEST = 0.5, 10.0  # seconds between two attempts
+UNAUTHORISED = 4  # times that a cloud may say 401: a proxy or a cache may be wrong, wrong credentials stay wrong
+_QUOTA = re.compile(r"quota|limit exceeded|maximum number of", re.IGNORECASE)
+
+
+class Busy(Unavailable):
+    """The cloud is busy with this thing; it will not be for ever."""
+
+
+class NotAccepted(Unavailable):
+    """The cloud does not accept our credentials."""
+
+    hint = "is the application credential still there, and the password right? 'openstack token issue' with the same cloud tells"
+
+
+class OverQuota(Refused):
+    """The project may have no more of this."""
+
+    hint = "see 'openstack quota show', or what else the project has; then resume the build"
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """In the block, what the clients raise becomes NotFound, Unavailable (ask again) or Refused (stop); `what` was tried.
+
+    401: NotAccepted, 404: NotFound, 409: Busy, a full quota: OverQuota.
+    """
+    try:
+        yield
+    except ImageflowError:
+        raise
+    except Exception as error:
+        if (known := meaning(error, what)) is None:
+            raise
+        raise known from error
+
+
+def meaning(error: BaseException, what: str) -> ImageflowError | None:
+    """The error of ours for one of a client's; None when it is none of theirs, but a bug."""
+    code = next((c for name in ("http_status", "code") if isinstance(c := getattr(error, name, None), int)), None)
+    said = f"{what}: {_text(error)}"
+    if code is None or code == 0:
+        return _without_answer(error, said)
+    if code == 401:
+        return NotAccepted(said)
+    if code == 404:
+        return NotFound(said)
+    if code == 409:
+        return Busy(said)
+    if code in (403, 413) and _QUOTA.search(str(error)):
+        return OverQuota(said)
+    if code in (408, 413, 425, 429) or code >= 500:
+        return Unavailable(said)
+    if code == 403:
+        return Refused(said, hint="the account of imageflow needs the role for it: see the operator's guide")
+    return Refused(said)
+
+
+def _without_answer(error: BaseException, said: str) -> ImageflowError | None:
+    """Whether no answer came, or none that could be understood; by the modules of the clients."""
+    import requests
+    import urllib3
+    from glanceclient import exc as glance
+    from keystoneauth1 import exceptions as keystone
+    from novaclient import exceptions as nova
+
+    if isinstance(
+        error,
+        keystone.SSLError
+        | keystone.MissingAuthPlugin
+        | keystone.EndpointNotFound
+        | glance.EndpointNotFound
+        | keystone.MissingRequiredOptions,
+    ):
+        return Refused(said, hint="see [openstack] in imageflow.conf, and clouds.yaml")
+    if isinstance(
+        error,
+        keystone.ConnectFailure
+        | keystone.ConnectionError
+        | keystone.DiscoveryFailure
+        | keystone.RetriableConnectionFailure
+        | keystone.InvalidResponse
+        | glance.CommunicationError
+        | requests.RequestException
+        | urllib3.exceptions.HTTPError
+        | ConnectionError
+        | TimeoutError,
+    ):
+        return Unavailable(said)
+    if isinstance(error, keystone.ClientException | nova.ClientException | glance.ClientException):
+        return Refused(said)
+    return None
+
+
+def _text(error: BaseException) -> str:
+    """What it says, in one line: services answer with HTML, too."""
+    text = re.sub(r"<[^>]*>", " ", str(error))
+    text = " ".join(text.split())
+    return (text if len(text) <= 300 else text[:299] + "…") or type(error).__name__
+
+
+def patiently(
+    what: str,
+    work: Callable[[], T],
+    *,
+    patience: float,
+    control: Control | None = None,
+    log: Callable[[str], None] | None = None,
+) -> T:
+    """Do `work` again while it raises Unavailable, for `patience` seconds: its last error then; errors as `translated`.
+
+    The work must be one that may be done twice. Wrong credentials are tried only a few times.
+    """
+
+    def attempt() -> T:
+        if control is not None:
+            control.check()
+        with translated(what):
+            return work()
+
+    def sleep(seconds: float) -> None:
+        control.wait(seconds) if control is not None else time.sleep(seconds)
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        assert state.outcome is not None
+        if state.attempt_number == 1:
+            (log or LOG.info)(f"{state.outcome.exception()}: trying again")
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, NotAccepted) and state.attempt_number >= UNAUTHORISED:
+            return True
+        return (state.seconds_since_start or 0.0) >= patience
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Unavailable),
+        stop=stop,
+        wait=tenacity.wait_random_exponential(multiplier=FIRST, max=LONGEST, min=FIRST),
+        sleep=sleep,
+        before_sleep=tell,
+        reraise=True,
+    )(attempt)
