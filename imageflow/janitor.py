@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Callable
 
 from sqlalchemy import Connection
 
@@ -36,7 +37,7 @@ class Janitor:
         self._expire_paused()
         self._database.transact(conductors.forget_dead)
         found = self._reap()
-        for path in self._store.tidy(self._is_active):
+        for path in self._store.tidy(self._alive(self._store)):
             LOG.info("removed %s: its build has ended", path)
         self._collect_layers()
         return found
@@ -44,7 +45,9 @@ class Janitor:
     def _collect_layers(self) -> None:
         limits = self._config.layers
         try:
-            for layer in self._compute.layers.collect(limits.max_age, limits.max_size * 2**30, self._is_active):
+            for layer in self._compute.layers.collect(
+                limits.max_age, limits.max_size * 2**30, self._alive(self._compute)
+            ):
                 LOG.info("removed layer %s (%s): unused, or there is no room for it", layer.key[:12], layer.title)
             fetch.collect(self._config, limits.max_age, limits.max_size * 2**30, keep=self._pinned())
             self._forget_install_keys()
@@ -113,9 +116,13 @@ class Janitor:
         if version is None or version.state == versions.DELETED or version.digest != digest:
             self._store.delete(digest, resource.build_id)
 
-    def _is_active(self, build_id: str) -> bool:
+    def _alive(self, place: Store | Compute) -> Callable[[str], bool]:
+        """Whose things stay: in a place that is shared, those of builds that nobody here knows, too."""
+        return lambda build_id: self._is_active(build_id, unknown=place.shared)
+
+    def _is_active(self, build_id: str, unknown: bool = False) -> bool:
         try:
             with self._database.read() as conn:
                 return not builds.get(conn, build_id).state.ended
         except NotFound:
-            return False
+            return unknown

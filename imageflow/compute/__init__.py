@@ -64,6 +64,7 @@ class Seed:
     instance_id: str
     hostname: str = "imageflow"
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> value, as systemd.exec(5) says
+    public_key: str = ""  # whom it lets in, a line of authorized_keys; on nova the server's keypair
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,9 @@ class Layer:
 class Layers(Protocol):
     """The layers of a driver; safe for any number of processes at once."""
 
+    # Whether a layer after every step costs next to nothing; else they are made where the recipe says `checkpoint`.
+    cheap: bool
+
     def find(self, key: str) -> Layer | None:
         """The newest layer with this key whose whole chain is there, or None."""
 
@@ -124,6 +128,12 @@ class Layers(Protocol):
         """Take a file in as the bottom of a chain, held by the build; it is linked where possible, else copied.
 
         Again is fine, and finds the first one. Raises NoSpace, Refused (not a disk image).
+        """
+
+    def adopt(self, key: str, image: str, *, title: str, build_id: str) -> Layer | None:
+        """Let an image of the cloud, by its id, be the bottom of a chain as it is, held by the build.
+
+        None where machines can't start from it without a copy: then its file is taken in by `add_base`.
         """
 
     def list(self) -> Sequence[Layer]:
@@ -142,6 +152,7 @@ class Compute(Protocol):
 
     name: str  # of the driver
     layers: Layers
+    shared: bool  # whether others than this imageflow may have machines in the same place, see Store
 
     def check(self, spec: MachineSpec) -> None:
         """Raise Refused when such a machine can never run here, saying what is missing or too small."""

@@ -31,6 +31,7 @@ class FakeCompute:
     """Machines that are only said to run."""
 
     name = "fake"
+    shared = False
 
     def __init__(self, config: Config) -> None:
         self._site = config.machines_dir

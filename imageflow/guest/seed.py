@@ -21,6 +21,7 @@ def make(keys: Keys, *, instance_id: str, hostname: str = "imageflow", user: str
         instance_id=instance_id,
         hostname=hostname,
         credentials=_credentials(keys, user),
+        public_key=keys.public,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -21,10 +21,26 @@ class ImageRef:
     artifacts: tuple[Artifact, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a version is, for stores whose users see more than files."""
+
+    image: str  # the name that it is published under
+    key: str = ""  # the build's
+    recipe: str = ""  # name of the image in its recipe
+    properties: Mapping[str, str] = field(default_factory=dict)  # what the recipe says, and what is known of the system
+    visibility: str | None = None  # private, shared, community, public; None: as the store is configured
+    architecture: str = ""  # x86_64, …
+    firmware: str = ""  # bios, uefi; '' where nobody knows
+
+
 class Store(Protocol):
     """A place for image versions, addressed by the digest of their primary artifact."""
 
     name: str
+    # Whether others than this imageflow may keep theirs in the same place: then nothing of a build that is unknown
+    # here is removed by `tidy`.
+    shared: bool
 
     def find(self, digest: str) -> ImageRef | None:
         """The version with this digest, whole, or None."""
@@ -36,6 +52,8 @@ class Store(Protocol):
         build_id: str,
         control: Control,
         move: bool = False,
+        about: About | None = None,
+        progress: Callable[[float], None] = ...,
     ) -> ImageRef:
         """Store a version: its files, the primary one first; again is fine, and finds the first one.
 

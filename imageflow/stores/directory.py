@@ -34,7 +34,7 @@ from imageflow.errors import (
     Refused,
 )
 from imageflow.model import Artifact
-from imageflow.stores import ImageRef, contents
+from imageflow.stores import About, ImageRef, contents
 
 _DESCRIPTION = "image.json"
 _CORRUPT = ".corrupt"  # left by a verify that failed: the version is no longer found, and add replaces it
@@ -55,6 +55,7 @@ class DirectoryStore:
     """Image versions in a directory; safe for any number of processes at once, on one host or on NFS."""
 
     name = "directory"
+    shared = False
 
     def __init__(self, config: Config) -> None:
         self._root = config.store_path
@@ -71,6 +72,8 @@ class DirectoryStore:
         build_id: str,
         control: Control,
         move: bool = False,
+        about: About | None = None,
+        progress: Callable[[float], None] = lambda _: None,
     ) -> ImageRef:
         """See the protocol. With `move` the files get a second name here first, and lose theirs last."""
         _check_names([artifact for _, artifact in files])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from imageflow.control import Control
 from imageflow.errors import ImageflowError
 from imageflow.model import Artifact, Build, Json, ResourceKind
-from imageflow.stores import Store
+from imageflow.stores import About, Store
 from imageflow.tasks.base import Ledger, Task
 
 
@@ -28,14 +29,29 @@ class PublishImage(Task):
     default_provides = "publication"
 
     def execute(
-        self, build: Build, outputs: Any, description: Any, store: Store, ledger: Ledger, control: Control
+        self,
+        build: Build,
+        outputs: Any,
+        description: Any,
+        store: Store,
+        ledger: Ledger,
+        control: Control,
+        progress: Callable[[float, str], None],
     ) -> Json:
         files = [_second_name(Path(entry["path"]), Artifact(**entry["artifact"])) for entry in [*outputs, description]]
         digest = files[0][1].digest
         ledger.open(ResourceKind.PUBLICATION, publication_name(store, digest))
-        ref = store.add(files, build_id=build.id, control=control, move=True)
+        what = about(build, description)
+        ref = store.add(
+            files,
+            build_id=build.id,
+            control=control,
+            move=True,
+            about=what,
+            progress=lambda fraction: progress(fraction, "store"),
+        )
         return {
-            "image": (build.recipe.get("publish") or {}).get("name") or build.image,
+            "image": what.image,
             "store": ref.store,
             "digest": ref.digest,
             "path": ref.path,
@@ -53,6 +69,20 @@ class PublishImage(Task):
         finally:
             if not any(ref.digest == result["digest"] for ref in store.list(build.id)):
                 ledger.close(ResourceKind.PUBLICATION, publication_name(store, result["digest"]))
+
+
+def about(build: Build, description: Any) -> About:
+    """What the store may tell its users of the version; `description` is describe-image's result."""
+    publish = build.recipe.get("publish") or {}
+    return About(
+        image=publish.get("name") or build.image,
+        key=build.key,
+        recipe=build.image,
+        properties=description["properties"],
+        visibility=publish.get("visibility"),
+        architecture=str(build.pins.get("architecture") or ""),
+        firmware=str((build.recipe.get("machine") or {}).get("firmware") or ""),
+    )
 
 
 def _second_name(file: Path, artifact: Artifact) -> tuple[Path, Artifact]:

@@ -76,6 +76,61 @@ def test_power_button_and_host_key_of_its_own(tmp_path: Path, keys: tuple[Path, 
         assert b"GUEST-OFF" in guest.off(30)
 
 
+def as_nova_gives_it(drive: Path) -> tuple[str, ...]:
+    """The config drive: a CD at the IDE bus, or a disk as the other disks are where it is vfat."""
+    if drive.suffix != ".iso":
+        return seeded(drive)
+    return ("-drive", f"file={drive},if=none,id=c0,format=raw,readonly=on", "-device", "ide-cd,drive=c0")
+
+
+@pytest.mark.parametrize("kind", ["iso9660", "vfat"])
+def test_a_config_drive(tmp_path: Path, keys: tuple[Path, str, str], kind: str) -> None:
+    """It does with it what it does with NoCloud; another server of the same disk is another instance."""
+    key, host, user_data = keys
+    extra = []
+    for name, hostname in (("a-1", "first.novalocal"), ("a-2", "second")):
+        file = tmp_path / f"{name}.{'iso' if kind == 'iso9660' else 'img'}"
+        drive = ssh.config_drive(file, name, user_data=user_data, hostname=hostname, kind=kind)
+        extra.append(as_nova_gives_it(drive))
+    with machine.running(tmp_path / "m", disk=tiny.disk(), extra=extra[0]) as guest:
+        with ssh.login(guest, key, host) as shell:
+            assert ssh.output(shell, "hostname; cat /var/lib/cloud/data/instance-id") == "first\na-1"
+            ssh.output(shell, "rm /etc/ssh/ssh_host_* /root/.ssh/authorized_keys; sync")
+        guest.until(b"GUEST-READY first", 30)
+        machine.command(guest, "system_powerdown")
+        assert b"GUEST-OFF" in guest.off(30)
+    with machine.running(tmp_path / "m", extra=extra[1]) as guest, ssh.login(guest, key, host) as shell:
+        assert ssh.output(shell, "hostname; cat /root/.ssh/authorized_keys").split("\n", 1) == [
+            "second",
+            key.with_name("client.pub").read_text().strip(),
+        ]
+
+
+@pytest.mark.parametrize("user_data", ["", "#cloud-config\npackage_update: false\n"], ids=["none", "no keys"])
+def test_the_key_pair_lets_root_in_where_user_data_has_no_key(tmp_path: Path, user_data: str) -> None:
+    public = ssh.key_pair(tmp_path / "client")
+    file = tmp_path / "drive.iso"
+    drive = ssh.config_drive(file, "b-1", user_data=user_data, public_key=public, kind="iso9660")
+    running = machine.running(tmp_path / "m", disk=tiny.disk(), extra=as_nova_gives_it(drive))
+    with running as guest, ssh.login(guest, tmp_path / "client", None) as shell:
+        assert ssh.output(shell, "cat /root/.ssh/authorized_keys") == public
+        assert ssh.output(shell, "hostname") == "tiny"
+
+
+def test_the_key_pair_gives_way_to_the_keys_of_user_data(tmp_path: Path, keys: tuple[Path, str, str]) -> None:
+    key, host, user_data = keys
+    other = ssh.key_pair(tmp_path / "other")
+    drive = ssh.config_drive(tmp_path / "drive.iso", "c-1", user_data=user_data, public_key=other, kind="iso9660")
+    running = machine.running(tmp_path / "m", disk=tiny.disk(), extra=as_nova_gives_it(drive))
+    with running as guest, ssh.login(guest, key, host) as shell:
+        assert other.split()[1] not in ssh.output(shell, "cat /root/.ssh/authorized_keys")
+
+
+def test_without_a_seed_it_is_what_it_was(tmp_path: Path) -> None:
+    with machine.running(tmp_path / "m", disk=tiny.disk()) as guest:
+        assert b"GUEST-SEED" not in guest.until(b"GUEST-READY tiny after", 60)
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [("panic", b"Kernel panic - not syncing"), ("emergency", b"Give root password for maintenance")],

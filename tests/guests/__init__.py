@@ -12,10 +12,11 @@ Each is made at its first use, once for all processes, in `$IMAGEFLOW_TEST_CACHE
 packages that it is made from. Never write to them: start from an overlay or a copy. Where a part is
 missing the test is skipped, or fails under CI=true.
 
-The tiny disk boots with BIOS (syslinux) and UEFI (GRUB) from virtio-blk, has a writable ext4 root, reads a
-NoCloud volume labelled cidata at the first boot of an instance (SSH key for root, host key, host name),
-prints `GUEST-READY` on ttyS0, and obeys the ACPI power button. /etc/rc.local, if it can be run, is started
-at each boot.
+The tiny disk boots with BIOS (syslinux) and UEFI (GRUB) from virtio-blk, has a writable ext4 root, and reads
+a NoCloud volume labelled cidata or OpenStack's config drive at the first boot of an instance: SSH key for root,
+host key, host name. With a config drive whose user-data has no key, the server's key pair lets root in. It
+prints `GUEST-READY` on ttyS0, and obeys the ACPI power button. /etc/rc.local, if it can be run, is started at
+each boot.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from pathlib import Path
 
@@ -32,6 +33,30 @@ def seed(to: Path, user_data: str, instance: str, hostname: str = "tiny") -> Pat
         volume.add_fp(io.BytesIO(data), len(data), short, rr_name=name, joliet_path=f"/{name}")
     volume.write(str(to))
     volume.close()
+    return to
+
+
+def config_drive(
+    to: Path, instance: str, *, user_data: str = "", public_key: str = "", hostname: str = "tiny.local", kind: str
+) -> Path:
+    """OpenStack's config drive as nova makes it, of `kind` iso9660 or vfat."""
+    meta = {"uuid": instance, "hostname": hostname, "name": hostname, "random_seed": "c2VlZA==", "launch_index": 0}
+    if public_key:
+        meta |= {"public_keys": {"mine": public_key + "\n"}, "keys": [{"name": "mine", "data": public_key + "\n"}]}
+    tree = to.with_name(f"{to.name}.tree")
+    for version in ("2018-08-27", "latest"):
+        folder = tree / "openstack" / version
+        folder.mkdir(parents=True)
+        (folder / "meta_data.json").write_text(json.dumps(meta))
+        (folder / "network_data.json").write_text("{}")
+        if user_data:
+            (folder / "user_data").write_text(user_data)
+    if kind == "iso9660":
+        run("xorriso", "-as", "mkisofs", "-quiet", "-J", "-r", "-V", "config-2", "-o", to, tree)
+    else:
+        run("truncate", "-s", "64M", to)
+        run("mformat", "-i", to, "-v", "config-2", "::")
+        run("mcopy", "-s", "-i", to, tree / "openstack", "::/")
     return to
 
 

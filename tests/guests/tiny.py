@@ -35,6 +35,7 @@ _PACKAGES = (
 _EARLY = ("virtio_pci", "virtio_rng", "virtio_blk", "virtio_scsi")
 MODULES = (*_EARLY, "virtio_net", "button", "evdev")
 MODULES += ("ata_piix", "ahci", "sd_mod", "sr_mod", "isofs", "vfat", "nls_iso8859-1", "nls_utf8", "nls_cp437")
+MODULES += ("nls_ascii",)  # what the kernel takes for vfat when it is not told
 _LIBRARIES = ("ld-linux-x86-64.so.2", "libc.so.6", "libcrypt.so.1", "libgmp.so.10")
 _LIBRARIES += ("libtomcrypt.so.1", "libtommath.so.1", "libz.so.1")
 _GRUB = "part_msdos fat search search_label normal configfile linux serial terminal all_video"

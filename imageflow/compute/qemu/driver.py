@@ -35,6 +35,7 @@ class QemuCompute:
     """Machines on this host."""
 
     name = "qemu"
+    shared = False
 
     def __init__(self, config: Config) -> None:
         self._config = config
