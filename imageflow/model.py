@@ -150,8 +150,10 @@ class Version:
     artifacts: tuple[Artifact, ...] = ()
     properties: Json = field(default_factory=dict)
     packages: int | None = None
-    state: str = "stored"  # stored, corrupt, deleted
+    state: str = "stored"  # stored, corrupt, missing (its store lost it, or somebody took it away), deleted
     content: str | None = None  # content digest: SHA-256 over packages and normalised file tree; None: not known
+    since: float | None = None  # when it came into its state, where that is not its first
+    why: str | None = None  # and what happened
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,3 +335,25 @@ class Delivery:
     next: float = 0.0  # not before
     sent: float | None = None
     error: str | None = None  # of the last attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One image version on its way to, or in, one publication target."""
+
+    version_id: int
+    image: str
+    digest: str  # of the version
+    build_id: str
+    target: str
+    wish: str  # stored; removed: the version was deleted here, and goes there, too
+    state: str  # waiting, stored, failed (given up until it is asked for again), missing (somebody deleted it there)
+    since: float  # its wish was made, or asked for again
+    path: str | None = None  # where it is there, or was: an image's id, or a file
+    error: str | None = None  # of the last attempt
+    attempts: int = 0
+    refused: int = 0  # how many of them the target answered with a no
+    next: float = 0.0  # not before
+    owner: str | None = None  # who works on it
+    until: float = 0.0  # nobody else does before
+    done: float | None = None  # when it got there

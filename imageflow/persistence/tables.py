@@ -113,6 +113,8 @@ versions = sa.Table(
     sa.Column("packages", sa.Integer),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("content", sa.String(64)),
+    sa.Column("since", sa.Double),
+    sa.Column("why", sa.Text),
     sa.Index(None, "state", "image", "id"),  # what is there stays few, what was there grows for ever
     sa.Index(None, "digest"),
     **SERVER,
@@ -357,5 +359,26 @@ deliveries = sa.Table(
     sa.Column("sent", sa.Double),
     sa.Column("error", LongText),
     sa.Index(None, "target", "state", "seq"),
+    **SERVER,
+)
+
+# Where a version is published besides its store: one row for each target, gone when the target has it no more.
+publications = sa.Table(
+    "publications",
+    metadata,
+    sa.Column("version_id", sa.Integer, sa.ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("target", sa.String(64), primary_key=True),
+    sa.Column("wish", sa.String(16), nullable=False),  # stored, removed
+    sa.Column("state", sa.String(16), nullable=False),  # waiting, stored, failed, missing
+    sa.Column("path", sa.Text),  # where it is there, or was; none: it never got there
+    sa.Column("error", LongText),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("refused", sa.Integer, nullable=False, default=0),  # how many of them the target answered with a no
+    sa.Column("next", sa.Double, nullable=False, default=0.0),  # not before
+    sa.Column("owner", sa.String(191)),
+    sa.Column("until", sa.Double, nullable=False, default=0.0),
+    sa.Column("since", sa.Double, nullable=False),  # its wish was made, or asked for again
+    sa.Column("done", sa.Double),  # when it got there
+    sa.Index(None, "target", "state", "next"),
     **SERVER,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -14,8 +15,8 @@ from imageflow.persistence.tables import versions
 
 _COLUMNS = [versions.c[f.name] for f in fields(Version)]
 _HINT = "see 'imageflow image list'"
-DELETED = "deleted"
-_PRESENT = ("stored", "corrupt")  # an index finds these; "not deleted" reads every version there ever was
+STORED, CORRUPT, MISSING, DELETED = "stored", "corrupt", "missing", "deleted"
+_PRESENT = (STORED, CORRUPT, MISSING)  # an index finds these; "not deleted" reads every version there ever was
 
 
 def _version(row: sa.Row[Any]) -> Version:
@@ -82,10 +83,11 @@ def get(conn: sa.Connection, ref: str) -> Version:
     return found[0]
 
 
-def mark(conn: sa.Connection, id: int, state: str) -> bool:
-    """Set a version's state (stored, corrupt, deleted); -> whether it is there. Deleted is for ever."""
-    there = (versions.c.id == id, versions.c.state.in_(_PRESENT))
-    return conn.execute(sa.update(versions).where(*there).values(state=state)).rowcount == 1
+def mark(conn: sa.Connection, id: int, state: str, why: str | None = None) -> bool:
+    """Set a version's state and why; -> whether it was there, in another state. Deleted is for ever."""
+    there = (versions.c.id == id, versions.c.state.in_(_PRESENT), versions.c.state != state)
+    values = {"state": state, "since": time.time(), "why": why}
+    return conn.execute(sa.update(versions).where(*there).values(**values)).rowcount == 1
 
 
 def holding(conn: sa.Connection, store: str, digest: str) -> list[Version]:
