@@ -1,0 +1,438 @@
+"""The driver nova: every machine is a server, with a key pair, and images of its own while it needs them.
+
+Whoever changes a machine holds its lock on this host; a build is on one host at a time. What an answer of Nova says
+is never all that is relied on: everything is found by its name, and led to the state that it should have.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
+from imageflow.compute.locks import locked
+from imageflow.compute.nova import flavors, media
+from imageflow.compute.nova.console import Console
+from imageflow.compute.nova.keypairs import Keypairs
+from imageflow.compute.nova.layers import NovaLayers
+from imageflow.compute.nova.media import Media
+from imageflow.compute.nova.network import Network
+from imageflow.compute.nova.servers import (
+    BLANK,
+    BUILD,
+    DISK,
+    INSTALLING,
+    MACHINE,
+    STAGE,
+    Servers,
+    fault,
+    launched,
+    power,
+    state,
+    task,
+)
+from imageflow.compute.nova.snapshots import snapshot
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
+from imageflow.openstack import Cloud
+from imageflow.openstack.images import Image, Images
+from imageflow.openstack.trouble import OverQuota
+
+_STARTS = 3  # times that Nova may fail to start a server: another host, or a minute later, may do
+_STOP = 300.0  # seconds until a server must be off, that its guest would not power off: Nova does it by then
+_WAIT = 10.0  # seconds between two looks whether the quota has room
+
+
+class NovaCompute:
+    """Machines in a project of a cloud."""
+
+    name = "nova"
+    shared = True
+
+    def __init__(self, config: Config) -> None:
+        self._config = config.nova
+        self._site = config.machines_dir
+        self.cloud = Cloud(config.openstack)
+        self._images = Images(self.cloud)
+        self._servers = Servers(self.cloud, config.nova.poll)
+        self._network = Network(self.cloud, config.nova)
+        self._keypairs = Keypairs(self.cloud)
+        self._media = Media(self._images)
+        self._layers = NovaLayers(self._images, config.layers_dir)
+        self.layers = self._layers
+
+    def check(self, spec: MachineSpec) -> None:
+        if spec.vcpus < 1 or spec.memory < 32 or (spec.disk is not None and spec.disk < 1):
+            raise Refused(f"there is no machine of {spec.vcpus} vcpus, {spec.memory} MiB and {spec.disk} GiB")
+        if spec.firmware not in ("bios", "uefi"):
+            raise Refused(f"there is no firmware {spec.firmware!r}", hint="bios or uefi")
+        self._flavor(spec, spec.disk or 1)
+        self._network.id()
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def ensure(
+        self,
+        name: str,
+        spec: MachineSpec,
+        *,
+        build_id: str,
+        control: Control,
+        log: Callable[[str], None],
+        disk: Source | None = None,
+        cdrom: Path | None = None,
+        seed: Seed | None = None,
+    ) -> Machine:
+        with self._locked(name, control):
+            server = self._servers.one(name)
+            if server is not None and server.status == "ERROR" and not launched(server):
+                self._servers.delete(name, control)  # it never ran
+                server = None
+            if server is None:
+                server = self._create(name, spec, build_id, control, log, disk, cdrom, seed)
+            if cdrom is not None and server.metadata.get(STAGE) == BLANK:
+                server = self._insert(server, name, build_id, spec, cdrom, control)
+            elif server.metadata.get(STAGE) != INSTALLING:
+                server = self._start(server, name, control)
+            return Machine(name, state(server), server.id)
+
+    def boot_disk(
+        self, name: str, *, control: Control, log: Callable[[str], None], seed: Seed | None = None
+    ) -> Machine:
+        with self._locked(name, control):
+            server = self._servers.one(name)
+            if server is None:
+                raise Refused(f"there is no machine {name} whose disk could be booted")
+            if server.metadata.get(STAGE) == INSTALLING:
+                if state(server) is MachineState.RUNNING:
+                    raise Unavailable(f"machine {name} still runs from its CD")
+                server = self._eject(server, control)
+                self._installed(server, name)
+            server = self._start(server, name, control)
+            return Machine(name, state(server), server.id)
+
+    def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
+        server = self._servers.one(name)
+        if server is None or state(server) is MachineState.STOPPED:
+            return
+        if state(server) is MachineState.ERROR:
+            raise Unavailable(
+                f"machine {name} broke: it can't be powered off in order", hint="start it again, or delete it"
+            )
+        self._look(name, server)  # what it says on its way down is gone with its next boot
+        self._servers.lead(
+            server,
+            "power a server off",
+            lambda s: s.status == "SHUTOFF" and task(s) is None,
+            lambda s: s.stop(),
+            control=control,
+            timeout=max(timeout, _STOP),
+        )
+
+    def delete(self, name: str) -> None:
+        control = Control()
+        with self._locked(name, control):
+            self._servers.delete(name, control)
+            self._network.take_floating(name)
+            self._keypairs.remove(name)
+            self._media.remove(name)
+            shutil.rmtree(self._site / name, ignore_errors=True)
+
+    def list(self, build_id: str | None = None) -> Sequence[str]:
+        found = {server.metadata[MACHINE] for server in self._servers.all()}
+        found |= self._media.machines() | self._keypairs.machines()
+        return sorted(name for name in found if build_id is None or name.startswith(f"{build_id}-"))
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def state(self, name: str) -> MachineState:
+        return state(self._servers.seen(name))
+
+    def console(self, name: str, offset: int = 0) -> bytes:
+        if (server := self._servers.seen(name)) is None:
+            return b""
+        self._look(name, server)
+        return self._console(name).read(offset)
+
+    def screenshot(self, name: str) -> bytes | None:
+        return None
+
+    def activity(self, name: str) -> Activity:
+        if self.state(name) is not MachineState.RUNNING:
+            raise Unavailable(f"machine {name} does not run")
+        return Activity(len(self.console(name)), None)
+
+    def type(self, name: str, keys: Sequence[str]) -> None:
+        raise Refused("nobody can type on the keyboard of a server of Nova", hint="openstack console url show")
+
+    def address(self, name: str) -> Address:
+        server = self._servers.seen(name)
+        if server is None or state(server) is not MachineState.RUNNING:
+            raise Unavailable(f"machine {name} does not run")
+        return self._network.address(server, name)
+
+    # -- disks ---------------------------------------------------------------------------------------
+
+    def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
+        """See the protocol. What was installed from a CD runs from its disk afterwards: Nova can't do otherwise."""
+        control = Control()
+        if self._servers.one(name) is None:
+            raise Refused(f"there is no machine {name}")
+        with self._locked(name, control):
+            server = self._servers.one(name)
+            if server is None or state(server) is MachineState.ERROR:
+                raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
+            installing = server.metadata.get(STAGE) == INSTALLING
+            if installing:
+                server = self._eject(server, control)
+                server = self._freeze(server, control)
+            image = self._snapshot(server, f"imageflow-layer-{key[:12]}", self._layers.identity(key, build_id), control)
+            layer = self._layers.made(image, parent=parent, title=title)
+            if installing:
+                self._installed(server, name)
+                self._start(server, name, control)
+            return layer
+
+    def disk(self, name: str, control: Control) -> Source:
+        server = self._servers.one(name)
+        if state(server) is not MachineState.STOPPED:
+            raise Unavailable(f"machine {name} is not powered off")
+        with self._locked(name, control):
+            identity = {media.MACHINE: name, media.PURPOSE: media.DISK}
+            file = self._site / name / f"disk-{server.id}"
+            if not file.exists():
+                image = self._snapshot(server, f"{name}-disk", identity, control)
+                file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                half = file.with_suffix(f".half.{image.says('disk_format') or 'qcow2'}")
+                with half.open("w+b") as to:
+                    self._images.download(image, to, control)
+                half.rename(half.with_name(half.name.replace(".half", "")))
+                file.touch()
+                self._media.remove(name, media.DISK)
+            (whole,) = (p for p in file.parent.glob(f"{file.name}.*") if ".half" not in p.name)
+            return Source(str(whole), whole.suffix[1:])
+
+    # -- servers -------------------------------------------------------------------------------------
+
+    def _create(
+        self,
+        name: str,
+        spec: MachineSpec,
+        build_id: str,
+        control: Control,
+        log: Callable[[str], None],
+        disk: Source | None,
+        cdrom: Path | None,
+        seed: Seed | None,
+    ) -> Any:
+        image = self._image(name, spec, build_id, control, disk)
+        flavor = self._flavor(spec, max(spec.disk or 1, _gib(image)))
+        if spec.disk is not None and flavor.disk > spec.disk:
+            log(f"flavor {flavor.name}: its disk has {flavor.disk} GiB, the recipe asks for {spec.disk}")
+        given: dict[str, Any] = {
+            "nics": [{"net-id": self._network.id()}],
+            "config_drive": True,
+            "meta": {MACHINE: name, BUILD: build_id, STAGE: BLANK if cdrom is not None else DISK},
+        }
+        if seed is not None:
+            given["userdata"] = seed.user_data
+            given["key_name"] = self._keypairs.make(name, seed.public_key) if seed.public_key else None
+        if self._config.availability_zone:
+            given["availability_zone"] = self._config.availability_zone
+        if self._config.security_groups:
+            given["security_groups"] = list(self._config.security_groups)
+        for start in range(1, _STARTS + 1):
+            server = self._post(name, image, flavor, given, control, log)
+            try:
+                found = self._await_active(server, control)
+            except Refused as error:
+                self._servers.delete(name, control)
+                if start == _STARTS:
+                    raise
+                log(f"{error.message}: once more")
+                control.wait(2.0**start)
+                continue
+            self._network.give_floating(found.id, name, control)
+            log(f"machine {name} runs as server {found.id}: flavor {flavor.name}")
+            return found
+        raise AssertionError
+
+    def _image(self, name: str, spec: MachineSpec, build_id: str, control: Control, disk: Source | None) -> Image:
+        """What the server's disk starts as."""
+        if disk is None:
+            return self._media.blank(name, build_id, spec, control)
+        if disk.layer is None:
+            return self._media.source(name, build_id, spec, Path(disk.path), disk.format, control)
+        image = self._images.get(disk.path)
+        if image is None:
+            raise Refused(f"image {disk.path} of layer {disk.layer[:12]} is gone")
+        wanted = media.firmware(spec)
+        if wanted and image.says("owner") == self.cloud.project and image.says(BUILD):
+            image = self._images.update(image.id, wanted)
+        return image
+
+    def _post(
+        self, name: str, image: Image, flavor: Any, given: dict[str, Any], control: Control, log: Callable[[str], None]
+    ) -> Any:
+        """Ask for the server until there is one: whether a lost answer was a yes, the next look says."""
+        end = time.monotonic() + max(self.cloud.config.patience, self._config.build_timeout)
+        said = False
+
+        def create() -> Any:
+            return self.cloud.nova.servers.create(name, image.id, flavor.id, **given)
+
+        while (server := self._servers.one(name)) is None:
+            control.check()
+            try:
+                self._servers.ask_once("create a server", create)
+            except OverQuota as error:
+                others = [other for other in self.list() if other != name]
+                if not others:
+                    raise
+                if not said:
+                    log(f"machine {name} ({flavor.name}) waits: {error.message}")
+                    said = True
+                with control.not_counted():
+                    control.wait(_WAIT)
+                end = time.monotonic() + self.cloud.config.patience
+            except Unavailable as error:
+                if time.monotonic() > end:
+                    raise
+                log(f"{error.message}: trying again")
+                control.wait(self._config.poll)
+        return server
+
+    def _await_active(self, server: Any, control: Control) -> Any:
+        """Wait for a new server; Refused with Nova's words when it can't be started."""
+        end = time.monotonic() + self._config.build_timeout
+        while True:
+            control.check()
+            found = self._servers.get(server.id)
+            if found is None:
+                raise Refused(f"the server of {server.name} is gone")
+            if found.status == "ERROR":
+                raise Refused(f"Nova can't start {server.name}: {fault(found)}", hint="see 'openstack server show'")
+            if found.status in ("ACTIVE", "SHUTOFF") and task(found) is None:
+                return found
+            if time.monotonic() > end:
+                raise Refused(
+                    f"Nova did not start {server.name} within {self._config.build_timeout:.0f} seconds:"
+                    f" it is {found.status}",
+                    hint="see [nova] build_timeout, and 'openstack server show'",
+                )
+            control.wait(min(self._config.poll, 1.0))
+
+    def _start(self, server: Any, name: str, control: Control) -> Any:
+        """See that a server runs from its disk."""
+        if server.status == "ACTIVE" and state(server) is MachineState.RUNNING:
+            return server
+        for file in (self._site / name).glob("disk-*"):
+            file.unlink(missing_ok=True)
+        self._media.remove(name, media.DISK)
+
+        def act(found: Any) -> None:
+            if found.status in ("PAUSED", "SUSPENDED"):
+                found.unpause() if found.status == "PAUSED" else found.resume()
+            elif found.status == "SHUTOFF":
+                found.start()
+            else:
+                found.reboot("HARD")
+
+        def there(found: Any) -> bool:
+            return found.status == "ACTIVE" and power(found) == 1 and task(found) is None
+
+        if server.status == "ERROR":
+            self._servers.ask("reset a server", lambda: server.reboot("HARD"), control)
+            control.wait(self._config.poll)
+        return self._servers.lead(
+            server, "start a server", there, act, control=control, timeout=self._config.build_timeout
+        )
+
+    def _insert(self, server: Any, name: str, build_id: str, spec: MachineSpec, cdrom: Path, control: Control) -> Any:
+        """Boot an empty server from the ISO: Nova's stable device rescue, its own disk beside it."""
+        iso = self._media.iso(name, build_id, spec, cdrom, control)
+        server = self._servers.lead(
+            server,
+            "boot the ISO",
+            lambda s: s.status == "RESCUE" and task(s) is None,
+            lambda s: s.rescue(image=iso.id),
+            control=control,
+            timeout=self._config.build_timeout,
+        )
+        self._servers.note(server, INSTALLING)
+        return self._servers.get(server.id)
+
+    def _eject(self, server: Any, control: Control) -> Any:
+        """Take the ISO out: the server boots what is on its disk."""
+        return self._servers.lead(
+            server,
+            "boot from the disk",
+            lambda s: s.status in ("ACTIVE", "PAUSED", "SHUTOFF") and task(s) is None,
+            lambda s: s.unrescue(),
+            control=control,
+            timeout=self._config.build_timeout,
+        )
+
+    def _freeze(self, server: Any, control: Control) -> Any:
+        """Hold a server that begins to boot, before what boots changes the disk."""
+        return self._servers.lead(
+            server,
+            "pause a server",
+            lambda s: s.status in ("PAUSED", "SHUTOFF") and task(s) is None,
+            lambda s: s.pause(),
+            control=control,
+            timeout=self._config.build_timeout,
+        )
+
+    def _installed(self, server: Any, name: str) -> None:
+        """The machine runs from its disk from now on: its ISO and the blank disk are needed no more."""
+        self._servers.note(server, DISK)
+        self._media.remove(name, media.ISO)
+
+    def _snapshot(self, server: Any, name: str, identity: dict[str, str], control: Control) -> Image:
+        return snapshot(
+            self._servers,
+            self._images,
+            self.cloud,
+            server,
+            name,
+            identity,
+            control=control,
+            timeout=self._config.snapshot_timeout,
+        )
+
+    def _flavor(self, spec: MachineSpec, disk: int) -> Any:
+        listed = self._servers.ask("its flavors", lambda: list(self.cloud.nova.flavors.list()))
+        return flavors.choose(listed, spec, disk, self._config.flavor)
+
+    # -- this host -----------------------------------------------------------------------------------
+
+    def _locked(self, name: str, control: Control) -> Any:
+        return locked(self._site / f".{name}.lock", control)
+
+    def _console(self, name: str) -> Console:
+        return Console(self._site / name / "console.log")
+
+    def _look(self, name: str, server: Any) -> None:
+        """Take in what the console says now; a server that says nothing yet has none."""
+        if server.status in ("BUILD", "ERROR"):
+            return
+        try:
+            text = self._servers.ask("a console", server.get_console_output)
+        except (NotFound, Refused, TimedOut):
+            return
+        except Unavailable:
+            return
+        with locked(self._site / f".{name}.console.lock"):
+            self._console(name).add(text.encode("utf-8", "replace"))
+
+
+def _gib(image: Image) -> int:
+    """GiB that a disk needs at least to hold an image."""
+    virtual = int(image.data.get("virtual_size") or image.data.get("size") or 0)
+    return max(int(image.data.get("min_disk") or 0), math.ceil(virtual / 2**30))

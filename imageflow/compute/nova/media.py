@@ -1,0 +1,83 @@
+"""The images that one machine needs for itself, in its cloud's Glance: they go with the machine.
+
+A blank disk and the installer's ISO, a disk that is a file of this host, and the snapshot that is its finished disk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from imageflow import process
+from imageflow.compute import MachineSpec
+from imageflow.control import Control
+from imageflow.openstack.images import BUILD, PREFIX, Image, Images
+
+MACHINE, PURPOSE = f"{PREFIX}machine", f"{PREFIX}purpose"
+BLANK, ISO, SOURCE, DISK = "blank", "iso", "source", "disk"
+_UEFI = {"hw_firmware_type": "uefi", "hw_machine_type": "q35"}
+
+
+class Media:
+    """The images of machines."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def blank(self, name: str, build_id: str, spec: MachineSpec, control: Control) -> Image:
+        """An empty disk of `spec.disk` GiB, that is powered off at once when it is told so: nothing runs on it."""
+        assert spec.disk is not None
+        with tempfile.TemporaryDirectory(prefix="imageflow-") as folder:
+            file = Path(folder) / "blank.qcow2"
+            process.run(["qemu-img", "create", "-q", "-f", "qcow2", str(file), f"{spec.disk}G"], control=control)
+            about = {"min_disk": spec.disk, "os_shutdown_timeout": "0", **firmware(spec)}
+            return self._upload(name, build_id, BLANK, file, "qcow2", about, control)
+
+    def iso(self, name: str, build_id: str, spec: MachineSpec, file: Path, control: Control) -> Image:
+        """An ISO that a stable device rescue boots as a CD: IDE on the old machine type, which every installer knows."""
+        bus = "sata" if spec.firmware == "uefi" else "ide"  # q35 has no IDE
+        about = {"hw_rescue_device": "cdrom", "hw_rescue_bus": bus}
+        return self._upload(name, build_id, ISO, file, "iso", about, control)
+
+    def source(self, name: str, build_id: str, spec: MachineSpec, file: Path, format: str, control: Control) -> Image:
+        """A disk that is a file here."""
+        return self._upload(name, build_id, SOURCE, file, format, firmware(spec), control)
+
+    def _upload(
+        self,
+        name: str,
+        build_id: str,
+        purpose: str,
+        file: Path,
+        format: str,
+        about: Mapping[str, object],
+        control: Control,
+    ) -> Image:
+        return self._images.upload(
+            file,
+            name=f"{name}-{purpose}",
+            disk_format=format,
+            identity={MACHINE: name, PURPOSE: purpose},
+            about={BUILD: build_id, "visibility": "private", **about},
+            control=control,
+        )
+
+    def of(self, name: str, *purposes: str) -> list[Image]:
+        """A machine's images, in any state; those for these purposes only, where some are named."""
+        found = self._images.find({MACHINE: name})
+        return [image for image in found if not purposes or image.says(PURPOSE) in purposes]
+
+    def remove(self, name: str, *purposes: str) -> None:
+        """Remove them; absent is fine."""
+        for image in self.of(name, *purposes):
+            self._images.remove(image.id)
+
+    def machines(self) -> set[str]:
+        """Names of the machines that have images here."""
+        return {image.says(MACHINE) for image in self._images.find({}) if image.says(MACHINE)}
+
+
+def firmware(spec: MachineSpec) -> dict[str, str]:
+    """What an image says so that a server boots it by this firmware."""
+    return dict(_UEFI) if spec.firmware == "uefi" else {}

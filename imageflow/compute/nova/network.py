@@ -1,0 +1,91 @@
+"""The network of build machines, and where a machine's SSH server answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imageflow.compute import Address
+from imageflow.config.clouds import NovaConfig
+from imageflow.control import Control
+from imageflow.errors import Refused, Unavailable
+from imageflow.openstack import Cloud
+from imageflow.openstack.trouble import patiently
+
+SSH = 22
+
+
+class Network:
+    """What Neutron is asked for."""
+
+    def __init__(self, cloud: Cloud, config: NovaConfig) -> None:
+        self._cloud = cloud
+        self._config = config
+        self._id: str | None = None
+
+    def _ask(self, what: str, method: str, path: str, **more: Any) -> Any:
+        named = f"{self._cloud.name}: {what}"
+        answer = patiently(
+            named,
+            lambda: self._cloud.network.request(f"/v2.0/{path}", method, **more),
+            patience=self._cloud.config.patience,
+        )
+        return answer.json() if answer.content else {}
+
+    def id(self) -> str:
+        """Of the network that machines get: the one that is configured, or the only one. Raises Refused."""
+        if self._id is None:
+            networks = self._ask("its networks", "GET", "networks")["networks"]
+            self._id = self._pick([n for n in networks if not n.get("router:external")] or networks)
+        return self._id
+
+    def _pick(self, networks: list[dict[str, Any]]) -> str:
+        wanted = self._config.network
+        found = [n for n in networks if wanted is None or wanted in (n["name"], n["id"])]
+        names = ", ".join(sorted(n["name"] or n["id"] for n in networks)) or "none"
+        if not found:
+            raise Refused(f"there is no network {wanted or 'at all'}: {names}", hint="see [nova] network")
+        if len(found) > 1:
+            what = f"there are {len(found)} networks {wanted!r}" if wanted else f"there are several networks: {names}"
+            raise Refused(what, hint="name one with [nova] network, by its id where names are not unique")
+        return str(found[0]["id"])
+
+    def address(self, server: Any, name: str) -> Address:
+        """Where the machine answers: its floating address where there is one, else the fixed one, IPv4 first."""
+        found = [entry for entries in server.addresses.values() for entry in entries]
+        kinds = {"floating": 0 if self._config.floating_network else 2, "fixed": 1}
+        found.sort(key=lambda e: (kinds.get(e.get("OS-EXT-IPS:type", "fixed"), 1), e["version"]))
+        if not found:
+            raise Unavailable(f"machine {name} has no address yet")
+        return Address(str(found[0]["addr"]), SSH)
+
+    def give_floating(self, server_id: str, name: str, control: Control) -> None:
+        """See that the server has a floating address, where they are configured; again is fine."""
+        wanted = self._config.floating_network
+        if wanted is None or self._floating(name):
+            return
+        external = self._ask("networks", "GET", "networks", params={"router:external": "true"})["networks"]
+        pools = [n["id"] for n in external if wanted in (n["name"], n["id"])]
+        if len(pools) != 1:
+            raise Refused(
+                f"there is no one network {wanted!r} of floating addresses", hint="see [nova] floating_network"
+            )
+        ports = self._ask("ports", "GET", "ports", params={"device_id": server_id})["ports"]
+        if not ports:
+            raise Unavailable(f"machine {name} has no port yet")
+        body = {"floating_network_id": pools[0], "port_id": ports[0]["id"], "description": name}
+        control.check()
+        self._ask("a floating address", "POST", "floatingips", json={"floatingip": body})
+
+    def take_floating(self, name: str) -> None:
+        """Give the machine's floating addresses back; absent is fine."""
+        if self._config.floating_network is not None:
+            for entry in self._floating(name):
+                self._ask("a floating address", "DELETE", f"floatingips/{entry['id']}", raise_exc=False)
+            if self._floating(name):
+                raise Unavailable(f"the floating address of {name} is still there", hint="the janitor tries again")
+
+    def _floating(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._ask(
+            "floating addresses", "GET", "floatingips", params={"description": name}
+        )["floatingips"]
+        return found

@@ -1,0 +1,178 @@
+"""Servers of ours: found by what they say of themselves, and led to the state that is wanted.
+
+An answer of Nova may get lost, or be wrong; what a server is, is what the next look at it shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from imageflow.compute import MachineState
+from imageflow.control import Control
+from imageflow.errors import ImageflowError, NotFound, Refused, TimedOut, Unavailable
+from imageflow.openstack import Cloud
+from imageflow.openstack.trouble import patiently
+
+MACHINE, BUILD, STAGE = "imageflow:machine", "imageflow:build_id", "imageflow:stage"
+BLANK, INSTALLING, DISK = "blank", "installing", "disk"  # what a server of ours is at; `disk`: it boots from its disk
+_AGAIN = 20.0  # seconds until a server that does nothing is asked once more
+_SHUTDOWN, _CRASHED = 4, 6  # power states of Nova
+
+
+class Servers:
+    """The servers of one project that carry a machine's name."""
+
+    def __init__(self, cloud: Cloud, poll: float) -> None:
+        self._cloud = cloud
+        self._poll = poll
+        self._ids: dict[str, str] = {}
+        self._seen: dict[str, tuple[float, Any]] = {}  # name -> (when, server)
+
+    def ask(self, what: str, work: Callable[[], Any], control: Control | None = None) -> Any:
+        """As `patiently`, with this cloud's patience."""
+        return patiently(f"{self._cloud.name}: {what}", work, patience=self._cloud.config.patience, control=control)
+
+    def get(self, id: str) -> Any:
+        """The server with this id right now, None when it is gone."""
+        try:
+            server = self.ask(f"server {id}", lambda: self._cloud.nova.servers.get(id))
+        except NotFound:
+            return None
+        return None if server.status in ("DELETED", "SOFT_DELETED") else server
+
+    def all(self, name: str | None = None) -> list[Any]:
+        """Those of a machine, or of all machines, the oldest first."""
+        search = {} if name is None else {"name": f"^{name}$"}
+        found = self.ask("our servers", lambda: list(self._cloud.nova.servers.list(search_opts=search, limit=-1)))
+        ours = [s for s in found if s.metadata.get(MACHINE) and name in (None, s.metadata[MACHINE])]
+        return sorted((s for s in ours if s.status not in ("DELETED", "SOFT_DELETED")), key=lambda s: (s.created, s.id))
+
+    def one(self, name: str) -> Any:
+        """The server of a machine right now; the oldest, should a lost answer have made two. None: there is none."""
+        if (id := self._ids.get(name)) is not None and (server := self.get(id)) is not None:
+            return server
+        found = self.all(name)
+        self._ids.pop(name, None)
+        if found:
+            self._ids[name] = found[0].id
+        return found[0] if found else None
+
+    def seen(self, name: str) -> Any:
+        """As `one`, but as it was at most one poll ago: for those who look again and again."""
+        when, server = self._seen.get(name, (0.0, None))
+        if time.monotonic() - when > self._poll:
+            server = self.one(name)
+            self._seen[name] = (time.monotonic(), server)
+        return server
+
+    def changed(self, name: str) -> None:
+        """What was seen of it is old: something was done, or told."""
+        self._seen.pop(name, None)
+
+    def lead(
+        self,
+        server: Any,
+        what: str,
+        there: Callable[[Any], bool],
+        act: Callable[[Any], object],
+        *,
+        control: Control,
+        timeout: float,
+    ) -> Any:
+        """Do `act` until the server is `there`, asking again when nothing comes of it; -> the server as it is then.
+
+        Raises NotFound (it is gone), Refused (it went to ERROR, with Nova's words), TimedOut.
+        """
+        end = time.monotonic() + timeout
+        acted = -_AGAIN
+        trouble: ImageflowError | None = None
+        while True:
+            control.check()
+            found = self.get(server.id)
+            if found is None:
+                raise NotFound(f"the server of {server.name} is gone")
+            if there(found):
+                self.changed(found.metadata.get(MACHINE, server.name))
+                return found
+            if found.status == "ERROR":
+                raise Refused(f"{what}: {fault(found)}", hint="Nova gave up; see 'openstack server show'")
+            if task(found) is None and time.monotonic() - acted > _AGAIN:
+                try:
+                    self.ask_once(what, functools.partial(act, found))
+                    acted, trouble = time.monotonic(), None
+                except Unavailable as error:
+                    trouble = error
+            if time.monotonic() > end:
+                raise trouble or TimedOut(f"{what}: {found.name} is {found.status} for {timeout:.0f} seconds")
+            control.wait(self._poll)
+
+    def ask_once(self, what: str, work: Callable[[], Any]) -> Any:
+        """Without trying again: the caller looks what came of it."""
+        return patiently(f"{self._cloud.name}: {what}", work, patience=0.0)
+
+    def note(self, server: Any, stage: str) -> None:
+        """Write onto the server what it is at; again is fine."""
+        self.ask("a server's metadata", lambda: self._cloud.nova.servers.set_meta(server, {STAGE: stage}))
+        self.changed(server.metadata[MACHINE])
+
+    def delete(self, name: str, control: Control, timeout: float = 300.0) -> None:
+        """No server of the machine is left; absent is fine. Raises Unavailable while Nova does not let go of one."""
+        end = time.monotonic() + timeout
+        asked: dict[str, float] = {}
+        while servers := self.all(name):
+            for server in servers:
+                if time.monotonic() - asked.get(server.id, -_AGAIN) > _AGAIN / 2:
+                    with contextlib.suppress(NotFound, Unavailable):
+                        self.ask_once("delete a server", server.delete)
+                        asked[server.id] = time.monotonic()
+            if time.monotonic() > end:
+                raise Unavailable(
+                    f"the server of {name} is {servers[0].status} and can't be deleted", hint="the janitor tries again"
+                )
+            control.wait(min(self._poll, 1.0))
+        self._ids.pop(name, None)
+        self.changed(name)
+
+
+def task(server: Any) -> str | None:
+    """What Nova does with it right now."""
+    found = getattr(server, "OS-EXT-STS:task_state", None)
+    return None if found is None else str(found)
+
+
+def power(server: Any) -> int | None:
+    """Its power state: 1 runs, 3 paused, 4 off, 6 crashed."""
+    found = getattr(server, "OS-EXT-STS:power_state", None)
+    return None if found is None else int(found)
+
+
+def launched(server: Any) -> bool:
+    """Whether it ever ran: one that did has a disk worth something."""
+    return bool(getattr(server, "OS-SRV-USG:launched_at", None))
+
+
+def fault(server: Any) -> str:
+    """Why it is in ERROR, as Nova says."""
+    found = getattr(server, "fault", None) or {}
+    return " ".join(str(found.get("message") or "no reason was given").split())[:300]
+
+
+def state(server: Any) -> MachineState:
+    """What a server is to imageflow."""
+    if server is None:
+        return MachineState.ABSENT
+    if server.status == "ERROR" or power(server) == _CRASHED:
+        return MachineState.ERROR
+    if server.metadata.get(STAGE) == INSTALLING:
+        # it leaves RESCUE only because the installer is done; until that is written down, it counts as off
+        on = server.status == "RESCUE" and power(server) != _SHUTDOWN
+        return MachineState.RUNNING if on else MachineState.STOPPED
+    if server.status in ("SHUTOFF", "SHELVED", "SHELVED_OFFLOADED"):
+        return MachineState.STOPPED
+    if server.status == "ACTIVE" and power(server) == _SHUTDOWN and task(server) is None:
+        return MachineState.STOPPED
+    return MachineState.RUNNING
