@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from imageflow.control import Control
-from imageflow.errors import Corrupt, NotFound, Refused, TimedOut, Unavailable
+from imageflow.errors import Corrupt, ImageflowError, NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
-from imageflow.openstack.trouble import Busy, patiently
+from imageflow.openstack.properties import OURS
+from imageflow.openstack.trouble import BrokeOff, Busy, patiently
 
-PREFIX = "imageflow:"
+LOG = logging.getLogger(__name__)
+PREFIX = OURS
 BUILD, KEY, RECIPE = f"{PREFIX}build_id", f"{PREFIX}key", f"{PREFIX}recipe"
+WHOLE = f"{PREFIX}whole"  # of a published image: nobody takes it away for a copy of the same
 _HALF = ("queued", "saving", "importing", "uploading", "killed")  # what an upload that goes on, or was ended, leaves
 _GONE = ("deleted", "pending_delete")
 _CHUNK = 1 << 20
 _LOOK = 0.5  # seconds between two looks at an image that is being made
 _TRIES = 5  # uploads of one file; each of them starts from its beginning
+_BRIEFLY = 10.0  # seconds that tidying up after a failure may ask again: the janitor does what is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,12 @@ class Images:
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
 
-    def _ask(self, what: str, work: Callable[[], Any], control: Control | None = None) -> Any:
+    def _ask(
+        self, what: str, work: Callable[[], Any], control: Control | None = None, patience: float | None = None
+    ) -> Any:
         named = f"{self.cloud.name}: {what}"
-        return patiently(named, work, patience=self.cloud.config.patience, control=control)
+        longest = self.cloud.config.patience
+        return patiently(named, work, patience=longest if patience is None else min(patience, longest), control=control)
 
     # -- finding -------------------------------------------------------------------------------------
 
@@ -118,90 +126,93 @@ class Images:
     ) -> Image:
         """Find the image that has all the properties of `identity`, or make it of this file; active, with its hash checked.
 
-        What an interrupted upload of it left is removed. `about`: what else it says (visibility, min_disk, other
-        properties). `sha256`: what the file must be. Raises Corrupt (the file is another one), Refused, Unavailable.
+        Any number of workers may do it at once: each sends its own, and the first one that is there stays. What it
+        leaves, and what was left by interrupted uploads, is removed then. `about`: what else it says (visibility,
+        min_disk, other properties). `sha256`: what the file must be. Raises Corrupt (the file is another one), Refused,
+        OverQuota, Unavailable.
         """
         assert identity and all(key.startswith(PREFIX) for key in identity)
+        described = {**(about or {}), **identity, "name": name, "disk_format": disk_format}
+        described |= {"container_format": described.get("container_format", "bare")}
+        sent = _Sent(file, sha256, control, progress)
         error: Exception = AssertionError()
         for attempt in range(_TRIES):
-            if (found := self._whole_one(identity, control)) is not None:
+            if (found := self._chosen(identity, sent)) is not None:
                 return found
-            described = {**(about or {}), **identity, "name": name, "disk_format": disk_format}
-            described |= {"container_format": described.get("container_format", "bare")}
             try:
-                image = self._create(described, control)
-                self._send(image, file, sha256, control, progress, method, stores)
-            except (Unavailable, Corrupt) as problem:
-                if isinstance(problem, Corrupt) and problem.hint == "":  # the file's own fault
-                    raise
+                self._make(described, sent, method, stores)
+            except (Unavailable, NotFound) as problem:  # NotFound: another worker's is there, and it took ours away
                 error = problem
                 control.wait(min(0.5 * 2**attempt, 8.0))
+        if (found := self._chosen(identity, sent)) is not None:
+            return found
         raise error
 
-    def _whole_one(self, identity: Mapping[str, str], control: Control) -> Image | None:
-        """The oldest active one; half-made ones of it, and any others, are removed."""
-        whole = None
-        for image in self.find(identity):
-            if whole is None and image.active:
-                whole = image
-            else:
-                self.remove(image.id, control)
-        return whole
+    def _chosen(self, identity: Mapping[str, str], sent: _Sent) -> Image | None:
+        """The published one, or the oldest that is active and has the file's bytes; all others are removed then.
 
-    def _create(self, described: Mapping[str, Any], control: Control) -> Image:
-        control.check()
+        An upload that was interrupted may be active, and short: the hash tells.
+        """
+        found = self.find(identity)
+        for image in sorted(found, key=lambda i: not i.says(WHOLE)):  # it keeps the order otherwise
+            if image.active and sent.is_in(image):
+                for other in found:
+                    if other.id != image.id:
+                        self._try_to_remove(other.id)
+                return image
+        return None
 
-        def create() -> Image:
-            return _image(self.cloud.glance.images.create(**described))
+    def _make(self, described: Mapping[str, Any], sent: _Sent, method: str, stores: Sequence[str]) -> None:
+        """Create an image and send its data, once; what came of it is removed when it is not right."""
+        sent.control.check()
+        # Not again: whether a create that was not answered was done, the next look at all of them says.
+        made = patiently(
+            f"{self.cloud.name}: create image",
+            lambda: _image(self.cloud.glance.images.create(**described)),
+            patience=0.0,
+            control=sent.control,
+        )
+        try:
+            self._send(made, sent, method, stores)
+            there = self.await_active(made.id, sent.control)
+            if not sent.is_in(there):
+                if there.data.get("disk_format") != described["disk_format"]:
+                    raise Refused(
+                        f"{self.cloud.name}: Glance made {there.data.get('disk_format')} of {sent.file.name}",
+                        hint="build it in that format, or use [glance] import_method = upload",
+                    )
+                raise Unavailable(f"{self.cloud.name}: image {made.id} is not what was sent of {sent.file}")
+        except BaseException as problem:
+            if not isinstance(problem, Exception):
+                raise  # the process ends: whoever goes on finds it
+            self._try_to_remove(made.id)
+            raise
 
-        # Only once: whether a create that was not answered was done, the next look at all of them says.
-        found: Image = patiently(f"{self.cloud.name}: create image", create, patience=0.0, control=control)
-        return found
-
-    def _send(
-        self,
-        image: Image,
-        file: Path,
-        sha256: str | None,
-        control: Control,
-        progress: Callable[[float], None],
-        method: str,
-        stores: Sequence[str],
-    ) -> None:
+    def _send(self, image: Image, sent: _Sent, method: str, stores: Sequence[str]) -> None:
         glance = self.cloud.glance.images
-        with file.open("rb", buffering=0) as raw:
-            body = _Hashed(raw, file.stat().st_size, control, progress)
+        self._ask("a token", self.cloud.session.get_token, sent.control)  # a fresh one: the body can't be sent twice
+        with sent.opened() as body:
 
             def send() -> None:
                 if method == "upload":
-                    glance.upload(image.id, body, backend=",".join(stores[:1]) or None)
+                    glance.upload(image.id, body, image_size=sent.size, backend=",".join(stores[:1]) or None)
                 else:
-                    glance.stage(image.id, body)
-                    glance.image_import(image.id, method, stores=list(stores) or None)
+                    glance.stage(image.id, body, image_size=sent.size)
 
-            patiently(f"{self.cloud.name}: upload {file.name}", send, patience=0.0, control=control)
-        if sha256 is not None and body.complete and body.sha256.hexdigest() != sha256:
-            self.remove(image.id, control)
-            raise Corrupt(f"{file} is not what it was: its SHA-256 is {body.sha256.hexdigest()[:12]}…")
-        there = self.await_active(image.id, control)
-        if not body.complete or (method == "upload" and not self._same(there, file, body, control)):
-            self.remove(image.id, control)
-            raise Corrupt(f"{self.cloud.name} received something else than {file}", hint="it is sent again")
+            patiently(f"{self.cloud.name}: upload {sent.file.name}", send, patience=0.0, control=sent.control)
+        sent.finish()
+        if method != "upload":
+            self._import(image, sent, method, stores)
 
-    def _same(self, there: Image, file: Path, body: _Hashed, control: Control) -> bool:
-        if there.data.get("size") != body.size:
-            return False
-        algorithm, _, value = there.hash.partition(":")
-        if algorithm == "sha512":
-            return value == body.sha512.hexdigest()
-        if algorithm not in hashlib.algorithms_available:
-            return True  # its size is right, and more can't be known
-        digest = hashlib.new(algorithm)
-        with file.open("rb") as reader:
-            while chunk := reader.read(_CHUNK):
-                digest.update(chunk)
-                control.check()
-        return value == digest.hexdigest()
+    def _import(self, image: Image, sent: _Sent, method: str, stores: Sequence[str]) -> None:
+        staged = self.get(image.id)
+        if staged is None or staged.data.get("size") not in (None, sent.size):
+            raise Unavailable(f"{self.cloud.name}: what was staged for image {image.id} is not {sent.file}")
+
+        def begin() -> None:
+            self.cloud.glance.images.image_import(image.id, method, stores=list(stores) or None, allow_failure=False)
+
+        patiently(f"{self.cloud.name}: import image {image.id}", begin, patience=0.0, control=sent.control)
 
     def await_active(self, id: str, control: Control, timeout: float = 3600.0) -> Image:
         """Wait until an image has its data; raises Unavailable (its upload was ended), Refused (it is gone), TimedOut."""
@@ -210,9 +221,12 @@ class Images:
             image = self.get(id)
             if image is None or image.status in _GONE:
                 raise Refused(f"{self.cloud.name}: image {id} is gone, it was not made")
-            if image.active:
+            importing = image.says("os_glance_importing_to_stores")
+            if image.active and not importing:
                 return image
-            if image.status in ("killed", "queued") and not image.says("os_glance_importing_to_stores"):
+            if failed := image.says("os_glance_failed_import"):
+                raise Refused(f"{self.cloud.name}: image {id} could not be imported into {failed}")
+            if image.status in ("killed", "queued") and not importing:
                 raise Unavailable(f"{self.cloud.name}: image {id} is {image.status}: its data did not arrive")
             if time.monotonic() > end:
                 raise TimedOut(f"{self.cloud.name}: image {id} is {image.status} for too long")
@@ -242,7 +256,7 @@ class Images:
         with contextlib.suppress(NotFound):
             self._ask(f"untag image {id}", lambda: self.cloud.glance.image_tags.delete(id, tag))
 
-    def remove(self, id: str, control: Control | None = None) -> None:
+    def remove(self, id: str, control: Control | None = None, patience: float | None = None) -> None:
         """Delete an image; absent is fine. It is gone when Glance says so: an answer to a delete may be wrong, or get lost.
 
         Raises Busy while something is made of it, Refused when it is protected.
@@ -254,8 +268,13 @@ class Images:
                 self.cloud.glance.images.delete(id)
             except Exception as error:  # noqa: BLE001 - whatever was answered: is it gone?
                 problem = error
-            left = self.get(id)
-            if left is None or left.status in _GONE:
+            try:
+                left = _image(self.cloud.glance.images.get(id))
+            except Exception as error:
+                if getattr(error, "code", None) == 404:
+                    return
+                raise
+            if left.status in _GONE:
                 return
             if left.data.get("protected"):
                 raise Refused(f"image {id} is protected", hint=f"openstack image set --unprotected {id}")
@@ -263,7 +282,14 @@ class Images:
                 raise problem
             raise Busy(f"image {id} is still there")
 
-        self._ask(f"delete image {id}", work, control)
+        self._ask(f"delete image {id}", work, control, patience)
+
+    def _try_to_remove(self, id: str) -> None:
+        """Of what nobody reads: what can't be removed now is left for whoever tidies up."""
+        try:
+            self.remove(id, patience=_BRIEFLY)
+        except ImageflowError as error:
+            LOG.warning("image %s is left: %s", id, error)
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -274,12 +300,24 @@ class Images:
             return iter(self.cloud.glance.images.data(image.id, do_checksum=False) or ())
 
         found = self._ask(f"download image {image.id}", begin, control)
-        while True:
-            control.check()
-            piece = patiently(f"{self.cloud.name}: image {image.id}", lambda: next(found, b""), patience=0.0)
-            if not piece:
-                return
-            yield piece
+        done, size = 0, int(image.data.get("size") or 0)
+        named = f"{self.cloud.name}: image {image.id}"
+        try:
+            while True:
+                control.check()
+                try:
+                    piece = patiently(named, lambda: next(found, b""), patience=0.0)
+                except Unavailable as error:
+                    raise BrokeOff(error.message, done=done) from error
+                if not piece:
+                    break
+                done += len(piece)
+                yield piece
+        finally:
+            if (close := getattr(found, "close", None)) is not None:
+                close()
+        if done < size:
+            raise BrokeOff(f"{named}: the download broke off after {done} bytes", done=done)
 
     def download(
         self,
@@ -318,35 +356,81 @@ class Images:
                 other.update(piece)
             done += len(piece)
             progress(min(1.0, done / size) if size else 0.0)
-        if done < size:
-            raise Unavailable(f"{self.cloud.name}: the download of image {image.id} broke off after {done} bytes")
         if (other is not None and other.hexdigest() != value) or (sha256 is not None and digest.hexdigest() != sha256):
             raise Corrupt(f"{self.cloud.name}: image {image.id} is not what was stored")
         return digest.hexdigest()
 
 
-class _Hashed:
-    """A file that is hashed while it is sent; it counts what was read."""
+class _Sent:
+    """A file that is sent, maybe more than once, and what is known of its bytes."""
+
+    def __init__(self, file: Path, sha256: str | None, control: Control, progress: Callable[[float], None]) -> None:
+        self.file, self.control = file, control
+        self._wanted, self._progress = sha256, progress
+        self._body: _Body | None = None
+        self._known: dict[str, str] = {}  # algorithm -> hash of the file
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.file.stat().st_size
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[_Body]:
+        """The file from its beginning."""
+        with self.file.open("rb", buffering=0) as raw:
+            self._body = _Body(raw, self.size, self.control, self._progress)
+            yield self._body
+
+    def finish(self) -> None:
+        """All of it was accepted: raises Corrupt when it was not the file that was to be sent, Unavailable when not all."""
+        body = self._body
+        assert body is not None
+        if body.sent != self.size:
+            raise Unavailable(f"{body.sent} of the {self.size} bytes of {self.file} were asked for")
+        self._known = {"sha256": body.sha256.hexdigest(), "sha512": body.sha512.hexdigest()}
+        if self._wanted is not None and self._wanted != self._known["sha256"]:
+            raise Corrupt(f"{self.file} is not what it was: its SHA-256 is {self._known['sha256'][:12]}…")
+
+    def is_in(self, image: Image) -> bool:
+        """Whether an image holds these bytes, as far as can be known."""
+        if not self.file.exists():
+            return True  # it was sent before, and is not needed any more
+        if image.data.get("size") != self.size:
+            return False
+        algorithm, _, value = image.hash.partition(":")
+        if algorithm not in hashlib.algorithms_available:
+            return True  # its size is right, and more can't be known
+        if algorithm not in self._known:
+            self._known[algorithm] = self._read(algorithm)
+        return value == self._known[algorithm]
+
+    def _read(self, algorithm: str) -> str:
+        digest = hashlib.new(algorithm)
+        with self.file.open("rb") as reader:
+            while chunk := reader.read(_CHUNK):
+                digest.update(chunk)
+                self.control.check()
+        return digest.hexdigest()
+
+
+class _Body:
+    """An open file that is hashed while it is sent; it counts what was read."""
 
     def __init__(self, raw: IO[bytes], size: int, control: Control, progress: Callable[[float], None]) -> None:
         self._raw, self._control, self._progress = raw, control, progress
-        self.size, self._sent = size, 0
+        self._size, self.sent = size, 0
         self.sha256, self.sha512 = hashlib.sha256(), hashlib.sha512()
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, never few: glanceclient asks for 64 KiB and each piece costs a call."""
+        """The next bytes."""
         self._control.check()
-        data = self._raw.read(max(size, _CHUNK) if size >= 0 else -1)
+        data = self._raw.read(size)
         self.sha256.update(data)
         self.sha512.update(data)
-        self._sent += len(data)
-        self._progress(self._sent / self.size if self.size else 1.0)
+        self.sent += len(data)
+        self._progress(self.sent / self._size if self._size else 1.0)
         return data
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of it was read, once."""
-        return self._sent == self.size
 
 
 def _image(raw: Any) -> Image:

@@ -18,11 +18,19 @@ T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 FIRST, LONGEST = 0.5, 10.0  # seconds between two attempts
 UNAUTHORISED = 4  # times that a cloud may say 401: a proxy or a cache may be wrong, wrong credentials stay wrong
-_QUOTA = re.compile(r"quota|limit exceeded|maximum number of", re.IGNORECASE)
+_QUOTA = re.compile(r"quota|limit (has been )?exceeded|maximum|exceeds|too large|media is full", re.IGNORECASE)
 
 
 class Busy(Unavailable):
     """The cloud is busy with this thing; it will not be for ever."""
+
+
+class BrokeOff(Unavailable):
+    """A download ended before its end."""
+
+    def __init__(self, message: str = "", *, hint: str = "", done: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.done = done  # bytes that arrived
 
 
 class NotAccepted(Unavailable):
@@ -41,7 +49,7 @@ class OverQuota(Refused):
 def translated(what: str) -> Iterator[None]:
     """In the block, what the clients raise becomes NotFound, Unavailable (ask again) or Refused (stop); `what` was tried.
 
-    401: NotAccepted, 404: NotFound, 409: Busy, a full quota: OverQuota.
+    401: NotAccepted, 404 and 410: NotFound, 409: Busy, a full quota: OverQuota.
     """
     try:
         yield
@@ -61,7 +69,7 @@ def meaning(error: BaseException, what: str) -> ImageflowError | None:
         return _without_answer(error, said)
     if code == 401:
         return NotAccepted(said)
-    if code == 404:
+    if code in (404, 410):
         return NotFound(said)
     if code == 409:
         return Busy(said)
@@ -99,6 +107,7 @@ def _without_answer(error: BaseException, said: str) -> ImageflowError | None:
         | keystone.RetriableConnectionFailure
         | keystone.InvalidResponse
         | glance.CommunicationError
+        | glance.InvalidEndpoint  # what glanceclient makes of a timeout
         | requests.RequestException
         | urllib3.exceptions.HTTPError
         | ConnectionError
