@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,27 @@ def test_installs_what_boots(tmp_path: Path, kind: str) -> None:
     assert b"MARKER-1" in console and b"Installing the base system" in console, console.decode(errors="replace")
     with machine.running(tmp_path / "m") as it, ssh.login(it, tmp_path / "client", None) as shell:
         assert ssh.output(shell, "cat /etc/installed-by") in kind.replace("ks.cfg", "kickstart")
+
+
+def test_a_config_drive_in_the_first_drive_and_the_iso_in_the_second(tmp_path: Path) -> None:
+    """As nova rescues a server: it finds its ISO, and what it installed reads the config drive."""
+    public = ssh.key_pair(tmp_path / "client")
+    told = ssh.key_pair(tmp_path / "told")
+    user_data = "#cloud-config\n" + json.dumps({"users": [{"name": "root", "ssh_authorized_keys": [told]}]}, indent=1)
+    drive = ssh.config_drive(tmp_path / "drive.iso", "i-9", user_data=user_data, hostname="nine", kind="iso9660")
+
+    def cd(name: str, file: Path, bus: int) -> tuple[str, ...]:
+        backend = f"file={file},if=none,id={name},format=raw,media=cdrom,readonly=on"
+        return ("-drive", backend, "-device", f"ide-cd,drive={name},bus=ide.0,unit={bus}")
+
+    both = (*cd("c0", drive, 0), *cd("c1", installer.iso(), 1))
+    kernel = direct(tmp_path, {"preseed.cfg": additions("preseed.cfg", public)})
+    with machine.running(tmp_path / "m", extra=(*kernel, *both)) as it:
+        console = it.off(90)
+    assert b"[sr1]" in console and b"MARKER-1" in console, console.decode(errors="replace")
+    running = machine.running(tmp_path / "m", extra=cd("c0", drive, 0))
+    with running as it, ssh.login(it, tmp_path / "told", None) as shell:
+        assert ssh.output(shell, "hostname; cat /root/.ssh/authorized_keys").splitlines() == ["nine", public, told]
 
 
 @pytest.mark.parametrize("uefi", [False, True], ids=["bios", "uefi"])
