@@ -32,6 +32,7 @@ class About:
     visibility: str | None = None  # private, shared, community, public; None: as the store is configured
     architecture: str = ""  # x86_64, …
     firmware: str = ""  # bios, uefi; '' where nobody knows
+    boot_loader: bool = True  # False: the disk starts with the version's kernel and initrd only
 
 
 class Store(Protocol):
@@ -42,8 +43,8 @@ class Store(Protocol):
     # here is removed by `tidy`.
     shared: bool
 
-    def find(self, digest: str) -> ImageRef | None:
-        """The version with this digest, whole, or None."""
+    def find(self, digest: str, build_id: str | None = None) -> ImageRef | None:
+        """The version with this digest, whole, or None; this build's own, where several made it and each has one."""
 
     def add(
         self,

@@ -13,7 +13,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -26,19 +25,17 @@ from typing import IO, Any
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import (
-    Conflict,
     Corrupt,
-    ImageflowError,
-    NoSpace,
     NotFound,
     Refused,
 )
 from imageflow.model import Artifact
 from imageflow.stores import About, ImageRef, contents
+from imageflow.stores.places import DIGEST, appearing, artifact_of, check_names, explained
 
+LOCK = ".lock"  # made with the first version, and never removed: without it nothing was ever stored here
 _DESCRIPTION = "image.json"
 _CORRUPT = ".corrupt"  # left by a verify that failed: the version is no longer found, and add replaces it
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODE = 0o444  # an accidental write is refused
 
 
@@ -60,8 +57,8 @@ class DirectoryStore:
     def __init__(self, config: Config) -> None:
         self._root = config.store_path
 
-    def find(self, digest: str) -> ImageRef | None:
-        """The version with this digest, whole as far as names and sizes tell, or None."""
+    def find(self, digest: str, build_id: str | None = None) -> ImageRef | None:
+        """The version with this digest, whole as far as names and sizes tell, or None; all builds share it."""
         found = self._read(digest)
         return None if found is None else self._ref(digest, found)
 
@@ -76,9 +73,9 @@ class DirectoryStore:
         progress: Callable[[float], None] = lambda _: None,
     ) -> ImageRef:
         """See the protocol. With `move` the files get a second name here first, and lose theirs last."""
-        _check_names([artifact for _, artifact in files])
+        check_names([artifact for _, artifact in files])
         digest = files[0][1].digest
-        with _explained("adding an image to", self._root):
+        with explained("adding an image to", self._root):
             self._root.mkdir(parents=True, exist_ok=True)
             with self._locked():
                 if (found := self._share(digest, build_id)) is not None:
@@ -99,27 +96,16 @@ class DirectoryStore:
 
     def open(self, ref: ImageRef, artifact: str | None = None) -> IO[bytes]:
         """See the protocol."""
-        path = self._root / ref.digest / self._artifact(ref, artifact).name
-        with _explained("reading", path):
+        path = self._root / ref.digest / artifact_of(ref, artifact).name
+        with explained("reading", path):
             return path.open("rb")
 
     def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
         """See the protocol. The copy shares its bytes with the store where the file system can do that."""
-        name = self._artifact(ref, artifact).name
-        to = to / name if to.is_dir() else to
-        if os.path.lexists(to):
-            raise Conflict(f"{to} exists already", hint="give another path, or remove it first")
-        if not to.parent.is_dir():
-            raise NotFound(f"there is no folder {to.parent}", hint="make it first")
-        half = to.with_name(f".{to.name[:200]}.{secrets.token_hex(4)}")
-        with _explained("exporting to", to), self.open(ref, name) as source:
-            try:
-                contents.copy(source.fileno(), half, control)
-                half.rename(to)
-            finally:
-                half.unlink(missing_ok=True)
-            contents.sync_folder(to.parent)
-        return to
+        name = artifact_of(ref, artifact).name
+        with appearing(to, name) as (half, whole), self.open(ref, name) as source:
+            contents.copy(source.fileno(), half, control)
+        return whole
 
     def verify(
         self,
@@ -130,8 +116,8 @@ class DirectoryStore:
         """See the protocol. A version that fails is no longer found until it passes, or is added again."""
         folder = self._root / digest
         try:
-            with _explained("verifying", folder):
-                if not _DIGEST.fullmatch(digest) or not folder.is_dir():
+            with explained("verifying", folder):
+                if not DIGEST.fullmatch(digest) or not folder.is_dir():
                     raise NotFound(f"there is no image with digest {digest} in {self._root}")
                 self._compare(folder, control, progress)
         except Corrupt:
@@ -143,10 +129,10 @@ class DirectoryStore:
 
     def delete(self, digest: str, build_id: str | None = None) -> None:
         """See the protocol."""
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             return
         gone = self._aside("deleting", digest)
-        with _explained("deleting", self._root / digest):
+        with explained("deleting", self._root / digest):
             if not (self._root / digest).is_dir():
                 return
             with self._locked():
@@ -176,7 +162,7 @@ class DirectoryStore:
             whose = rest.rpartition("-")[0]
             if kind == ".deleting" or (kind == ".adding" and not alive(whose)):
                 with (
-                    _explained("tidying", self._root / name),
+                    explained("tidying", self._root / name),
                     contextlib.suppress(FileNotFoundError),
                 ):
                     shutil.rmtree(self._root / name)
@@ -184,7 +170,7 @@ class DirectoryStore:
         return removed
 
     def _names(self) -> Sequence[str]:
-        with _explained("reading", self._root):
+        with explained("reading", self._root):
             try:
                 return sorted(os.listdir(self._root))
             except FileNotFoundError:
@@ -197,21 +183,12 @@ class DirectoryStore:
         path = self._root / digest / description.artifacts[0].name
         return ImageRef(self.name, digest, str(path), description.artifacts)
 
-    def _artifact(self, ref: ImageRef, name: str | None) -> Artifact:
-        for artifact in ref.artifacts:
-            if name in (None, artifact.name):
-                return artifact
-        raise NotFound(
-            f"image {ref.digest[:12]} has no file {name!r}",
-            hint="it has " + ", ".join(artifact.name for artifact in ref.artifacts),
-        )
-
     def _read(self, digest: str) -> _Description | None:
         """What is known of a whole version; None when it is absent, damaged, or found corrupt."""
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             return None
         folder = self._root / digest
-        with _explained("reading", folder):
+        with explained("reading", folder):
             there = _describe(folder)
             if there is None or (folder / _CORRUPT).exists():
                 return None
@@ -316,7 +293,7 @@ class DirectoryStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the names in the store; held for moments only, and gone with its process."""
-        descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -341,7 +318,7 @@ def _describe(folder: Path) -> _Description | None:
     try:
         data = json.loads((folder / _DESCRIPTION).read_bytes())
         artifacts = tuple(Artifact(**artifact) for artifact in data["artifacts"])
-        _check_names(artifacts)
+        check_names(artifacts)
         return _Description(artifacts, tuple(map(str, data["builds"])), float(data["created"]))
     except (
         FileNotFoundError,
@@ -352,39 +329,3 @@ def _describe(folder: Path) -> _Description | None:
         Refused,
     ):
         return None
-
-
-def _check_names(artifacts: Sequence[Artifact]) -> None:
-    """Every file of a version stays in the version's folder, under its own name."""
-    names = [artifact.name for artifact in artifacts]
-    if not names or not all(_DIGEST.fullmatch(artifact.digest) for artifact in artifacts):
-        raise Refused("an image needs at least one file, and a SHA-256 for each")
-    for name in names:
-        if not name or "/" in name or "\0" in name or name.startswith(".") or name == _DESCRIPTION:
-            raise Refused(f"a file of an image can't be named {name!r}")
-        if names.count(name) > 1:
-            raise Refused(f"an image can't have two files named {name!r}")
-
-
-@contextlib.contextmanager
-def _explained(doing: str, path: Path) -> Iterator[None]:
-    """What the system refuses, in words: which path, and the way out."""
-    try:
-        yield
-    except ImageflowError:
-        raise
-    except OSError as error:
-        where = error.filename or path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(
-                f"no space left while {doing} {path}",
-                hint="free some space, or delete images that nobody needs: imageflow image list, image delete",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Refused(
-                f"{doing} {path}: no permission ({where})",
-                hint="check who owns the folder, and whether it is mounted read-only",
-            ) from error
-        if error.errno == errno.ENOENT:
-            raise NotFound(f"{doing} {path}: {where} is not there") from error
-        raise Refused(f"{doing} {path}: {error.strerror or error} ({where})") from error
