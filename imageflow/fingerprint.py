@@ -83,9 +83,14 @@ def _pins(old: Json, new: Json) -> Iterator[str]:
         elif kind == "archive":
             yield f"{subject} moved"
         elif kind in ("base", "iso", "image", "git"):
-            yield f"{subject.replace(':', ' ')} {before[:12]} → {after[:12]}"
+            yield f"{subject.replace(':', ' ')} {_brief(before)} → {_brief(after)}"
         else:
             yield f"{rest or kind} {_shown(before)} → {_shown(after)}"
+
+
+def _brief(pin: str) -> str:
+    """The beginning of a digest, or of the id of an image in Glance."""
+    return pin[:8] if pin[8:9] == "-" else pin[:12]
 
 
 def _recipe(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -89,7 +89,7 @@ def _stages(canonical: Json, pins: Json) -> Iterator[Stage]:
         name, title = "await-installed", "the installed system"
         kind, file = ImageRecipe.from_json(canonical).answers
         first = {
-            "iso": pins["iso"],
+            "iso": next(pin for pin_name, pin in pins.items() if pin_name.partition(":")[0] == "iso"),
             "answers": pins[f"file:{file}"],
             "kind": kind,
             "arguments": canonical["answers"].get("arguments"),

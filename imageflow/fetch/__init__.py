@@ -1,9 +1,10 @@
-"""Base images and installer ISOs: fetched once, checked against their SHA-256, kept on this machine."""
+"""Base images and installer ISOs: fetched once, checked against their digest, kept on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from imageflow.config import Config
 from imageflow.control import Control
@@ -12,7 +13,7 @@ from imageflow.fetch.digests import local
 from imageflow.fetch.downloads import Downloads, collect
 from imageflow.fetch.hashing import corrupt
 
-__all__ = ["collect", "fetch", "local", "shown"]
+__all__ = ["collect", "fetch", "fetch_by", "local", "shown"]
 
 
 def fetch(
@@ -53,3 +54,40 @@ def fetch(
         log(f"{shown(url)}: in the cache")
     progress(1.0, "done")
     return path
+
+
+def fetch_by(
+    download: Callable[[IO[bytes]], None],
+    digest: str,
+    *,
+    name: str,
+    otherwise: Path,
+    config: Config,
+    control: Control,
+    log: Callable[[str], None],
+) -> Path:
+    """The file with this digest (SHA-256, -384 or -512) that `download` writes, and checks; out of the cache, if it is there.
+
+    As `fetch`, but what a crash left of it is written again. Where the cache can't take it (its disk is full, or not
+    to be written to), it goes into the file `otherwise`. Raises what `download` raises, and NoSpace by OSError.
+    """
+    downloads = Downloads(config)
+    if (path := downloads.find(digest)) is not None:
+        log(f"{name}: in the cache")
+        return path
+    try:
+        with downloads.part(digest, control, log) as part:
+            if part is not None:
+                try:
+                    with open(part.descriptor, "r+b", closefd=False) as file:
+                        download(file)
+                    part.finish()
+                except OSError:
+                    part.drop()
+                    raise
+        return downloads.get(digest)
+    except OSError as error:
+        log(f"{name}: {downloads.folder} can't take it ({error.strerror or error})")
+    with otherwise.open("wb") as file:
+        download(file)
+    return otherwise

@@ -1,4 +1,6 @@
-"""The folder of downloaded files: whole ones under their SHA-256, read-only; parts beside them.
+"""The folder of downloaded files: whole ones under their digest, read-only; parts beside them.
+
+The digest is a SHA-256 where we choose, and what Glance knows of its images.
 
 A part is its own lock: whoever holds it writes. It is renamed when it is whole, so a name without
 suffix is always a whole file.
@@ -22,6 +24,7 @@ from imageflow.fetch import digests
 
 _LOOK = 0.25  # seconds between two looks at another one's lock: flock can't be waited for with a deadline
 _DIGITS = frozenset("0123456789abcdef")
+_LENGTHS = (64, 96, 128)  # digits: SHA-256, SHA-384, SHA-512
 
 
 @dataclass(slots=True)
@@ -75,9 +78,9 @@ class Downloads:
     def __init__(self, config: Config) -> None:
         self.folder = folder_of(config)
 
-    def find(self, sha256: str) -> Path | None:
+    def find(self, digest: str) -> Path | None:
         """A whole file, marked as used now; None when there is none."""
-        path = self._whole(sha256)
+        path = self._whole(digest)
         try:
             os.utime(path)
         except FileNotFoundError:
@@ -86,19 +89,19 @@ class Downloads:
             return path if path.exists() else None
         return path
 
-    def get(self, sha256: str) -> Path:
+    def get(self, digest: str) -> Path:
         """`find`, right after it came."""
-        path = self.find(sha256)
+        path = self.find(digest)
         if path is None:
-            raise Unavailable(f"{self._whole(sha256)} was removed while it was used", hint="try again")
+            raise Unavailable(f"{self._whole(digest)} was removed while it was used", hint="try again")
         return path
 
     @contextlib.contextmanager
-    def part(self, sha256: str, control: Control, log: Callable[[str], None]) -> Iterator[Part | None]:
+    def part(self, digest: str, control: Control, log: Callable[[str], None]) -> Iterator[Part | None]:
         """The part of a file, locked, maybe empty; None when the file is whole by now. Waits for who holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        whole = self._whole(sha256)
-        path = self.folder / f"{sha256}.part"
+        whole = self._whole(digest)
+        path = self.folder / f"{digest}.part"
         told = False
         while not whole.exists():
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -118,10 +121,10 @@ class Downloads:
             control.wait(_LOOK)
         yield None
 
-    def _whole(self, sha256: str) -> Path:
-        if len(sha256) != 64 or not _DIGITS.issuperset(sha256):
-            raise Refused(f"{sha256[:80]!r} is not a SHA-256", hint="it has 64 hexadecimal digits")
-        return self.folder / sha256
+    def _whole(self, digest: str) -> Path:
+        if len(digest) not in _LENGTHS or not _DIGITS.issuperset(digest):
+            raise Refused(f"{digest[:80]!r} is not a digest", hint="a SHA-256 has 64 hexadecimal digits")
+        return self.folder / digest
 
 
 def folder_of(config: Config) -> Path:
@@ -132,7 +135,7 @@ def folder_of(config: Config) -> Path:
 def collect(config: Config, max_age: float, max_size: float, keep: Collection[str] = ()) -> list[Path]:
     """Remove files not used for `max_age` seconds, then the longest unused until all are within `max_size` bytes.
 
-    Never those whose SHA-256 is in `keep`, nor a part that somebody writes. Parts and remembered digests
+    Never those whose digest is in `keep`, nor a part that somebody writes. Parts and remembered digests
     go by age alone. -> what was removed. Whoever has a removed file open can read it to its end.
     """
     oldest = time.time() - max_age

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from imageflow import pins
 from imageflow.control import Control
 from imageflow.errors import NotFound, Refused
 from imageflow.fetch.address import file_of, shown
@@ -16,6 +17,7 @@ from imageflow.listeners import Surroundings, looking
 from imageflow.listeners.rounds import Rounds
 from imageflow.model import Event, Trigger
 from imageflow.pins import checksums
+from imageflow.recipe import ImageRecipe
 from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
@@ -92,8 +94,11 @@ class Watcher:
             return self._at(place, watch, folder, None, control)
         given = canonical.get(watch)
         if not isinstance(given, dict) or "image" in given:
-            raise Refused(f"the image has no {watch!r} that is a file or a URL")
-        pin = "iso" if watch == "iso" else f"base:{'url' if 'url' in given else 'file'}"
+            raise Refused(f"the image has no {watch!r} that is a file, a URL or in Glance")
+        image = ImageRecipe.from_json(canonical)
+        pin = pins.source_name(image)
+        if "glance" in given:
+            return Sight(pins.source(image, folder, self._config), self._built(place, pin))
         if "file" in given:
             return self._at(place, str(given["file"]), folder, pin, control)
         if "sha256" in given:

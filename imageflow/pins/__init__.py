@@ -8,10 +8,10 @@ from pathlib import Path
 from imageflow import secrets
 from imageflow.config import Config
 from imageflow.pins import archives, elements, files, machines, tools
-from imageflow.pins.machines import BaseOf, source
+from imageflow.pins.machines import BaseOf, source, source_name
 from imageflow.recipe import ImageRecipe
 
-__all__ = ["BaseOf", "check", "local", "pin", "source"]
+__all__ = ["BaseOf", "check", "local", "pin", "source", "source_name"]
 
 
 def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf = machines.no_image) -> dict[str, str]:

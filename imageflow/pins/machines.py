@@ -12,7 +12,7 @@ from imageflow import fetch
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import Corrupt, NotFound, RecipeError, Refused
-from imageflow.pins import checksums, files, tools
+from imageflow.pins import checksums, files, glance, tools
 from imageflow.recipe import ImageRecipe, inputs
 
 BaseOf = Callable[[str], str]  # name of an image -> digest of its newest version; raises NotFound
@@ -26,8 +26,8 @@ def no_image(name: str) -> str:
 def pin(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> dict[str, str]:
     """What each input is right now, by name.
 
-    "base:image:NAME" digest, "base:file" and "base:url" and "iso" SHA-256, "file:PATH" SHA-256,
-    "tool:NAME" version, "imageflow" version, "architecture". Raises as `pins.pin`.
+    "base:image:NAME" digest, "base:file" and "base:url" and "iso" SHA-256, "base:glance:NAME" and "iso:glance:NAME"
+    'ID:ALGORITHM:HEX', "file:PATH" SHA-256, "tool:NAME" version, "imageflow" version, "architecture". Raises as `pins.pin`.
     """
     pins = local(image, folder)
     pins |= _base(image, folder, config, base_of)
@@ -84,22 +84,33 @@ def _base(image: ImageRecipe, folder: Path, config: Config, base_of: BaseOf) -> 
             return {f"base:image:{name}": base_of(name)}
         except NotFound as error:
             raise image.error((key, "image"), f"there is no image {name!r}", f"build it first; {error.hint}") from None
-    pin_name = "iso" if key == "iso" else f"base:{'url' if 'url' in given else 'file'}"
-    return {pin_name: source(image, folder, config)}
+    return {source_name(image): source(image, folder, config)}
+
+
+def source_name(image: ImageRecipe) -> str:
+    """The name of the pin of what the image is made from, where that is no image of ours."""
+    key = "base" if image.method == "boot" else "iso"
+    given = image.data[key]
+    if "glance" in given:
+        return f"{key}:glance:{given['glance']}"
+    return "iso" if key == "iso" else f"base:{'url' if 'url' in given else 'file'}"
 
 
 def source(image: ImageRecipe, folder: Path, config: Config) -> str:
-    """SHA-256 of the file or URL that the image is made from, its `base` or `iso`, right now. Raises as `pin`."""
+    """The pin of the file, URL or image in Glance that the image is made from, right now. Raises as `pin`."""
     key = "base" if image.method == "boot" else "iso"
     given = image.data[key]
     if "sha256" in given and "url" in given:
         return str(given["sha256"])
     try:
+        if "glance" in given:
+            return glance.look_up(given, config)
         if "url" in given:
             return checksums.look_up(given["url"], given["checksums"], folder)
         return fetch.local(folder / given["file"], given.get("sha256"), config=config, control=Control())
     except (Corrupt, Refused, RecipeError) as error:
-        raise image.error((key, "checksums" if "url" in given else "file"), error.message, error.hint) from None
+        named = "glance" if "glance" in given else "checksums" if "url" in given else "file"
+        raise image.error((key, named), error.message, error.hint) from None
 
 
 def _ansible() -> str:

@@ -21,7 +21,7 @@ def canonical(model: models.Image, entry: dict[str, Any], folder: Path) -> dict[
     else:
         data |= _of_machine(model, folder)
     data |= {
-        "publish": model.publish.model_dump() | {"name": model.publish.name or model.name},
+        "publish": _publish(model.publish) | {"name": model.publish.name or model.name},
         "on_failure": model.on_failure,
         "timeout": model.timeout.model_dump(),
         "on": triggering.canonical(model.on, lambda name: _one_name(name, folder)),
@@ -29,14 +29,19 @@ def canonical(model: models.Image, entry: dict[str, Any], folder: Path) -> dict[
     return data
 
 
+def _publish(publish: models.Publish) -> dict[str, Any]:
+    """Without what came later and is not said: recipes that do not say it keep their keys."""
+    return {key: value for key, value in publish.model_dump().items() if key != "visibility" or value is not None}
+
+
 def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
     """What the methods that use a machine say about it."""
     assert isinstance(model, models.BootImage | models.InstallImage)
     data: dict[str, Any] = {}
     if isinstance(model, models.BootImage):
-        data["base"] = _relative(model.base.model_dump(exclude_none=True), ("file", "checksums"), folder)
+        data["base"] = _source(model.base, folder)
     else:
-        data["iso"] = _relative(model.iso.model_dump(exclude_none=True), ("file", "checksums"), folder)
+        data["iso"] = _source(model.iso, folder)
         answers = model.answers.model_dump(exclude_none=True)
         data["answers"] = _relative(answers, (model.answers.kind,), folder)
     data["machine"] = model.machine.model_dump()
@@ -47,6 +52,13 @@ def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
     ]
     data["outputs"] = list(model.outputs)
     return data
+
+
+def _source(source: models.Base | models.Iso, folder: Path) -> dict[str, Any]:
+    value = source.model_dump(exclude_none=True)
+    if not value.get("properties"):
+        value.pop("properties", None)
+    return _relative(value, ("file", "checksums"), folder)
 
 
 def _relative(value: dict[str, Any], keys: Sequence[str], folder: Path) -> dict[str, Any]:

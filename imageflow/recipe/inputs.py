@@ -15,11 +15,17 @@ from imageflow.recipe.problems import path_name, short
 
 ANSWERS = ("preseed", "kickstart", "autoinstall", "autoyast")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def is_url(name: str) -> bool:
     """Whether what may be a path or a URL is a URL."""
     return _URL.match(name) is not None
+
+
+def is_id(name: str) -> bool:
+    """Whether what names an image in Glance is its id."""
+    return _ID.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

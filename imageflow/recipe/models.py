@@ -6,11 +6,11 @@ import re
 import typing
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from imageflow.recipe import on as triggers
 from imageflow.recipe.fields import MONTH, Account, Line, Name, Sha256, Strict, wrong
-from imageflow.recipe.inputs import ANSWERS, is_url
+from imageflow.recipe.inputs import ANSWERS, is_id, is_url
 from imageflow.recipe.on import On
 from imageflow.recipe.problems import did_you_mean, listed
 from imageflow.recipe.steps import ConfigureStep, MachineStep, Verification
@@ -25,6 +25,10 @@ class Publish(Strict):
     name: Annotated[Name | None, Field(description="The image's name by default.")] = None
     keep: Annotated[int | None, Field(ge=1, le=100_000, description="Versions that stay; all by default.")] = None
     properties: dict[str, str] = {}
+    visibility: Annotated[
+        Literal["private", "shared", "community", "public"] | None,
+        Field(description="Who sees it in Glance; the configuration's by default."),
+    ] = None
 
 
 class Timeout(Strict):
@@ -44,12 +48,41 @@ class Machine(Strict):
     user: Annotated[Account, Field(description="Whom to log in as; another than root needs sudo.")] = "root"
 
 
+_FILTERS = re.compile(r"[a-z][A-Za-z0-9_:.-]{0,254}")
+_NO_PROPERTIES = ("name", "id", "status", "tag", "limit", "marker", "sort", "sort_key", "sort_dir", "os_hidden")
+
+
+def _in_glance(value: str) -> str:
+    if not value.strip() or len(value) > 255 or not value.isprintable() or value != value.strip():
+        raise wrong("is not an image of Glance", "its name or its id, as 'openstack image list' shows them")
+    return value
+
+
+def _wanted(value: dict[str, str]) -> dict[str, str]:
+    for key in value:
+        if key in _NO_PROPERTIES or not _FILTERS.fullmatch(key):
+            raise wrong(f"{key[:60]!r} is no property to choose an image by", "such as os_distro or architecture")
+    return value
+
+
+InGlance = Annotated[
+    Annotated[str, AfterValidator(_in_glance)] | None,
+    Field(description="Name of an image in Glance, the newest one of it; or an image's id."),
+]
+Properties = Annotated[
+    Annotated[dict[str, str], AfterValidator(_wanted)] | None,
+    Field(description="What the image in Glance must say of itself; with 'glance'."),
+]
+
+
 class Base(Strict):
-    """What a machine's disk starts as: exactly one of image, file and url."""
+    """What a machine's disk starts as: exactly one of image, file, url and glance."""
 
     image: Annotated[Name | None, Field(description="Another image of imageflow: its newest version.")] = None
     file: Annotated[str | None, Field(description="A qcow2 or raw file: absolute, or relative to the recipe.")] = None
     url: Annotated[str | None, Field(description="Where to download it.")] = None
+    glance: InGlance = None
+    properties: Properties = None
     sha256: Annotated[Sha256 | None, Field(description="What it must be; this or checksums, with a url.")] = None
     checksums: Annotated[
         str | None, Field(description="URL or file with its SHA-256 now, such as …/SHA256SUMS: it may be replaced.")
@@ -57,17 +90,19 @@ class Base(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> Base:
-        _one_source(self, ("image", "file", "url"))
+        _one_source(self, ("image", "file", "url", "glance"))
         if self.image is not None and self.sha256 is not None:
             raise wrong("has a sha256 for an image", "remove it: images are pinned by their digests anyway")
         return self
 
 
 class Iso(Strict):
-    """An installer ISO: exactly one of file and url."""
+    """An installer ISO: exactly one of file, url and glance."""
 
     file: Annotated[str | None, Field(description="Absolute, or relative to the recipe.")] = None
     url: Annotated[str | None, Field(description="Where to download it.")] = None
+    glance: InGlance = None
+    properties: Properties = None
     sha256: Annotated[Sha256 | None, Field(description="What it must be; this or checksums, with a url.")] = None
     checksums: Annotated[
         str | None, Field(description="URL or file with its SHA-256 now, such as …/SHA256SUMS: it may be replaced.")
@@ -75,7 +110,7 @@ class Iso(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> Iso:
-        _one_source(self, ("file", "url"))
+        _one_source(self, ("file", "url", "glance"))
         return self
 
 
@@ -83,6 +118,12 @@ def _one_source(model: Base | Iso, names: tuple[str, ...]) -> None:
     given = [name for name in names if getattr(model, name) is not None]
     if len(given) != 1:
         raise wrong(f"needs one of {', '.join(names)}", f"{names[0]}: …")
+    if model.glance is None and model.properties is not None:
+        raise wrong("has properties without glance", "they choose among the images of one name in Glance: glance: NAME")
+    if model.glance is not None and model.sha256 is not None:
+        raise wrong("has a sha256 for an image in Glance", "remove it: it is pinned by its id and hash anyway")
+    if model.glance is not None and model.properties is not None and is_id(model.glance):
+        raise wrong("has properties, and names one image by its id", "remove them, or write its name")
     if model.url is None:
         if model.checksums is not None:
             raise wrong("has checksums without a url", f"remove them: a {given[0]} is pinned by its digest anyway")

@@ -31,11 +31,11 @@ class ImageRecipe:
         """Everything the recipe says about this image, defaults included.
 
         {"name", "method", …, "configure": [{"packages": […]}, …], "outputs": […],
-        "publish": {"name", "keep", "properties"}, "on_failure", "timeout": {"build", "step"},
+        "publish": {"name", "keep", "properties", "visibility"?}, "on_failure", "timeout": {"build", "step"},
         "on": [{"schedule", "timezone", "jitter"} | {"image"} | {"event", "where"} | {"git", "ref", "every"} | {"watch", "every"}]}
         dib: "dib": {…}. boot, install: "machine": {"vcpus", "memory", "disk", "firmware", "user"},
-        "verify": [{"shell": {…}, "timeout"}]. boot: "base": {"image"} | {"file"} | {"url", "sha256" | "checksums"}.
-        install: "iso": {"file"} | {"url", "sha256" | "checksums"}, "answers": {KIND: file, "release"?, "arguments"?}.
+        "verify": [{"shell": {…}, "timeout"}]. boot: "base": {"image"} | {"file"} | {"url", "sha256" | "checksums"} |
+        {"glance", "properties"?}. install: "iso": the same without "image", "answers": {KIND: file, "release"?, "arguments"?}.
         """
         return copy.deepcopy(dict(self.data))
 

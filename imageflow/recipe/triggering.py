@@ -9,7 +9,7 @@ from typing import Any
 
 from imageflow.recipe import conditions
 from imageflow.recipe.definition import Fault
-from imageflow.recipe.inputs import is_url
+from imageflow.recipe.inputs import is_id, is_url
 from imageflow.recipe.problems import path_name, short
 
 _SOURCES = ("base", "iso")
@@ -37,6 +37,8 @@ def _unwatchable(watch: str, image: Mapping[str, Any], folder: Path) -> tuple[st
             return f"the image has no {watch!r}", f"a file of this name is written ./{watch}"
         if "image" in source:
             return "its base is an image", f"write {{image: {short(source['image'])}}} instead"
+        if isinstance(source.get("glance"), str) and is_id(source["glance"]):
+            return f"its {watch} can't change: the recipe names it by its id", "write its name in Glance in its place"
         if "sha256" in source:
             return f"its {watch} can't change: its sha256 is in the recipe", "write 'checksums:' in its place"
         return None

@@ -16,7 +16,7 @@ from imageflow.model import Build, Json, ResourceKind
 from imageflow.pins import files
 from imageflow.tasks.base import Task
 from imageflow.tasks.observer import Observer
-from imageflow.tasks.prepare_machine import as_planned, fetched
+from imageflow.tasks.prepare_machine import as_planned, fetched, from_glance, in_glance
 from imageflow.tasks.workbench import LIVES, Workbench
 
 _HOPELESS = (Cause.PANIC, Cause.BOOT_LOOP, Cause.NOT_INSTALLED, Cause.NO_BOOT)  # such a machine has to start anew
@@ -34,8 +34,11 @@ class FetchMedia(Task):
             bench.log("reused")
             return None
         build = bench.build
-        iso, digest = build.recipe["iso"], build.pins["iso"]
-        if "url" in iso:
+        iso = build.recipe["iso"]
+        digest = next(pin for name, pin in build.pins.items() if name.partition(":")[0] == "iso")
+        if "glance" in iso:
+            path = from_glance(in_glance(digest, bench), bench, ("iso", "raw"))
+        elif "url" in iso:
             path = fetched(iso, digest, bench)
         else:
             path = as_planned(Path(build.folder) / iso["file"], digest, bench)

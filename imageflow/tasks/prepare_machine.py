@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from imageflow import fetch, resources
 from imageflow.compute import FORMATS, Compute
 from imageflow.compute.locks import locked
 from imageflow.config import Config
-from imageflow.errors import Corrupt, InputChanged, RecipeError, Refused
+from imageflow.errors import Corrupt, InputChanged, NotFound, RecipeError, Refused
 from imageflow.flight.record import Record, masked
 from imageflow.guest import keys
 from imageflow.model import Json, ResourceKind
+from imageflow.pins.glance import Pinned
 from imageflow.stores import Store
 from imageflow.tasks.base import Task
 from imageflow.tasks.workbench import Workbench
+
+if TYPE_CHECKING:
+    from imageflow.openstack.images import Image
 
 
 class PrepareMachine(Task):
@@ -84,9 +90,12 @@ class FetchBase(Task):
         if start["stage"] >= 0:
             bench.log("reused")
             return {"key": key}
-        path, format = _base_file(bench, store)
         build, layers = bench.build, bench.compute.layers
-        layers.add_base(key, path, format, title=f"{build.image}: the base", build_id=build.id, control=bench.control)
+        title = f"{build.image}: the base"
+        base = _base(bench, store)
+        if base.image is None or layers.adopt(key, base.image, title=title, build_id=build.id) is None:
+            path, format = base.file()
+            layers.add_base(key, path, format, title=title, build_id=build.id, control=bench.control)
         bench.layer(key)
         return {"key": key}
 
@@ -94,24 +103,38 @@ class FetchBase(Task):
         return compute.layers.find(result["key"]) is not None
 
 
-def _base_file(bench: Workbench, store: Store) -> tuple[Path, str]:
-    """-> the base and its format."""
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What a machine's disk starts as."""
+
+    file: Callable[[], tuple[Path, str]]  # gets it here; -> where it is, and its format
+    image: str | None = None  # id of an image in the cloud that is the same
+
+
+def _base(bench: Workbench, store: Store) -> _Base:
+    """The base, as it was pinned."""
     build = bench.build
     base = build.recipe["base"]
     ((pin_name, digest),) = ((name, pin) for name, pin in build.pins.items() if name.startswith("base:"))
+    if "glance" in base:
+        image = in_glance(digest, bench)
+        return _Base(lambda: _with_format(from_glance(image, bench, FORMATS)), image.id)
     if "url" in base:
-        path = fetched(base, digest, bench)
-        return path, _format(path)
+        return _Base(lambda: _with_format(fetched(base, digest, bench)))
     if "file" in base:
-        path = as_planned(Path(build.folder) / base["file"], digest, bench)
-        return path, _format(path)
+        return _Base(lambda: _with_format(as_planned(Path(build.folder) / base["file"], digest, bench)))
+    return _Base(lambda: _stored(pin_name.removeprefix("base:"), digest, bench, store))
+
+
+def _stored(name: str, digest: str, bench: Workbench, store: Store) -> tuple[Path, str]:
+    """A version of another image of ours; -> its disk, and the format."""
     ref = store.find(digest)
     if ref is None:
-        raise InputChanged(f"{pin_name.removeprefix('base:')} {digest[:12]} is not in the store any more")
+        raise InputChanged(f"{name} {digest[:12]} is not in the store any more")
     disk = next((artifact for artifact in ref.artifacts if artifact.format in FORMATS), None)
     if disk is None:
         raise Refused(
-            f"{pin_name.removeprefix('base:')} {digest[:12]} has no disk that a machine can start from",
+            f"{name} {digest[:12]} has no disk that a machine can start from",
             hint=f"it needs one of {', '.join(FORMATS)} among its outputs",
         )
     path = Path(ref.path).parent / disk.name
@@ -137,6 +160,48 @@ def fetched(source: Json, digest: str, bench: Workbench) -> Path:
         raise InputChanged(f"{error.message}: it was replaced since the build was planned") from None
 
 
+def in_glance(pin: str, bench: Workbench) -> Image:
+    """An image in Glance; raises InputChanged unless it is there as it was pinned."""
+    from imageflow.openstack import Cloud
+    from imageflow.openstack.images import Images
+
+    pinned = Pinned.of(pin)
+    image = Images(Cloud(bench.config.openstack)).get(pinned.id)
+    if image is None or not image.active:
+        raise InputChanged(f"image {pinned.id} in Glance is {'gone' if image is None else image.status}")
+    if image.hash != pinned.hash:
+        raise InputChanged(f"image {pinned.id} in Glance is not what it was when the build was planned")
+    return image
+
+
+def from_glance(image: Image, bench: Workbench, formats: Sequence[str]) -> Path:
+    """Its data as a file, with its hash checked; raises Refused for another format, InputChanged when it goes meanwhile."""
+    from imageflow.openstack import Cloud
+    from imageflow.openstack.images import Images
+
+    name = f"image {image.id} in Glance"
+    if (format := image.says("disk_format")) not in formats:
+        raise Refused(f"{name} is of the format {format}", hint=f"it must be {' or '.join(formats)}")
+    images = Images(Cloud(bench.config.openstack))
+
+    def download(file: IO[bytes]) -> None:
+        bench.log(f"{name}: downloading {image.data.get('size')} bytes")
+        try:
+            images.download(image, file, bench.control, progress=lambda done: bench.progress(done, "download"))
+        except NotFound:
+            raise InputChanged(f"{name} was deleted while it was downloaded") from None
+
+    return fetch.fetch_by(
+        download,
+        image.hash.rpartition(":")[2],
+        name=name,
+        otherwise=bench.work.path / "from-glance",
+        config=bench.config,
+        control=bench.control,
+        log=bench.log,
+    )
+
+
 def as_planned(path: Path, digest: str, bench: Workbench) -> Path:
     """A local input; raises InputChanged unless it is what was pinned."""
     try:
@@ -148,10 +213,10 @@ def as_planned(path: Path, digest: str, bench: Workbench) -> Path:
     return path
 
 
-def _format(path: Path) -> str:
-    """What else it may be, the compute driver refuses."""
+def _with_format(path: Path) -> tuple[Path, str]:
+    """What else than these it may be, the compute driver refuses."""
     with path.open("rb") as file:
-        return "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
+        return path, "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
 
 
 class DeleteMachine(Task):
