@@ -14,7 +14,7 @@ from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import Conflict, Corrupt, NotFound, Refused
 from imageflow.model import Json, ResourceKind, Version
-from imageflow.persistence import builds, ledger, outbox, versions
+from imageflow.persistence import builds, ledger, outbox, publications, versions
 from imageflow.persistence.database import Database
 from imageflow.stores import ImageRef, Store
 
@@ -119,6 +119,7 @@ class Catalogue:
                     hint="wait for it to end, or abort it",
                 )
             versions.mark(conn, version.id, versions.DELETED)
+            publications.unwant(conn, version.id)
             builds.drop_claim(conn, version.build_id)
             outbox.announce_image(conn, self._config.announce.targets, "delete", version)
             ledger.open(conn, version.build_id, ResourceKind.PUBLICATION, name, self._config.host, time.time())

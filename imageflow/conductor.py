@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 
 from taskflow import exceptions as taskflow_errors
 
-from imageflow import model
+from imageflow import model, targets
 from imageflow.build_run import BuildRun
 from imageflow.complaints import Complaints
 from imageflow.config import Config
@@ -42,6 +42,7 @@ class Conductor:
         self._config: Config = service.config
         self._database = service.database
         self._board = service.board
+        targets.parse(service.config)  # a build that has succeeded must not find out that this is wrong
         self._only = None if only is None else frozenset(only)
         self._janitor = Janitor(service.database, service.config, service.store, service.board, service.compute)
         # Unique per process: a claim under a dead process's name would be taken for its own.

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from imageflow import targets as places
 from imageflow.matching import published
 from imageflow.model import Artifact, Build, BuildState, Json, ResourceKind, Version, Wish
-from imageflow.persistence import builds, events, ledger, outbox, versions
+from imageflow.persistence import builds, events, ledger, outbox, publications, versions
 from imageflow.service import Service
 
 
@@ -27,6 +28,7 @@ def succeeded(conn: Connection, service: Service, build: Build, publication: Jso
         hint=None,
     )
     version = versions.add(conn, _version(build, publication, now))
+    publications.want(conn, version.id, places.names(service.config))
     outbox.announce_build(conn, targets, "end", build)
     outbox.announce_image(conn, targets, "publish", version)
     events.add(conn, [published(version)], listener="imageflow", now=now)

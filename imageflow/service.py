@@ -6,7 +6,6 @@ takes most of a second, is imported only when a flow is laid down or run.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from imageflow.hosted import Hosted
     from imageflow.persistence.flowstore import FlowStore
     from imageflow.persistence.jobboard import SqlJobBoard
+    from imageflow.publications import Publications
     from imageflow.registry import Recipes
 
 BOARD = "builds"
@@ -120,6 +120,13 @@ class Service:
     def images(self) -> Catalogue:
         """The image versions."""
         return Catalogue(self.config, self.database, self.store)
+
+    @functools.cached_property
+    def publications(self) -> Publications:
+        """The image versions in other places than the store."""
+        from imageflow.publications import Publications
+
+        return Publications(self.config, self.database)
 
     @functools.cached_property
     def machines(self) -> Machines:
@@ -298,9 +305,11 @@ class Service:
         return self.machines.collect(self._is_active, everything=everything)
 
     def _is_active(self, build_id: str) -> bool:
-        with contextlib.suppress(NotFound):
+        """Whether a build may need what it holds; one that nobody here knows may be another imageflow's."""
+        try:
             return not self.build(build_id).state.ended
-        return False
+        except NotFound:
+            return self.compute.shared
 
     def conductors(self) -> list[Conductor]:
         """Those whose heartbeat is good."""

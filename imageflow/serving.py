@@ -1,4 +1,4 @@
-"""Everything that `imageflow serve` runs: a conductor, a dispatcher, the listeners, and who announces.
+"""Everything that `imageflow serve` runs: a conductor, a dispatcher, the listeners, who announces, and who publishes.
 
 Each in a thread of its own. One that fails is started again, after a pause that grows; one that can't work
 as it is configured ends the service, with that error.
@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from imageflow import drivers
+from imageflow import drivers, targets
 from imageflow.conductor import Conductor
 from imageflow.dispatcher import Dispatcher
 from imageflow.errors import ConfigError, ImageflowError
 from imageflow.following import Following
 from imageflow.inbox import SqlInbox
 from imageflow.listeners import Listener, Surroundings
+from imageflow.publisher import Publisher
 from imageflow.registry import SqlWatched
 from imageflow.service import Service
 from imageflow.signals import Flag
@@ -53,6 +54,8 @@ class Serving:
             self._workers[f"listener {name}"] = self._listener(name)
         for target in config.announce.targets:
             self._workers[f"announcer {target}"] = self._announcer(target)
+        for place in targets.parse(config):
+            self._workers[f"publisher {place.name}"] = Publisher(service, place, place.open()).run
 
     @property
     def name(self) -> str:

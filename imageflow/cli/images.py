@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from imageflow.cli.command import Lister, ShowOne
-from imageflow.cli.present import Age, Digest, Lines, Optional, Pairs, Size, size
+from imageflow.cli.present import Age, Digest, Lines, Optional, Pairs, Published, Size, size
 
 if TYPE_CHECKING:
     from imageflow.cli.app import App
-    from imageflow.model import Version
+    from imageflow.model import Publication, Version
 
 REF = "IMAGE (its newest version), IMAGE@DIGEST or DIGEST; the beginning of a digest is enough"
 
@@ -30,8 +30,13 @@ class List(Lister):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
             versions = service.images.versions(parsed_args.image)
+            targets: dict[int, dict[str, str]] = {version.id: {} for version in versions}
+            for one in service.publications.select(image=parsed_args.image):
+                if one.version_id in targets:
+                    targets[one.version_id][one.target] = one.state
+            published = bool(service.config.publish.targets) or any(targets.values())
         columns = ("image", "digest", "created", "size", "packages", "state", "build")
-        return columns, [
+        rows: list[tuple[Any, ...]] = [
             (
                 version.image,
                 Digest(version.digest),
@@ -43,6 +48,10 @@ class List(Lister):
             )
             for version in versions
         ]
+        if not published:
+            return columns, rows
+        where = [(Published(targets[version.id]),) for version in versions]
+        return (*columns, "targets"), [(*row, *more) for row, more in zip(rows, where, strict=True)]
 
 
 class _OneVersion(ShowOne):
@@ -83,9 +92,20 @@ class Show(_OneVersion):
         with self.app.service() as service:
             version = service.images.version(parsed_args.ref)
             build = service.build(version.build_id)
+            publications = service.publications.of(version)
         from imageflow.cli.summary import boot_command
 
-        return self.describe(version, boot=Optional(boot_command(build, version)))
+        more = {"targets": _targets(publications)} if publications else {}
+        return self.describe(version, **more, boot=Optional(boot_command(build, version)))
+
+
+def _targets(publications: Sequence[Publication]) -> Lines:
+    """Each target: its state, where the version is in it, and what went wrong."""
+    names = ("target", "state", "path", "attempts", "error")
+    return Lines(
+        [{name: getattr(one, name) for name in names} for one in publications],
+        [" ".join(filter(None, (f"{one.target}:", one.state, one.path, one.error))) for one in publications],
+    )
 
 
 class Verify(_OneVersion):

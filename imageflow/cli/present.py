@@ -155,6 +155,17 @@ class Lines(FormattableColumn[Any]):
         return "\n".join(self._lines)
 
 
+class Published(FormattableColumn[Any]):
+    """The state of a version in each target, by the targets' names: how many have it, and what the others are at."""
+
+    def human_readable(self) -> str:
+        others = [f"{target}: {state}" for target, state in self._value.items() if state != "stored"]
+        if not self._value:
+            return ""
+        stored = f"{len(self._value) - len(others)}/{len(self._value)}"
+        return f"{stored} ({', '.join(others)})" if others else stored
+
+
 class Pairs(FormattableColumn[Any]):
     """A mapping: one 'name: value' a line."""
 

@@ -83,6 +83,13 @@ def get(conn: sa.Connection, ref: str) -> Version:
     return found[0]
 
 
+def newest(conn: sa.Connection) -> list[Version]:
+    """The newest version of each image that is stored, whole."""
+    last = sa.select(sa.func.max(versions.c.id)).where(versions.c.state == STORED).group_by(versions.c.image)
+    query = sa.select(*_COLUMNS).where(versions.c.id.in_(last)).order_by(versions.c.id)
+    return [_version(row) for row in conn.execute(query)]
+
+
 def mark(conn: sa.Connection, id: int, state: str, why: str | None = None) -> bool:
     """Set a version's state and why; -> whether it was there, in another state. Deleted is for ever."""
     there = (versions.c.id == id, versions.c.state.in_(_PRESENT), versions.c.state != state)
