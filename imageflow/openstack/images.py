@@ -18,11 +18,13 @@ from imageflow.control import Control
 from imageflow.errors import Corrupt, ImageflowError, NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
 from imageflow.openstack.properties import OURS
-from imageflow.openstack.trouble import BrokeOff, Busy, patiently
+from imageflow.openstack.sending import Sent
+from imageflow.openstack.trouble import BrokeOff, Busy, ended_at, patiently, translated
 
 LOG = logging.getLogger(__name__)
 PREFIX = OURS
 BUILD, KEY, RECIPE = f"{PREFIX}build_id", f"{PREFIX}key", f"{PREFIX}recipe"
+CREATED = f"{PREFIX}created"  # when it was begun: seconds since the epoch, always with as many digits
 WHOLE = f"{PREFIX}whole"  # of a published image: nobody takes it away for a copy of the same
 _HALF = ("queued", "saving", "importing", "uploading", "killed")  # what an upload that goes on, or was ended, leaves
 _GONE = ("deleted", "pending_delete")
@@ -51,10 +53,19 @@ class Image:
         return self.status in _HALF
 
     @property
+    def size(self) -> int:
+        """Bytes of its data; 0 while there is none."""
+        return int(self.data.get("size") or 0)
+
+    @property
     def hash(self) -> str:
         """'ALGORITHM:HEX' of its data; '' while there is none."""
         algorithm, value = self.data.get("os_hash_algo"), self.data.get("os_hash_value")
         return f"{algorithm}:{value}" if algorithm and value else ""
+
+    def age(self) -> tuple[str, str, str]:
+        """What images are sorted by, the oldest first: Glance's own times are whole seconds."""
+        return self.says("created_at"), self.says(CREATED), self.id
 
     def says(self, name: str) -> str:
         """One of its properties, '' without it."""
@@ -96,7 +107,7 @@ class Images:
             return found
 
         images = [_image(raw) for raw in self._ask("our images", look)]
-        return sorted((i for i in images if i.status not in _GONE), key=lambda i: (i.says("created_at"), i.id))
+        return sorted((i for i in images if i.status not in _GONE), key=Image.age)
 
     def offered(self, name: str, properties: Mapping[str, str]) -> list[Image]:
         """Active images of this name that we may boot, and that have all of these properties, newest first.
@@ -134,7 +145,7 @@ class Images:
         assert identity and all(key.startswith(PREFIX) for key in identity)
         described = {**(about or {}), **identity, "name": name, "disk_format": disk_format}
         described |= {"container_format": described.get("container_format", "bare")}
-        sent = _Sent(file, sha256, control, progress)
+        sent = Sent(file, sha256, control, progress)
         error: Exception = AssertionError()
         for attempt in range(_TRIES):
             if (found := self._chosen(identity, sent)) is not None:
@@ -148,7 +159,7 @@ class Images:
             return found
         raise error
 
-    def _chosen(self, identity: Mapping[str, str], sent: _Sent) -> Image | None:
+    def _chosen(self, identity: Mapping[str, str], sent: Sent) -> Image | None:
         """The published one, or the oldest that is active and has the file's bytes; all others are removed then.
 
         An upload that was interrupted may be active, and short: the hash tells.
@@ -162,16 +173,45 @@ class Images:
                 return image
         return None
 
-    def _make(self, described: Mapping[str, Any], sent: _Sent, method: str, stores: Sequence[str]) -> None:
+    def create(self, described: Mapping[str, Any], control: Control) -> Image:
+        """Make an image without data. Whether one that was not answered was made, a look at all of them says."""
+        control.check()
+
+        def work() -> Image:
+            return _image(self.cloud.glance.images.create(**described))
+
+        return patiently(f"{self.cloud.name}: create image", work, patience=0.0, control=control)
+
+    def check_import(self, method: str) -> None:
+        """Raise Refused when the cloud does not offer to import images by this method."""
+        try:
+            said = self._ask("ways to import images", lambda: self.cloud.glance.images.get_import_info())
+            offered = list((said.get("import-methods") or {}).get("value") or [])
+        except NotFound:
+            offered = []
+        if method not in offered:
+            raise Refused(
+                f"{self.cloud.name} does not offer to import images by {method}, but by: {', '.join(offered) or 'nothing'}",
+                hint="set [glance] import_method = upload, or let its administrator enable the method",
+            )
+
+    def check_stores(self, names: Sequence[str]) -> None:
+        """Raise Refused when Glance has no stores of these names."""
+        try:
+            said = self._ask("the stores of images", lambda: self.cloud.glance.images.get_stores_info())
+            there = [str(store["id"]) for store in said.get("stores") or [] if not store.get("read-only")]
+        except NotFound:
+            there = []
+        for name in names:
+            if name not in there:
+                raise Refused(
+                    f"{self.cloud.name} has no store of images named {name!r}, but: {', '.join(there) or 'one'}",
+                    hint="see [glance] stores, and 'glance stores-info'",
+                )
+
+    def _make(self, described: Mapping[str, Any], sent: Sent, method: str, stores: Sequence[str]) -> None:
         """Create an image and send its data, once; what came of it is removed when it is not right."""
-        sent.control.check()
-        # Not again: whether a create that was not answered was done, the next look at all of them says.
-        made = patiently(
-            f"{self.cloud.name}: create image",
-            lambda: _image(self.cloud.glance.images.create(**described)),
-            patience=0.0,
-            control=sent.control,
-        )
+        made = self.create(described, sent.control)
         try:
             self._send(made, sent, method, stores)
             there = self.await_active(made.id, sent.control)
@@ -188,7 +228,7 @@ class Images:
             self._try_to_remove(made.id)
             raise
 
-    def _send(self, image: Image, sent: _Sent, method: str, stores: Sequence[str]) -> None:
+    def _send(self, image: Image, sent: Sent, method: str, stores: Sequence[str]) -> None:
         glance = self.cloud.glance.images
         self._ask("a token", self.cloud.session.get_token, sent.control)  # a fresh one: the body can't be sent twice
         with sent.opened() as body:
@@ -204,7 +244,7 @@ class Images:
         if method != "upload":
             self._import(image, sent, method, stores)
 
-    def _import(self, image: Image, sent: _Sent, method: str, stores: Sequence[str]) -> None:
+    def _import(self, image: Image, sent: Sent, method: str, stores: Sequence[str]) -> None:
         staged = self.get(image.id)
         if staged is None or staged.data.get("size") not in (None, sent.size):
             raise Unavailable(f"{self.cloud.name}: what was staged for image {image.id} is not {sent.file}")
@@ -294,21 +334,24 @@ class Images:
     # -- reading -------------------------------------------------------------------------------------
 
     def chunks(self, image: Image, control: Control) -> Iterator[bytes]:
-        """Its data, in pieces, as Glance sends it; raises Unavailable, NotFound, Corrupt."""
+        """Its data, in pieces, as Glance sends it; asked for at once. Raises NotFound, Unavailable, and BrokeOff later."""
 
         def begin() -> Iterator[bytes]:
             return iter(self.cloud.glance.images.data(image.id, do_checksum=False) or ())
 
-        found = self._ask(f"download image {image.id}", begin, control)
+        return self._pieces(image, self._ask(f"download image {image.id}", begin, control), control)
+
+    def _pieces(self, image: Image, found: Iterator[bytes], control: Control) -> Iterator[bytes]:
         done, size = 0, int(image.data.get("size") or 0)
         named = f"{self.cloud.name}: image {image.id}"
         try:
             while True:
                 control.check()
                 try:
-                    piece = patiently(named, lambda: next(found, b""), patience=0.0)
+                    with translated(named):
+                        piece = next(found, b"")
                 except Unavailable as error:
-                    raise BrokeOff(error.message, done=done) from error
+                    raise BrokeOff(error.message, at=ended_at(error)) from error
                 if not piece:
                     break
                 done += len(piece)
@@ -317,7 +360,7 @@ class Images:
             if (close := getattr(found, "close", None)) is not None:
                 close()
         if done < size:
-            raise BrokeOff(f"{named}: the download broke off after {done} bytes", done=done)
+            raise BrokeOff(f"{named}: there are {done} of its {size} bytes", at=done)
 
     def download(
         self,
@@ -337,8 +380,8 @@ class Images:
             to.truncate()
             try:
                 return self._copy(image, to, control, sha256, progress)
-            except (Unavailable, Corrupt):
-                if attempt == _TRIES - 1:
+            except (Unavailable, Corrupt) as error:
+                if attempt >= (_TRIES if isinstance(error, Unavailable) else 2) - 1:
                     raise
                 control.wait(min(0.5 * 2**attempt, 8.0))
         raise AssertionError
@@ -359,78 +402,6 @@ class Images:
         if (other is not None and other.hexdigest() != value) or (sha256 is not None and digest.hexdigest() != sha256):
             raise Corrupt(f"{self.cloud.name}: image {image.id} is not what was stored")
         return digest.hexdigest()
-
-
-class _Sent:
-    """A file that is sent, maybe more than once, and what is known of its bytes."""
-
-    def __init__(self, file: Path, sha256: str | None, control: Control, progress: Callable[[float], None]) -> None:
-        self.file, self.control = file, control
-        self._wanted, self._progress = sha256, progress
-        self._body: _Body | None = None
-        self._known: dict[str, str] = {}  # algorithm -> hash of the file
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return self.file.stat().st_size
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[_Body]:
-        """The file from its beginning."""
-        with self.file.open("rb", buffering=0) as raw:
-            self._body = _Body(raw, self.size, self.control, self._progress)
-            yield self._body
-
-    def finish(self) -> None:
-        """All of it was accepted: raises Corrupt when it was not the file that was to be sent, Unavailable when not all."""
-        body = self._body
-        assert body is not None
-        if body.sent != self.size:
-            raise Unavailable(f"{body.sent} of the {self.size} bytes of {self.file} were asked for")
-        self._known = {"sha256": body.sha256.hexdigest(), "sha512": body.sha512.hexdigest()}
-        if self._wanted is not None and self._wanted != self._known["sha256"]:
-            raise Corrupt(f"{self.file} is not what it was: its SHA-256 is {self._known['sha256'][:12]}…")
-
-    def is_in(self, image: Image) -> bool:
-        """Whether an image holds these bytes, as far as can be known."""
-        if not self.file.exists():
-            return True  # it was sent before, and is not needed any more
-        if image.data.get("size") != self.size:
-            return False
-        algorithm, _, value = image.hash.partition(":")
-        if algorithm not in hashlib.algorithms_available:
-            return True  # its size is right, and more can't be known
-        if algorithm not in self._known:
-            self._known[algorithm] = self._read(algorithm)
-        return value == self._known[algorithm]
-
-    def _read(self, algorithm: str) -> str:
-        digest = hashlib.new(algorithm)
-        with self.file.open("rb") as reader:
-            while chunk := reader.read(_CHUNK):
-                digest.update(chunk)
-                self.control.check()
-        return digest.hexdigest()
-
-
-class _Body:
-    """An open file that is hashed while it is sent; it counts what was read."""
-
-    def __init__(self, raw: IO[bytes], size: int, control: Control, progress: Callable[[float], None]) -> None:
-        self._raw, self._control, self._progress = raw, control, progress
-        self._size, self.sent = size, 0
-        self.sha256, self.sha512 = hashlib.sha256(), hashlib.sha512()
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        self._control.check()
-        data = self._raw.read(size)
-        self.sha256.update(data)
-        self.sha512.update(data)
-        self.sent += len(data)
-        self._progress(self.sent / self._size if self._size else 1.0)
-        return data
 
 
 def _image(raw: Any) -> Image:

@@ -28,9 +28,9 @@ class Busy(Unavailable):
 class BrokeOff(Unavailable):
     """A download ended before its end."""
 
-    def __init__(self, message: str = "", *, hint: str = "", done: int = 0) -> None:
+    def __init__(self, message: str = "", *, hint: str = "", at: int | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.done = done  # bytes that arrived
+        self.at = at  # the bytes that were there, where the other side ended it; None: the connection broke
 
 
 class NotAccepted(Unavailable):
@@ -116,6 +116,20 @@ def _without_answer(error: BaseException, said: str) -> ImageflowError | None:
         return Unavailable(said)
     if isinstance(error, keystone.ClientException | nova.ClientException | glance.ClientException):
         return Refused(said)
+    return None
+
+
+def ended_at(error: BaseException) -> int | None:
+    """How many bytes of an answer came before the server closed it; None when that is not what happened."""
+    from http.client import IncompleteRead
+
+    looked: list[object] = [error]
+    while looked:
+        one = looked.pop()
+        if isinstance(one, IncompleteRead):  # urllib3's is one, and `partial` is a count there
+            return int(str(one.partial)) if str(one.partial).isdecimal() else len(one.partial)
+        if isinstance(one, BaseException):
+            looked += [*one.args, one.__cause__, one.__context__]
     return None
 
 

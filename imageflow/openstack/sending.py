@@ -1,0 +1,89 @@
+"""A file on its way into Glance: hashed while it is sent, and compared with what arrived."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from imageflow.control import Control
+from imageflow.errors import Corrupt, Unavailable
+
+if TYPE_CHECKING:
+    from imageflow.openstack.images import Image
+
+_CHUNK = 1 << 20
+
+
+class Sent:
+    """A file that is sent, maybe more than once, and what is known of its bytes."""
+
+    def __init__(self, file: Path, sha256: str | None, control: Control, progress: Callable[[float], None]) -> None:
+        self.file, self.control = file, control
+        self._wanted, self._progress = sha256, progress
+        self._body: Body | None = None
+        self._known: dict[str, str] = {}  # algorithm -> hash of the file
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.file.stat().st_size
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Body]:
+        """The file from its beginning."""
+        with self.file.open("rb", buffering=0) as raw:
+            self._body = Body(raw, self.size, self.control, self._progress)
+            yield self._body
+
+    def finish(self) -> None:
+        """All of it was accepted: raises Corrupt when it was not the file that was to be sent, Unavailable when not all."""
+        body = self._body
+        assert body is not None
+        if body.sent != self.size:
+            raise Unavailable(f"{body.sent} of the {self.size} bytes of {self.file} were asked for")
+        self._known = {"sha256": body.sha256.hexdigest(), "sha512": body.sha512.hexdigest()}
+        if self._wanted is not None and self._wanted != self._known["sha256"]:
+            raise Corrupt(f"{self.file} is not what it was: its SHA-256 is {self._known['sha256'][:12]}…")
+
+    def is_in(self, image: Image) -> bool:
+        """Whether an image holds these bytes, as far as can be known."""
+        if not self.file.exists():
+            return True  # it was sent before, and is not needed any more
+        if image.data.get("size") != self.size:
+            return False
+        algorithm, _, value = image.hash.partition(":")
+        if algorithm not in hashlib.algorithms_available:
+            return True  # its size is right, and more can't be known
+        if algorithm not in self._known:
+            self._known[algorithm] = self._read(algorithm)
+        return value == self._known[algorithm]
+
+    def _read(self, algorithm: str) -> str:
+        digest = hashlib.new(algorithm)
+        with self.file.open("rb") as reader:
+            while chunk := reader.read(_CHUNK):
+                digest.update(chunk)
+                self.control.check()
+        return digest.hexdigest()
+
+
+class Body:
+    """An open file that is hashed while it is sent; it counts what was read."""
+
+    def __init__(self, raw: IO[bytes], size: int, control: Control, progress: Callable[[float], None]) -> None:
+        self._raw, self._control, self._progress = raw, control, progress
+        self._size, self.sent = size, 0
+        self.sha256, self.sha512 = hashlib.sha256(), hashlib.sha512()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        self._control.check()
+        data = self._raw.read(size)
+        self.sha256.update(data)
+        self.sha512.update(data)
+        self.sent += len(data)
+        self._progress(self.sent / self._size if self._size else 1.0)
+        return data

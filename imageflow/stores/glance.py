@@ -1,0 +1,428 @@
+"""Glance as a store: a version is one set of images, one for each of its files, made by one build.
+
+Every image says of which version it is, and which file of it (`imageflow:digest`, `imageflow:artifact` …). The version
+is there for readers when all of its images are active and the primary one says `imageflow:whole`, which is set last,
+together with its visibility. Two builds that made the same bytes have a set each: nothing is shared, nothing raced for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from imageflow.config import Config
+from imageflow.control import Control
+from imageflow.errors import (
+    ClaimLost,
+    ConfigError,
+    Corrupt,
+    ImageflowError,
+    NotFound,
+    Refused,
+    TimedOut,
+    Unavailable,
+)
+from imageflow.model import Artifact
+from imageflow.openstack import Cloud
+from imageflow.openstack.images import BUILD, CREATED, WHOLE, Image, Images
+from imageflow.openstack.properties import checked, formats
+from imageflow.openstack.trouble import BrokeOff
+from imageflow.stores import About, ImageRef
+from imageflow.stores.places import DIGEST as IS_DIGEST
+from imageflow.stores.places import appearing, artifact_of, check_names
+from imageflow.stores.published import (
+    ARTIFACT,
+    CORRUPT,
+    DIGEST,
+    KIND,
+    VERSION,
+    ImageSet,
+    described,
+    sets_of,
+)
+
+LOG = logging.getLogger(__name__)
+_RESUMED = (Unavailable, TimedOut, ClaimLost)  # after these somebody goes on, with what has arrived already
+_SAME_PLACE = 3  # downloads that end at the same byte: the data is short, it is not the connection
+_BLOCK = 1 << 16  # bytes; zeros of this length become a hole
+_BUSY = 30.0  # seconds that an image which is used is asked to go: the janitor comes again
+
+
+class GlanceStore:
+    """Image versions in the Glance of one cloud, in our own project; safe for any number of processes at once."""
+
+    name = "glance"
+    shared = True
+
+    def __init__(self, config: Config) -> None:
+        self._config = config.glance
+        self._images = Images(Cloud(config.openstack))
+
+    # -- finding -------------------------------------------------------------------------------------
+
+    def find(self, digest: str, build_id: str | None = None) -> ImageRef | None:
+        """See the protocol; the oldest set that is whole."""
+        whole = [one for one in self._sets(digest) if one.whole]
+        own = [one for one in whole if one.build_id == build_id]
+        return (own or whole)[0].ref(self.name) if whole else None
+
+    def list(self, build_id: str | None = None) -> Sequence[ImageRef]:
+        """See the protocol; oldest first, one of each digest."""
+        found: dict[str, ImageRef] = {}
+        for one in sets_of(self._images.find({KIND: VERSION} | ({BUILD: build_id} if build_id else {}))):
+            if one.whole:
+                found.setdefault(one.digest, one.ref(self.name))
+        return list(found.values())
+
+    def _sets(self, digest: str, build_id: str | None = None) -> Sequence[ImageSet]:
+        """What there is of a version, whole or not, oldest first."""
+        if not IS_DIGEST.fullmatch(digest):
+            return []
+        wanted = {KIND: VERSION, DIGEST: digest} | ({BUILD: build_id} if build_id else {})
+        return sets_of(self._images.find(wanted))
+
+    # -- adding --------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        files: Sequence[tuple[Path, Artifact]],
+        *,
+        build_id: str,
+        control: Control,
+        move: bool = False,
+        about: About | None = None,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> ImageRef:
+        """See the protocol. What an interrupted one has sent already is not sent again."""
+        check_names([artifact for _, artifact in files])
+        digest = files[0][1].digest
+        about = about or About(Path(files[0][1].name).stem)
+        checked(about.properties)
+        control.check()
+        own = self._sets(digest, build_id)
+        if not (own and own[0].whole):
+            _check_files(files)
+            self._check_cloud(digest, build_id, about, control)
+            for broken in own:
+                if broken.corrupt:
+                    self._remove(broken)
+            try:
+                self._send(files, digest, build_id, about, control, progress)
+                own = [self._publish(files, digest, build_id, about, control)]
+            except _RESUMED:
+                raise
+            except ImageflowError:
+                self._discard(digest, build_id)
+                raise
+        if move:
+            for source, _ in files:
+                with contextlib.suppress(OSError):
+                    source.unlink()
+        return own[0].ref(self.name)
+
+    def _check_cloud(self, digest: str, build_id: str, about: About, control: Control) -> None:
+        """What would be refused when everything has been sent is refused now."""
+        wanted = self._config
+        if wanted.import_method != "upload":
+            self._images.check_import(wanted.import_method)
+        elif len(wanted.stores) > 1:
+            raise ConfigError(
+                "[glance] stores: an upload goes into one store", hint="set [glance] import_method = glance-direct"
+            )
+        if wanted.stores:
+            self._images.check_stores(wanted.stores)
+        if self._visibility(about) in ("public", "community"):
+            # An image without data or a name, for a moment, and not in anybody's list.
+            try:
+                probe = self._images.create(
+                    {
+                        "visibility": self._visibility(about),
+                        "os_hidden": True,
+                        "disk_format": "raw",
+                        "container_format": "bare",
+                        KIND: VERSION,
+                        DIGEST: digest,
+                        BUILD: build_id,
+                    },
+                    control,
+                )
+            except Refused as error:
+                raise self._not_visible(about, error) from error
+            self._images.remove(probe.id, control)
+
+    def _send(
+        self,
+        files: Sequence[tuple[Path, Artifact]],
+        digest: str,
+        build_id: str,
+        about: About,
+        control: Control,
+        progress: Callable[[float], None],
+    ) -> None:
+        total = sum(artifact.size for _, artifact in files) or 1
+        before = 0
+        for position, (path, artifact) in enumerate(files):
+            identity = {KIND: VERSION, BUILD: build_id, DIGEST: digest, ARTIFACT: artifact.name}
+            name, said = described(about, [one for _, one in files], position)
+            self._images.upload(
+                path,
+                name=name,
+                disk_format=said.pop("disk_format"),
+                identity=identity,
+                about={**said, "visibility": "private", CREATED: f"{time.time():017.6f}"},
+                sha256=artifact.digest,
+                control=control,
+                progress=_share(progress, before / total, artifact.size / total),
+                method=self._config.import_method,
+                stores=self._config.stores,
+            )
+            before += artifact.size
+            progress(min(1.0, before / total))
+
+    def _publish(
+        self, files: Sequence[tuple[Path, Artifact]], digest: str, build_id: str, about: About, control: Control
+    ) -> ImageSet:
+        """Make it whole for readers, the primary image last; -> what is there then."""
+        names = [artifact.name for _, artifact in files]
+        there = self._own(digest, build_id)
+        if there is None or [image.says(ARTIFACT) for image in there.images] != names:
+            raise Unavailable(f"{self._images.cloud.name}: images of {digest[:12]} went away while they were stored")
+        change = {WHOLE: str(len(files)), "visibility": self._visibility(about)}
+        kernels = {}
+        if not about.boot_loader:
+            by_format = {artifact.format: image.id for (_, artifact), image in zip(files, there.images, strict=True)}
+            kernels = {
+                key: by_format[format]
+                for key, format in (("kernel_id", "kernel"), ("ramdisk_id", "initrd"))
+                if format in by_format
+            }
+        try:
+            for position, image in reversed(list(enumerate(there.images))):
+                control.check()  # the last moment at which a worker that lost its claim can still be stopped
+                self._images.update(image.id, change | (kernels if position == 0 else {}))
+        except Refused as error:
+            raise self._not_visible(about, error) from error
+        done = self._own(digest, build_id)
+        if done is None or not done.whole:
+            raise Unavailable(f"{self._images.cloud.name}: images of {digest[:12]} went away while they were published")
+        for image in done.others:
+            self._images.remove(image.id, control, patience=_BUSY)
+        return done
+
+    def _own(self, digest: str, build_id: str) -> ImageSet | None:
+        found = self._sets(digest, build_id)
+        return found[0] if found else None
+
+    def _visibility(self, about: About) -> str:
+        return about.visibility or self._config.visibility
+
+    def _not_visible(self, about: About, error: Refused) -> Refused:
+        visibility = self._visibility(about)
+        if visibility in ("private", "shared"):
+            return error
+        return Refused(
+            f"{self._images.cloud.name} does not let us publish {visibility} images: {error.message}",
+            hint="choose another publish.visibility (private, shared, community), or ask for the role that may do it",
+        )
+
+    def _discard(self, digest: str, build_id: str) -> None:
+        """Nothing is left of a version that was refused; what can't be removed now, the janitor does."""
+        try:
+            for one in self._sets(digest, build_id):
+                if not one.whole:
+                    self._remove(one)
+        except ImageflowError as error:
+            LOG.warning("images of %s are left in %s: %s", digest[:12], self._images.cloud.name, error)
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def open(self, ref: ImageRef, artifact: str | None = None) -> IO[bytes]:
+        """See the protocol. At its end the hash is compared: raises Corrupt, and Unavailable when it breaks off."""
+        wanted = artifact_of(ref, artifact)
+        image = self._image(ref, wanted)
+        return io.BufferedReader(_Stream(self._images.chunks(image, Control()), wanted), 1 << 20)
+
+    def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
+        """See the protocol. Runs of zeros become holes; the hash is compared before the file appears."""
+        wanted = artifact_of(ref, artifact)
+        image = self._image(ref, wanted)
+        with appearing(to, wanted.name) as (half, whole):
+            with half.open("xb", buffering=0) as file:
+                self._images.download(image, _Sparse(file), control, sha256=wanted.digest)  # type: ignore[arg-type]
+                file.truncate(file.tell())
+                os.fsync(file.fileno())
+            return whole
+
+    def _image(self, ref: ImageRef, artifact: Artifact) -> Image:
+        """The image with this artifact: of the set that the ref is of, or else of the oldest that is whole."""
+        whole = [one for one in self._sets(ref.digest) if one.whole]
+        whole.sort(key=lambda one: one.images[0].id != ref.path)
+        for one in whole:
+            for image in one.images:
+                if image.says(ARTIFACT) == artifact.name:
+                    return image
+        raise NotFound(f"image {ref.digest[:12]} is not in {self._images.cloud.name}")
+
+    def verify(self, digest: str, control: Control, progress: Callable[[float], None] = lambda _: None) -> None:
+        """See the protocol. All sets that are whole are read; one that fails is hidden, and no longer found until it passes."""
+        found = self._sets(digest)
+        looked = [one for one in found if one.whole] or [one for one in found if one.published]
+        if not looked:
+            raise NotFound(f"there is no image with digest {digest} in {self._images.cloud.name}")
+        total = sum(image.size for one in looked for image in one.images) or 1
+        done, told = 0, 0.0
+
+        def report(count: int) -> None:
+            nonlocal done, told
+            done += count
+            told = max(told, min(1.0, done / total))  # what breaks off begins again
+            progress(told)
+
+        wrong: Corrupt | None = None
+        for one in looked:
+            try:
+                self._compare(one, control, report)
+            except Corrupt as error:
+                self._mark(one, corrupt=True)
+                wrong = wrong or error
+            else:
+                if one.corrupt:
+                    self._mark(one, corrupt=False)
+        if wrong is not None:
+            raise wrong
+        progress(1.0)
+
+    def _compare(self, one: ImageSet, control: Control, report: Callable[[int], None]) -> None:
+        if missing := one.missing:
+            raise Corrupt(f"{missing} of {one.digest[:12]} is missing in {self._images.cloud.name}")
+        # All are asked for first: a version that is deleted meanwhile can still be read to its end, where Glance can.
+        streams = [self._images.chunks(image, control) for image in one.images]
+        for image, stream, artifact in zip(one.images, streams, one.artifacts, strict=True):
+            if self._digest(image, stream, control, report) != artifact.digest:
+                raise Corrupt(f"{artifact.name} (image {image.id}) is not what was stored: its SHA-256 differs")
+
+    def _digest(self, image: Image, stream: Iterator[bytes], control: Control, report: Callable[[int], None]) -> str:
+        ends: list[int | None] = []
+        while True:
+            digest, done = hashlib.sha256(), 0
+            try:
+                for piece in stream:
+                    digest.update(piece)
+                    done += len(piece)
+                    report(len(piece))
+                return digest.hexdigest()
+            except BrokeOff as error:
+                ends.append(error.at)
+                if error.at is not None and ends.count(error.at) == _SAME_PLACE:
+                    raise Corrupt(
+                        f"{image.says(ARTIFACT)} (image {image.id}) has only {error.at} of its {image.size} bytes"
+                    ) from error
+                if len(ends) == 2 * _SAME_PLACE:
+                    raise
+            report(-done)
+            control.wait(0.2 * 2 ** len(ends))
+            stream = self._images.chunks(image, control)
+
+    def _mark(self, one: ImageSet, *, corrupt: bool) -> None:
+        """Whether the version is damaged; then nobody sees it in a list any more."""
+        for image, artifact in zip(one.images, one.artifacts, strict=True):
+            hidden = corrupt or bool(formats(artifact.format).get("os_hidden"))
+            change: dict[str, Any] = {"os_hidden": hidden} | ({CORRUPT: "true"} if corrupt else {})
+            try:
+                self._images.update(image.id, change, remove=() if corrupt else (CORRUPT,))
+            except NotFound:
+                continue
+
+    # -- removing ------------------------------------------------------------------------------------
+
+    def delete(self, digest: str, build_id: str | None = None) -> None:
+        """See the protocol. Raises Busy while an image is used, Refused when it is protected."""
+        for one in self._sets(digest, build_id):
+            self._remove(one)
+
+    def _remove(self, one: ImageSet) -> None:
+        """The primary image first: a version is gone for readers when its removal begins."""
+        for image in one.all:
+            self._images.remove(image.id, patience=_BUSY)
+
+    def tidy(self, alive: Callable[[str], bool]) -> Sequence[str]:
+        """See the protocol."""
+        removed = []
+        for found in sets_of(self._images.find({KIND: VERSION})):
+            if not found.superfluous or alive(found.build_id):
+                continue
+            for one in self._sets(found.digest, found.build_id):  # a list takes two looks: it may have grown meanwhile
+                for image in one.superfluous:
+                    self._images.remove(image.id, patience=_BUSY)
+                    removed.append(f"image {image.id} ({image.name or 'nameless'}) of build {one.build_id}")
+        return removed
+
+
+def _share(progress: Callable[[float], None], begin: float, share: float) -> Callable[[float], None]:
+    """The progress of a part of something."""
+    return lambda part: progress(min(1.0, begin + share * part))
+
+
+class _Stream(io.RawIOBase):
+    """The pieces of an image as a file that is read once, from its beginning."""
+
+    def __init__(self, pieces: Iterator[bytes], artifact: Artifact) -> None:
+        self._pieces, self._artifact = pieces, artifact
+        self._left = b""
+        self._sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, as far as the next piece goes."""
+        if not self._left:
+            self._left = next(self._pieces, b"")
+            self._sha256.update(self._left)
+            if not self._left and self._sha256.hexdigest() != self._artifact.digest:
+                raise Corrupt(f"{self._artifact.name} is not what was stored: its SHA-256 differs")
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if not self.closed and (close := getattr(self._pieces, "close", None)) is not None:
+            close()
+        super().close()
+
+
+class _Sparse:
+    """A file to which a run of zeros is not written; it is truncated where its writer stands in the end."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.seek, self.truncate = file.seek, file.truncate
+
+    def write(self, piece: bytes) -> None:
+        for start in range(0, len(piece), _BLOCK):
+            block = piece[start : start + _BLOCK]
+            if block.count(0) == len(block):
+                self._file.seek(len(block), io.SEEK_CUR)
+                continue
+            view = memoryview(block)
+            while view:
+                view = view[self._file.write(view) :]
+
+
+def _check_files(files: Sequence[tuple[Path, Artifact]]) -> None:
+    for path, artifact in files:
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise NotFound(f"the file to store is not there: {path}") from error
+        if size != artifact.size:
+            raise Corrupt(f"{path} has {size} bytes, and should have {artifact.size}")
