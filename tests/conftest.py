@@ -10,6 +10,8 @@ import pytest
 from imageflow.persistence.database import Database
 from tests.services import MariaDB, PostgreSQL, RabbitMQ, Server, running
 
+pytest_plugins = ["tests.cloud.fixtures"]
+
 KINDS = ("sqlite", "postgresql", "mariadb")
 
 

@@ -266,7 +266,7 @@ class RabbitMQ(Daemon):
         return next(iter(sorted(Path("/usr/lib/rabbitmq").glob("**/*bin/rabbitmq-server"))), None)
 
     def _initialise(self) -> None:
-        self.port, distribution, self._epmd_port = _free_ports(3)
+        self.port, distribution, self._epmd_port = free_ports(3)
         self._write(
             "rabbitmq.conf",
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
@@ -330,7 +330,7 @@ class RabbitMQ(Daemon):
         super().remove()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports on loopback that nobody listens at, and no outgoing connection gets by chance."""
     with contextlib.ExitStack() as held:
         found: list[int] = []

@@ -1,0 +1,1 @@
+"""The tests' own cloud: a real one-node OpenStack that they start and stop; see README.md."""

@@ -1,0 +1,41 @@
+"""Fixtures of tests that need the cloud; mark these tests with `cloud`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.packages import absent
+from tests.services import require
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[object]:
+    """A running cloud, see tests/cloud/cloud.py: one for all tests of a run; that of IMAGEFLOW_TEST_CLOUD, if set."""
+    require("the test cloud", absent())
+    from tests.cloud.cloud import launch, running
+
+    if given := os.environ.get("IMAGEFLOW_TEST_CLOUD"):
+        yield running(Path(given))
+        return
+    started = launch(f"tests-{os.getpid()}")
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+@pytest.fixture
+def nothing_left(cloud: object) -> Iterator[None]:
+    """Fails the test that leaves anything in the cloud, and removes it."""
+    from tests.cloud.leftovers import leftovers, remove
+
+    remove(cloud)
+    yield
+    left = leftovers(cloud)
+    if left:
+        remove(cloud)
+    assert not left

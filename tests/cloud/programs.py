@@ -1,0 +1,78 @@
+"""Start and stop a cloud's programs, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import time
+
+from tests.cloud.daemons import daemons, environment
+from tests.cloud.settings import Settings
+from tests.cloud.supervision import Supervision
+
+
+class Programs:
+    """Start and stop what a cloud runs."""
+
+    def __init__(self, settings: Settings, supervision: Supervision) -> None:
+        self._settings = settings
+        self._supervision = supervision
+        self._daemons = daemons(settings)
+
+    def start(self, *names: str, patience: float = 180) -> None:
+        """Start these daemons, each when those answer that it needs; returns when all of them answer."""
+        waiting = [self._daemons[n] for n in self._daemons if n in names]
+        begun: list[str] = []
+        answering: set[str] = set()
+        end = time.monotonic() + patience
+        while waiting or set(begun) - answering:
+            for daemon in list(waiting):
+                if answering.issuperset(n for n in daemon.needs if n in names):
+                    (self._settings.state / daemon.name).mkdir(exist_ok=True)
+                    self._supervision.ask(
+                        "start",
+                        name=daemon.name,
+                        argv=daemon.argv,
+                        env=environment(self._settings, daemon.environment),
+                    )
+                    waiting.remove(daemon)
+                    begun.append(daemon.name)
+            answering.update(n for n in begun if n not in answering and self._daemons[n].answers())
+            self.check(*begun)
+            assert time.monotonic() < end, f"no answer from {sorted(set(begun) - answering)}: see {self._settings.logs}"
+            time.sleep(0.1)
+
+    def check(self, *names: str) -> None:
+        """AssertionError with the end of its log when one of these daemons does not run."""
+        running = self._supervision.programs()["running"]
+        for name in names:
+            assert name in running, f"{name} has ended: {self.tail(name)}"
+
+    def stop(self, name: str, how: signal.Signals | None = None) -> None:
+        """Stop a daemon, in order or by a signal; returns when it is gone, and its children are."""
+        daemon = self._daemons[name]
+        self._supervision.ask("stop", name=name, how=int(how or daemon.halt), patience=daemon.patience)
+
+    def run(self, *commands: tuple[str, ...], name: str, patience: float = 400, **variables: str) -> Job:
+        """Run programs one after the other, in the background."""
+        script = " && ".join(shlex.join(c) for c in commands)
+        self._supervision.ask("start", name=name, argv=["sh", "-c", script], env=environment(self._settings, variables))
+        return Job(self, self._supervision, name, time.monotonic() + patience)
+
+    def tail(self, name: str) -> str:
+        """The end of a program's log."""
+        return (self._settings.logs / f"{name}.log").read_text(errors="replace")[-2000:]
+
+
+class Job:
+    """Programs that run in the background."""
+
+    def __init__(self, programs: Programs, supervision: Supervision, name: str, end: float) -> None:
+        self._programs, self._supervision, self._name, self._end = programs, supervision, name, end
+
+    def wait(self) -> None:
+        """Wait until they have ended, well."""
+        while self._name not in (ended := self._supervision.programs()["ended"]):
+            assert time.monotonic() < self._end, f"{self._name} does not end"
+            time.sleep(0.1)
+        assert ended[self._name] == 0, f"{self._name} failed: {self._programs.tail(self._name)}"
