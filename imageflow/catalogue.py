@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from imageflow import missing
 from imageflow.compute import FORMATS
 from imageflow.config import Config
 from imageflow.control import Control
@@ -51,6 +52,8 @@ class Catalogue:
             found = versions.select(conn, image, limit=1)
         if not found:
             raise NotFound(f"there is no image {image!r}", hint="'imageflow image list' shows what there is")
+        if found[0].state == versions.MISSING:
+            raise _missing(found[0])
         ref = self.ref(found[0])
         if not any(artifact.format in FORMATS for artifact in ref.artifacts):
             raise Refused(
@@ -67,8 +70,12 @@ class Catalogue:
     def ref(self, version: Version) -> ImageRef:
         """A version as its store knows it."""
         found = self._store.find(version.digest)
+        if found is None and version.state == versions.MISSING:
+            raise _missing(version)
         if found is None:
-            wrong = "is corrupt" if version.state == "corrupt" else f"is not whole in the store '{version.store}'"
+            wrong = (
+                "is corrupt" if version.state == versions.CORRUPT else f"is not whole in the store '{version.store}'"
+            )
             raise NotFound(
                 f"{version.image}@{version.digest[:12]} {wrong}",
                 hint=f"build it again, or 'imageflow image delete {version.digest[:12]}'",
@@ -76,24 +83,25 @@ class Catalogue:
         return found
 
     def verify(self, ref: str, control: Control, progress: Callable[[float], None] = lambda _: None) -> Version:
-        """Read every byte of a version again; a corrupt one is never reused from then on."""
+        """Read every byte of a version again; a corrupt or missing one is never reused from then on."""
         version = self.version(ref)
         try:
             self._store.verify(version.digest, control, progress)
-        except (Corrupt, NotFound):
+        except (Corrupt, NotFound) as error:
+            state = versions.CORRUPT if isinstance(error, Corrupt) else versions.MISSING
+            why = error.message
 
-            def mark(conn: Connection) -> None:
+            def lose(conn: Connection) -> None:
                 for same in versions.holding(conn, version.store, version.digest):
-                    versions.mark(conn, same.id, "corrupt")
-                    builds.drop_claim(conn, same.build_id)
+                    missing.lose(conn, self._config, same, state, why)
 
-            self._database.transact(mark, patience=PATIENCE)
+            self._database.transact(lose, patience=PATIENCE)
             raise
-        if version.state == "corrupt":
+        if version.state != versions.STORED:
 
             def mend(conn: Connection) -> None:
                 for same in versions.holding(conn, version.store, version.digest):
-                    versions.mark(conn, same.id, "stored")
+                    missing.restore(conn, self._config, same)
 
             self._database.transact(mend, patience=PATIENCE)
         return self.version(version.digest)
@@ -136,11 +144,19 @@ class Catalogue:
         keep = (recipe.get("publish") or {}).get("keep")
         if not keep:
             return []
-        retired = []
-        for version in self.versions(image)[int(keep) :]:
+        retired, kept = [], 0
+        for version in self.versions(image):
+            if kept < int(keep):
+                kept += version.state != versions.MISSING
+                continue
             try:
                 self._delete(version)
             except Conflict:
                 continue  # the next build of the image tries again
             retired.append(version)
         return retired
+
+
+def _missing(version: Version) -> NotFound:
+    name = f"{version.image}@{version.digest[:12]}"
+    return NotFound(f"{name} is missing: {version.why}", hint=f"build it again, or 'imageflow image verify {name}'")

@@ -63,8 +63,9 @@ def match(conn: Connection, event: Event) -> tuple[list[Match], str | None]:
         return [], "our own publication: what stands on it is rebuilt by the cascade"
     found = {image: Match(image, why, None, {}) for image, why in recipe_events.asked_by(event).items()}
     if event.source == OWN and event.type == BEHIND and event.subject:
-        above = str(event.data["parent"])
-        found[event.subject] = Match(event.subject, f"{above} had a new version when nobody looked", above, {})
+        above = event.data.get("parent")
+        why = str(event.data.get("why") or f"{above} had a new version when nobody looked")
+        found[event.subject] = Match(event.subject, why, above, {})
     for image in origins.homeless(conn, found):
         del found[image]
     for trigger in registry.candidates(conn, triggers.probes(event)):

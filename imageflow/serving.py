@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from imageflow import drivers, targets
+from imageflow.comparing import Comparing
 from imageflow.conductor import Conductor
 from imageflow.dispatcher import Dispatcher
 from imageflow.errors import ConfigError, ImageflowError
@@ -43,12 +44,14 @@ class Serving:
         self._conductor = Conductor(service)
         self._inbox = SqlInbox(service.database, wake=self._wake)
         self._dispatcher = Dispatcher(service, self._inbox, begun=self._conductor.wake)
+        self._comparing = Comparing(service)
         self._error: ConfigError | None = None
         self._waited_for = set(config.listeners)
         self._began = time.monotonic()
         self._workers: dict[str, Worker] = {
             "dispatcher": self._dispatcher.run,
             "recipes in git": Following(config, service.hosted).run,
+            "comparison with the cloud": self._comparing.run,
         }
         for name in config.listeners:
             self._workers[f"listener {name}"] = self._listener(name)
@@ -64,6 +67,7 @@ class Serving:
 
     def _wake(self) -> None:
         self._dispatcher.wake()
+        self._comparing.wake()
 
     def _listener(self, name: str) -> Worker:
         factory = drivers.load("listener", "imageflow.listeners", name, "[listeners] enabled")
@@ -121,7 +125,7 @@ class Serving:
     def stop(self, *, now: bool = False) -> None:
         """Listen to nothing more and drain, as Conductor.stop. Safe in a signal handler and from any thread."""
         self._stop.set()
-        self._dispatcher.wake()
+        self._wake()
         self._conductor.stop(now=now)
 
     def _keep(self, name: str, worker: Worker) -> None:

@@ -58,7 +58,9 @@ def announcements() -> list[Announcement]:
     begun = replace(BUILD, started=None, step=None)  # the first step runs after it
     builds = {"start": begun, "pause": paused, "resume": resumed, "end": ended, "error": error}
     found = [("build", what, outbox.build_data(asdict(build))) for what, build in builds.items()]
-    found += [("image", what, outbox.image_data(VERSION)) for what in outbox.IMAGE]
+    gone = replace(VERSION, state="missing", why="somebody deleted it: glance.image.delete")
+    images = dict.fromkeys(outbox.IMAGE, VERSION) | {"missing": gone}
+    found += [("image", what, outbox.image_data(version)) for what, version in images.items()]
     return [_announcement(f"imageflow.{about}.{what}", data) for about, what, data in found]
 
 

@@ -18,7 +18,7 @@ from imageflow.config import Config
 from imageflow.errors import ConfigError
 from imageflow.model import Announcement
 
-VERSIONS = {"BuildPayload": "1.0", "ImagePayload": "1.0"}
+VERSIONS = {"BuildPayload": "1.0", "ImagePayload": "1.1"}
 CONTENT_TYPE = JSONFormat.CONTENT_TYPE
 
 

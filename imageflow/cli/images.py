@@ -82,6 +82,8 @@ class _OneVersion(ShowOne):
             "build": version.build_id,
             "key": version.key,
         }
+        if version.why is not None:
+            rows |= {"since": Age(version.since), "why": version.why}
         return self.dict2columns(rows | more)
 
 

@@ -88,6 +88,13 @@ def drop_claim(conn: sa.Connection, id: str) -> None:
     conn.execute(sa.update(builds).where(builds.c.id == id).values(claim=None))
 
 
+def reclaim(conn: sa.Connection, id: str) -> None:
+    """This build stands for its key again, unless another one does by now."""
+    build = get(conn, id)
+    if holder(conn, build.key) is None:
+        take_claim(conn, build)
+
+
 def get(conn: sa.Connection, id: str) -> Build:
     """The whole build with this id, or with the only id that begins so; raises NotFound."""
     hint = "see 'imageflow build list'"

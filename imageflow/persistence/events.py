@@ -160,6 +160,18 @@ def select(
     return [_event(row) for row in conn.execute(query)]
 
 
+def last(conn: sa.Connection) -> int:
+    """The seq of the newest event, 0 without any."""
+    found: int = conn.execute(sa.select(sa.func.coalesce(sa.func.max(events.c.seq), 0))).scalar_one()
+    return found
+
+
+def of_types(conn: sa.Connection, types: Sequence[str], *, after: int, limit: int) -> list[Event]:
+    """The events of these types that came after that one, oldest first."""
+    query = sa.select(*_COLUMNS).where(events.c.seq > after, events.c.type.in_(types))
+    return [_event(row) for row in conn.execute(query.order_by(events.c.seq).limit(limit))]
+
+
 def prune(conn: sa.Connection, before: float, limit: int = 1000) -> int:
     """Remove events, received before that moment, that have a verdict and no reaction that waits; -> how many."""
     busy = sa.exists().where(reactions.c.event == events.c.seq, reactions.c.open.is_(True))

@@ -20,7 +20,7 @@ from imageflow.persistence.upsert import insert_or_keep, insert_or_update
 
 WAITING, SENT, DEAD = "waiting", "sent", "dead"
 BUILD = ("start", "pause", "resume", "end", "error")
-IMAGE = ("publish", "delete")
+IMAGE = ("publish", "delete", "missing", "restore")
 _NAMES = uuid.UUID("0d5e2d0f-6e0c-5f0e-9a3c-6a1f6f2f7c11")  # of the ids that are made here
 _COLUMNS = [outbox.c[f.name] for f in fields(Announcement)]
 _TOLD = [
@@ -67,7 +67,7 @@ def announce_build(conn: sa.Connection, targets: Sequence[str], what: str, build
 
 
 def announce_image(conn: sa.Connection, targets: Sequence[str], what: str, version: Version, **more: Any) -> None:
-    """Tell the targets what became of an image version: publish, delete. As `announce_build`."""
+    """Tell the targets what became of an image version: publish, delete, missing, restore. As `announce_build`."""
     assert what in IMAGE, what
     if targets:
         _put(conn, targets, f"imageflow.image.{what}", version.build_id, {**image_data(version), **more})
@@ -96,6 +96,7 @@ def image_data(version: Version) -> dict[str, Any]:
         "properties": dict(version.properties),
         "packages": version.packages,
         "created": moment(version.created),
+        "why": version.why,
     }
 
 

@@ -90,6 +90,14 @@ def newest(conn: sa.Connection) -> list[Version]:
     return [_version(row) for row in conn.execute(query)]
 
 
+def some(conn: sa.Connection, store: str, before: int | None, limit: int) -> list[Version]:
+    """So many versions that should be whole in this store, newest first, those with an id below `before`."""
+    query = sa.select(*_COLUMNS).where(versions.c.store == store, versions.c.state == STORED)
+    if before is not None:
+        query = query.where(versions.c.id < before)
+    return [_version(row) for row in conn.execute(query.order_by(versions.c.id.desc()).limit(limit))]
+
+
 def mark(conn: sa.Connection, id: int, state: str, why: str | None = None) -> bool:
     """Set a version's state and why; -> whether it was there, in another state. Deleted is for ever."""
     there = (versions.c.id == id, versions.c.state.in_(_PRESENT), versions.c.state != state)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from imageflow.config import Config
@@ -57,12 +59,23 @@ def look_up(given: Json, config: Config) -> str:
 
 def newest(given: Json, config: Config) -> Image:
     """The image itself; raises as `look_up`."""
+    name, properties = str(given["glance"]), dict(given.get("properties") or {})
+    with _asking(config) as images:
+        return _one(images, name) if is_id(name) else _newest(images, name, properties)
+
+
+def image(id: str, config: Config) -> Image | None:
+    """The image with this id; None when it is gone, or not for us. Raises Unavailable, ConfigError."""
+    with _asking(config) as images:
+        return images.get(id)
+
+
+@contextlib.contextmanager
+def _asking(config: Config) -> Iterator[Images]:
     from imageflow.openstack.trouble import NotAccepted
 
-    name, properties = str(given["glance"]), dict(given.get("properties") or {})
     try:
-        images = _images(config.openstack)
-        return _one(images, name) if is_id(name) else _newest(images, name, properties)
+        yield _images(config.openstack)
     except NotAccepted:
         _images.cache_clear()  # clouds.yaml may say something else by now
         raise
