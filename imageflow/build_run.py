@@ -45,6 +45,7 @@ from imageflow.stages import limits
 LOG = logging.getLogger(__name__)
 DEATHS = 10  # workers in a row that may die in the same step, or be stopped in it, before its build pauses
 PATIENCE = 60.0  # seconds that a write waits for a database that is away
+MACHINES = 3  # times that a build loses its machine with all that was done on it, before that is its failure
 
 
 class BuildRun:
@@ -224,6 +225,16 @@ class BuildRun:
     def _forward(self, build: Build, log: BuildLog) -> Outcome:
         assert build.deadline is not None
         self.control.limit(time.monotonic() + build.deadline - time.time())
+        for _ in range(MACHINES):
+            outcome = self._attempt(build, log)
+            if not outcome.lost or self._suspend.is_set():
+                break
+            log(f"{outcome.error} It goes on from its last layer")
+            self._write(lambda conn: self._service.flows.reset_failed(conn, build.flow))
+        return outcome
+
+    def _attempt(self, build: Build, log: BuildLog) -> Outcome:
+        """Run the flow from where it is to its end, or to its first failure."""
         flow, _recorder = self._flow(build, log, self.control, revert=False)
         failed = flow.failed()
         if failed is not None:  # a worker died between the failure and its bookkeeping

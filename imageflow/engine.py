@@ -25,7 +25,7 @@ from taskflow.exceptions import WrappedFailure
 from taskflow.persistence import models
 from taskflow.types.failure import Failure
 
-from imageflow.errors import ClaimLost, ConfigError, ImageflowError
+from imageflow.errors import ClaimLost, ConfigError, ImageflowError, MachineLost
 from imageflow.model import Build, Json
 from imageflow.persistence.flowstore import FlowStore
 from imageflow.tasks.base import Task
@@ -63,6 +63,7 @@ class Outcome:
     error: str | None = None
     hint: str | None = None
     left: tuple[str, ...] = ()  # what a revert could not remove, in words
+    lost: bool = False  # the machine is gone, and the steps that were done on it have to run again
 
 
 @functools.cache
@@ -267,7 +268,8 @@ class FlowRun:
     def _failure_of(self, task: Task) -> Outcome:
         failure = self._engine.storage.get_execute_failures().get(task.name)
         message, hint = describe(failure)
-        return Outcome(End.FAILED, {}, step=task.name, error=message, hint=hint)
+        lost = failure is not None and bool(failure.check(MachineLost))
+        return Outcome(End.FAILED, {}, step=task.name, error=message, hint=hint, lost=lost)
 
 
 def describe(failure: Failure | None) -> tuple[str, str | None]:

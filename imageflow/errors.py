@@ -104,6 +104,15 @@ class MachineTrouble(Refused):
     hint = "see it with 'imageflow build screenshot' and 'imageflow build console'"
 
 
+class MachineLost(MachineTrouble):
+    """The machine is gone, and so is what was done on it since its last layer.
+
+    The build goes on from that layer by itself.
+    """
+
+    hint = "who deleted it? Resume starts again from the last layer"
+
+
 class NotSealed(Refused):
     """The image still holds what must not be published."""
 

@@ -39,8 +39,21 @@ class Janitor:
         found = self._reap()
         for path in self._store.tidy(self._alive(self._store)):
             LOG.info("removed %s: its build has ended", path)
+        self._sweep()
         self._collect_layers()
         return found
+
+    def _sweep(self) -> None:
+        """Remove machines of ended builds that no ledger tells of: a worker asked for them while it was taken over."""
+        if not self._compute.shared:
+            return
+        try:
+            for name in self._compute.list():
+                if not self._is_active(name.partition("-")[0], unknown=True):
+                    self._compute.delete(name)
+                    LOG.info("removed machine %s: its build has ended", name)
+        except ImageflowError as error:
+            LOG.warning("machines can't be swept: %s", error)
 
     def _collect_layers(self) -> None:
         limits = self._config.layers
@@ -55,11 +68,11 @@ class Janitor:
             LOG.warning("layers can't be collected: %s", error)
 
     def _pinned(self) -> list[str]:
-        """Every pin of the builds that have not ended: digests of downloads are among them."""
+        """Every pin of the builds that have not ended: digests of downloads are among them, or at their ends."""
         active = [state for state in BuildState if not state.ended]
         with self._database.read() as conn:
             found = [builds.get(conn, build.id) for build in builds.select(conn, states=active, limit=1000)]
-        return [str(pin) for build in found for pin in build.pins.values()]
+        return [str(pin).rpartition(":")[2] for build in found for pin in build.pins.values()]
 
     def _forget_install_keys(self) -> None:
         """A key that lets somebody into layers which are gone is of no use; a build that installs right now has it, too."""

@@ -153,6 +153,8 @@ class Compute(Protocol):
     name: str  # of the driver
     layers: Layers
     shared: bool  # whether others than this imageflow may have machines in the same place, see Store
+    # Seconds that a guest has to stay on after what it says last, for it to be seen: 0 where the console is kept.
+    console_delay: int
 
     def check(self, spec: MachineSpec) -> None:
         """Raise Refused when such a machine can never run here, saying what is missing or too small."""

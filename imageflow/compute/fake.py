@@ -32,6 +32,7 @@ class FakeCompute:
 
     name = "fake"
     shared = False
+    console_delay = 0
 
     def __init__(self, config: Config) -> None:
         self._site = config.machines_dir

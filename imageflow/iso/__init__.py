@@ -22,3 +22,4 @@ class Additions:
     authorized_key: str  # for root: how the installed system is reached
     marker: str  # the last command writes this line to the first serial console (and to the log): the install is done
     console: str = "ttyS0,115200"  # where installer and installed system talk
+    hold: int = 0  # seconds that the machine stays on after the marker, for who looks at its console now and then

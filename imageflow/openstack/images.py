@@ -94,8 +94,11 @@ class Images:
         except NotFound:
             return None
 
-    def find(self, properties: Mapping[str, str], *, tags: Sequence[str] = ()) -> list[Image]:
-        """Our own images that have all of these properties (`name` may be one) and tags, whatever their state, oldest first."""
+    def find(self, properties: Mapping[str, str], *, tags: Sequence[str] = (), snapshots: bool = False) -> list[Image]:
+        """Our own images that have all of these properties (`name` may be one) and tags, whatever their state, oldest first.
+
+        `snapshots`: also those that say of themselves what their server's image was, until somebody has cleaned them.
+        """
         filters: dict[str, Any] = {**properties, "owner": self.cloud.project, "visibility": "all"}
         if tags:
             filters["tag"] = list(tags)
@@ -107,7 +110,8 @@ class Images:
             return found
 
         images = [_image(raw) for raw in self._ask("our images", look)]
-        return sorted((i for i in images if i.status not in _GONE), key=Image.age)
+        there = [i for i in images if i.status not in _GONE and (snapshots or i.says("image_type") != "snapshot")]
+        return sorted(there, key=Image.age)
 
     def offered(self, name: str, properties: Mapping[str, str]) -> list[Image]:
         """Active images of this name that we may boot, and that have all of these properties, newest first.

@@ -15,7 +15,10 @@ from imageflow.tasks.workbench import Workbench
 
 
 class Configure(Task):
-    """Apply one entry of `configure`; it is skipped when a layer that has it is reused."""
+    """Apply one entry of `configure`; it is skipped when a layer that has it is reused.
+
+    Its layer follows at once where that costs nothing, else where the recipe says `checkpoint: true`.
+    """
 
     def __init__(self, position: int, step: str, title: str) -> None:
         """`position`: of the entry, from 0; its stage is the next one, for the first stage is what is configured."""
@@ -30,7 +33,7 @@ class Configure(Task):
 
     def execute(self, bench: Workbench, secret: Callable[[str], str], start: Json, machine: Json, **_: Any) -> Json:
         before, stage = bench.stages[self._position], bench.stages[self._position + 1]
-        if start["stage"] > self._position:
+        if machine.get("stage", start["stage"]) > self._position:  # an earlier imageflow did not say it
             bench.log("reused")
             return {"key": stage.key, "reused": True}
         entry = bench.image.configure[self._position]
@@ -52,9 +55,9 @@ class Configure(Task):
                 ),
             )
             guest.run("sync", control=bench.control)
-            bench.checkpoint(
-                stage, parent=before.key
-            )  # a machine that dies before its layer is there starts again, too
+            if bench.compute.layers.cheap or entry.get("checkpoint"):
+                # here: a machine that dies before its layer is there starts again, too
+                bench.checkpoint(stage, parent=before.key)
 
         bench.on_guest(before.key, apply)
         return {"key": stage.key, "reused": False}

@@ -62,7 +62,9 @@ class RemasterMedia(Task):
         kind, name = bench.image.answers
         marker = f"imageflow: installed {bench.build.id}"
         answer = compose(
-            Answers(kind), _answers(bench.build, name), Additions(authorized_key=bench.keys.public, marker=marker)
+            Answers(kind),
+            _answers(bench.build, name),
+            Additions(bench.keys.public, marker, hold=bench.compute.console_delay),
         )
         to = bench.work.path / "media.iso"
         to.unlink(missing_ok=True)

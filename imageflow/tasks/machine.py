@@ -16,12 +16,13 @@ class BootMachine(Task):
 
     step = "boot-machine"
     title = "Boot the machine"
-    default_provides = "machine"  # imageflow.compute.Machine
+    default_provides = "machine"  # imageflow.compute.Machine, and "stage": index of what was on its disk then
 
     def execute(self, bench: Workbench, start: Json, base: Json) -> Json:
-        machine = bench.start(start["key"] or base["key"])
+        stage, key = bench.deepest(max(start["stage"], 0)) or (start["stage"], start["key"] or base["key"])
+        machine = bench.start(key)
         bench.say_running(machine)
-        return asdict(machine)
+        return asdict(machine) | {"stage": stage}
 
     def revert(self, bench: Workbench) -> None:
         bench.delete()

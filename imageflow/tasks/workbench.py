@@ -12,7 +12,7 @@ from typing import TypeVar
 from imageflow.compute import Compute, Layer, Machine, MachineSpec, MachineState, Seed
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import ImageflowError, InputChanged, MachineTrouble, NoSpace, Unavailable
+from imageflow.errors import ImageflowError, InputChanged, MachineLost, MachineTrouble, NoSpace, Unavailable
 from imageflow.guest import Access, keys, seed
 from imageflow.guest.connect import Connection
 from imageflow.guest.keys import Keys
@@ -88,6 +88,17 @@ class Workbench:
             raise InputChanged(f"layer {key[:12]} is gone", hint="abort the build and create it again")
         return found
 
+    def deepest(self, above: int) -> tuple[int, str] | None:
+        """(index, key) of the last stage after `above` that there is a layer of, held from now on; None without one.
+
+        A forced build has only its own.
+        """
+        for index in range(len(self.stages) - 1, above, -1):
+            layer = self.compute.layers.hold(self.stages[index].key, self.build.id)
+            if layer is not None and (not self.build.forced or layer.build_id == self.build.id):
+                return index, layer.key
+        return None
+
     def release_layers(self) -> None:
         """The build needs no layer any more; again is fine."""
         self.compute.layers.release(self.build.id)
@@ -106,20 +117,28 @@ class Workbench:
     # -- the machine -----------------------------------------------------------------------------
 
     def start(self, key: str) -> Machine:
-        """A new machine on this layer; one that runs already is adopted."""
-        layer = self.layer(key)
+        """A new machine on this layer; one that runs already is adopted.
+
+        Where layers are dear there may be none for what was done last: then the machine goes on from its own disk.
+        Raises MachineLost when it is gone.
+        """
+        layer = self.layer(key) if self.compute.layers.cheap else self.compute.layers.hold(key, self.build.id)
         self.ledger.open(ResourceKind.MACHINE, self.name)
-        if self.compute.state(self.name) is not MachineState.RUNNING:
+        state = self.compute.state(self.name)
+        if state is not MachineState.RUNNING:
+            if layer is None and state is MachineState.ABSENT:
+                raise MachineLost
             for file in (*reversed(self.sealing), self.keys.known_hosts):  # another boot may show another host key
                 file.unlink(missing_ok=True)
-            self.compute.delete(self.name)
+            if layer is not None:
+                self.compute.delete(self.name)
         return self.compute.ensure(
             self.name,
             self.spec(),
             build_id=self.build.id,
             control=self.control,
             log=self.told,
-            disk=layer.source,
+            disk=None if layer is None else layer.source,
             seed=self.seed(),
         )
 
@@ -159,7 +178,7 @@ class Workbench:
                 connection = self.connect(booting=fresh or report, report=report)
                 with contextlib.closing(connection), self.control.watched(self._must_run):
                     return work(connection)
-            except (InputChanged, NoSpace):
+            except (InputChanged, NoSpace, MachineLost):
                 raise  # another start would meet the same
             except ImageflowError as error:
                 self.control.check()

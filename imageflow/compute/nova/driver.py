@@ -32,7 +32,6 @@ from imageflow.compute.nova.servers import (
     fault,
     launched,
     power,
-    state,
     task,
 )
 from imageflow.compute.nova.snapshots import snapshot
@@ -45,6 +44,7 @@ from imageflow.openstack.trouble import OverQuota
 
 _STARTS = 3  # times that Nova may fail to start a server: another host, or a minute later, may do
 _STOP = 300.0  # seconds until a server must be off, that its guest would not power off: Nova does it by then
+_HOLD = 15.0  # seconds; Nova shows nothing of a server that is off, and may be slow to show what one says that is on
 _WAIT = 10.0  # seconds between two looks whether the quota has room
 
 
@@ -56,6 +56,7 @@ class NovaCompute:
 
     def __init__(self, config: Config) -> None:
         self._config = config.nova
+        self.console_delay = math.ceil(max(_HOLD, 5 * config.nova.poll))
         self._site = config.machines_dir
         self.cloud = Cloud(config.openstack)
         self._images = Images(self.cloud)
@@ -95,11 +96,13 @@ class NovaCompute:
                 server = None
             if server is None:
                 server = self._create(name, spec, build_id, control, log, disk, cdrom, seed)
-            if cdrom is not None and server.metadata.get(STAGE) == BLANK:
+            stage = server.metadata.get(STAGE)
+            begun = stage == INSTALLING and (server.status == "RESCUE" or self._servers.ejected(server))
+            if cdrom is not None and stage in (BLANK, INSTALLING) and not begun:
                 server = self._insert(server, name, build_id, spec, cdrom, control)
-            elif server.metadata.get(STAGE) != INSTALLING:
+            elif stage != INSTALLING:
                 server = self._start(server, name, control)
-            return Machine(name, state(server), server.id)
+            return Machine(name, self._servers.state(server), server.id)
 
     def boot_disk(
         self, name: str, *, control: Control, log: Callable[[str], None], seed: Seed | None = None
@@ -109,18 +112,18 @@ class NovaCompute:
             if server is None:
                 raise Refused(f"there is no machine {name} whose disk could be booted")
             if server.metadata.get(STAGE) == INSTALLING:
-                if state(server) is MachineState.RUNNING:
+                if self._servers.state(server) is MachineState.RUNNING:
                     raise Unavailable(f"machine {name} still runs from its CD")
                 server = self._eject(server, control)
                 self._installed(server, name)
             server = self._start(server, name, control)
-            return Machine(name, state(server), server.id)
+            return Machine(name, self._servers.state(server), server.id)
 
     def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
         server = self._servers.one(name)
-        if server is None or state(server) is MachineState.STOPPED:
+        if server is None or self._servers.state(server) is MachineState.STOPPED:
             return
-        if state(server) is MachineState.ERROR:
+        if self._servers.state(server) is MachineState.ERROR:
             raise Unavailable(
                 f"machine {name} broke: it can't be powered off in order", hint="start it again, or delete it"
             )
@@ -151,7 +154,7 @@ class NovaCompute:
     # -- looking -------------------------------------------------------------------------------------
 
     def state(self, name: str) -> MachineState:
-        return state(self._servers.seen(name))
+        return self._servers.state(self._servers.seen(name))
 
     def console(self, name: str, offset: int = 0) -> bytes:
         if (server := self._servers.seen(name)) is None:
@@ -172,7 +175,7 @@ class NovaCompute:
 
     def address(self, name: str) -> Address:
         server = self._servers.seen(name)
-        if server is None or state(server) is not MachineState.RUNNING:
+        if server is None or self._servers.state(server) is not MachineState.RUNNING:
             raise Unavailable(f"machine {name} does not run")
         return self._network.address(server, name)
 
@@ -185,7 +188,7 @@ class NovaCompute:
             raise Refused(f"there is no machine {name}")
         with self._locked(name, control):
             server = self._servers.one(name)
-            if server is None or state(server) is MachineState.ERROR:
+            if server is None or self._servers.state(server) is MachineState.ERROR:
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
             installing = server.metadata.get(STAGE) == INSTALLING
             if installing:
@@ -200,7 +203,7 @@ class NovaCompute:
 
     def disk(self, name: str, control: Control) -> Source:
         server = self._servers.one(name)
-        if state(server) is not MachineState.STOPPED:
+        if self._servers.state(server) is not MachineState.STOPPED:
             raise Unavailable(f"machine {name} is not powered off")
         with self._locked(name, control):
             identity = {media.MACHINE: name, media.PURPOSE: media.DISK}
@@ -329,7 +332,7 @@ class NovaCompute:
 
     def _start(self, server: Any, name: str, control: Control) -> Any:
         """See that a server runs from its disk."""
-        if server.status == "ACTIVE" and state(server) is MachineState.RUNNING:
+        if server.status == "ACTIVE" and self._servers.state(server) is MachineState.RUNNING:
             return server
         for file in (self._site / name).glob("disk-*"):
             file.unlink(missing_ok=True)
@@ -356,7 +359,8 @@ class NovaCompute:
     def _insert(self, server: Any, name: str, build_id: str, spec: MachineSpec, cdrom: Path, control: Control) -> Any:
         """Boot an empty server from the ISO: Nova's stable device rescue, its own disk beside it."""
         iso = self._media.iso(name, build_id, spec, cdrom, control)
-        server = self._servers.lead(
+        self._servers.note(server, INSTALLING)
+        return self._servers.lead(
             server,
             "boot the ISO",
             lambda s: s.status == "RESCUE" and task(s) is None,
@@ -364,8 +368,6 @@ class NovaCompute:
             control=control,
             timeout=self._config.build_timeout,
         )
-        self._servers.note(server, INSTALLING)
-        return self._servers.get(server.id)
 
     def _eject(self, server: Any, control: Control) -> Any:
         """Take the ISO out: the server boots what is on its disk."""

@@ -61,7 +61,7 @@ class NovaLayers:
         self._adopted.release(build_id)
         for image in self._images.find({}, tags=[_HELD + build_id]):
             self._images.untag(image.id, _HELD + build_id)
-        for image in self._images.find({BUILD: build_id}):
+        for image in self._images.find({BUILD: build_id}, snapshots=True):
             if image.says(LAYER) and not _good(image):
                 self._images.remove(image.id)
 
@@ -95,7 +95,7 @@ class NovaLayers:
         return sorted(found, key=lambda layer: layer.created, reverse=True)
 
     def collect(self, max_age: float, max_size: float, alive: Callable[[str], bool]) -> Sequence[Layer]:
-        images = {image.id: image for image in self._images.find({}) if image.says(LAYER)}
+        images = {image.id: image for image in self._images.find({}, snapshots=True) if image.says(LAYER)}
         gone = [*self._adopted.collect(max_age, alive)]
         for image in images.values():
             if not _good(image) and not alive(image.says(BUILD)):
@@ -163,7 +163,8 @@ class NovaLayers:
 
 def _good(image: Image) -> bool:
     """Whether machines can start from it: it was said to be a layer once its data was there, and nobody collects it."""
-    return image.active and image.says(_USED) != "" and not image.says(_COLLECTED)
+    said = image.says(_USED) != "" and image.says("image_type") != "snapshot"
+    return image.active and said and not image.says(_COLLECTED)
 
 
 def _holders(data: Mapping[str, object]) -> list[str]:

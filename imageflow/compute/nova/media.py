@@ -65,7 +65,7 @@ class Media:
 
     def of(self, name: str, *purposes: str) -> list[Image]:
         """A machine's images, in any state; those for these purposes only, where some are named."""
-        found = self._images.find({MACHINE: name})
+        found = self._images.find({MACHINE: name}, snapshots=True)
         return [image for image in found if not purposes or image.says(PURPOSE) in purposes]
 
     def remove(self, name: str, *purposes: str) -> None:
@@ -75,7 +75,7 @@ class Media:
 
     def machines(self) -> set[str]:
         """Names of the machines that have images here."""
-        return {image.says(MACHINE) for image in self._images.find({}) if image.says(MACHINE)}
+        return {image.says(MACHINE) for image in self._images.find({}, snapshots=True) if image.says(MACHINE)}
 
 
 def firmware(spec: MachineSpec) -> dict[str, str]:

@@ -114,8 +114,17 @@ class Servers:
         """Without trying again: the caller looks what came of it."""
         return patiently(f"{self._cloud.name}: {what}", work, patience=0.0)
 
+    def state(self, server: Any) -> MachineState:
+        """What a server is to imageflow."""
+        return state(server, self.ejected)
+
+    def ejected(self, server: Any) -> bool:
+        """Whether the CD was taken out of it: Nova remembers what was asked of a server."""
+        actions = self.ask("what a server did", lambda: self._cloud.nova.instance_action.list(server.id))
+        return any(action.action == "unrescue" for action in actions)
+
     def note(self, server: Any, stage: str) -> None:
-        """Write onto the server what it is at; again is fine."""
+        """Write onto the server what it is at; again is fine. Nova refuses it while the server runs from a CD."""
         self.ask("a server's metadata", lambda: self._cloud.nova.servers.set_meta(server, {STAGE: stage}))
         self.changed(server.metadata[MACHINE])
 
@@ -161,16 +170,17 @@ def fault(server: Any) -> str:
     return " ".join(str(found.get("message") or "no reason was given").split())[:300]
 
 
-def state(server: Any) -> MachineState:
-    """What a server is to imageflow."""
+def state(server: Any, ejected: Callable[[Any], bool]) -> MachineState:
+    """What a server is to imageflow; `ejected`: whether one that was to be installed from a CD has left it since."""
     if server is None:
         return MachineState.ABSENT
     if server.status == "ERROR" or power(server) == _CRASHED:
         return MachineState.ERROR
     if server.metadata.get(STAGE) == INSTALLING:
-        # it leaves RESCUE only because the installer is done; until that is written down, it counts as off
-        on = server.status == "RESCUE" and power(server) != _SHUTDOWN
-        return MachineState.RUNNING if on else MachineState.STOPPED
+        if server.status == "RESCUE":
+            return MachineState.STOPPED if power(server) == _SHUTDOWN else MachineState.RUNNING
+        # it leaves the CD only because the installer is done; until that is written down, it counts as off
+        return MachineState.STOPPED if ejected(server) else MachineState.RUNNING
     if server.status in ("SHUTOFF", "SHELVED", "SHELVED_OFFLOADED"):
         return MachineState.STOPPED
     if server.status == "ACTIVE" and power(server) == _SHUTDOWN and task(server) is None:

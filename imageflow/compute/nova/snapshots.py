@@ -11,15 +11,11 @@ from imageflow.compute.nova.servers import Servers, task
 from imageflow.control import Control
 from imageflow.errors import NotFound, TimedOut, Unavailable
 from imageflow.openstack import Cloud
-from imageflow.openstack.images import Image, Images
+from imageflow.openstack.images import PREFIX, Image, Images
+from imageflow.openstack.properties import product
 
 _POLL = 0.5  # seconds
 _LATE = 15.0  # seconds until the image of a snapshot that Nova may have begun must be seen
-# What a snapshot has of the machine that it was taken of, and nobody wants in a new one.
-INHERITED: tuple[str, ...] = (
-    *("base_image_ref", "boot_roles", "image_type", "user_id", "instance_uuid", "image_state", "image_location"),
-    *("os_shutdown_timeout", "hw_rescue_device", "hw_rescue_bus", "clean_attempts"),
-)
 
 
 def snapshot(
@@ -38,29 +34,28 @@ def snapshot(
     Nova's image is active before the server can be asked for something else: this waits for both.
     """
     end = time.monotonic() + timeout
-    asked = 0.0
+    asked = -_LATE
+    said = _said(images, server, identity)
     trouble: Exception | None = None
     while True:
         control.check()
         found = servers.get(server.id)
         if found is None:
             raise NotFound(f"the server of {server.name} is gone")
-        there = images.find(identity)
+        there = images.find(identity, snapshots=True)
         done = [image for image in there if image.active]
         if done and task(found) is None:
             for other in there:
                 if other.id != done[0].id:
                     images.remove(other.id, control)
-            return _cleaned(images, done[0])
+            return _cleaned(images, done[0], identity)
         # a half image of a server that does nothing will never be whole
         idle = task(found) is None and time.monotonic() - asked > _LATE
         if idle:
             for half in there:
                 images.remove(half.id, control)
             try:
-                servers.ask_once(
-                    "a snapshot", functools.partial(cloud.nova.servers.create_image, found, name, dict(identity))
-                )
+                servers.ask_once("a snapshot", functools.partial(cloud.nova.servers.create_image, found, name, said))
                 asked = time.monotonic()
             except Unavailable as error:
                 trouble = error
@@ -72,6 +67,14 @@ def snapshot(
         control.wait(_POLL)
 
 
-def _cleaned(images: Images, image: Image) -> Image:
-    inherited = [key for key in image.data if key in INHERITED or key.startswith(("owner_", "image_base_"))]
-    return images.update(image.id, {}, remove=inherited) if inherited else image
+def _said(images: Images, server: Any, identity: Mapping[str, str]) -> dict[str, str]:
+    """What the image is to say from its first moment: who it is, and nothing of ours that its base says of itself."""
+    base = images.get(server.image["id"]) if server.image else None
+    inherited = {key: "" for key in (base.data if base is not None else {}) if key.startswith(PREFIX)}
+    return {**inherited, **identity}
+
+
+def _cleaned(images: Images, image: Image, identity: Mapping[str, str]) -> Image:
+    _keep, inherited = product(image.data)
+    wrong = [name for name in inherited if name not in identity]
+    return images.update(image.id, {}, remove=wrong) if wrong else image

@@ -36,6 +36,7 @@ class QemuCompute:
 
     name = "qemu"
     shared = False
+    console_delay = 0
 
     def __init__(self, config: Config) -> None:
         self._config = config

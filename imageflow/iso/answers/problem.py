@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imageflow.errors import BadInput
 from imageflow.iso import Additions
@@ -23,7 +23,12 @@ def cleaned(additions: Additions) -> Additions:
     for what, text in (("key", additions.authorized_key), ("marker", additions.marker), ("console", additions.console)):
         if not re.fullmatch(r"[\w @+=:,./()~-]+", text.strip(), re.ASCII):
             raise BadInput(f"the {what} for the installed system has characters that an answer file can't hold")
-    return Additions(additions.authorized_key.strip(), additions.marker.strip(), additions.console.strip())
+    return replace(
+        additions,
+        authorized_key=additions.authorized_key.strip(),
+        marker=additions.marker.strip(),
+        console=additions.console.strip(),
+    )
 
 
 def tty(additions: Additions) -> str:
@@ -46,4 +51,5 @@ def key_commands(additions: Additions, root: str = "") -> list[str]:
 
 def marker_command(additions: Additions) -> str:
     """The last shell command: says that all before it went well."""
-    return f"sync; echo '{additions.marker}'; echo '{additions.marker}' > {tty(additions)}"
+    hold = f"; sleep {additions.hold}" if additions.hold else ""
+    return f"sync; echo '{additions.marker}'; echo '{additions.marker}' > {tty(additions)}{hold}"
