@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 from imageflow.model import Build, BuildState
-from imageflow.persistence import builds, outbox
+from imageflow.persistence import builds, outbox, publications
 from imageflow.persistence.database import Database
 
 T = TypeVar("T")
@@ -93,3 +93,15 @@ def send_all(url: str, me: int) -> list[tuple[float, str, str, str]]:
             with db.read() as conn:
                 if not outbox.select(conn, states=[outbox.WAITING], limit=1):
                     return done
+
+
+def publish_all(url: str, me: int) -> list[tuple[int, str]]:
+    """Take publications and mark them as stored until none waits; -> (version, target) of each."""
+    done = []
+    with Database(url) as db:
+        _gate.wait(60)
+        for target in ("dr", "prod"):
+            while one := db.transact(lambda conn, t=target: publications.take(conn, t, f"w{me}", 60.0)):  # type: ignore[misc]
+                assert db.transact(lambda conn, one=one: publications.stored(conn, one, f"w{me}", "p"))  # type: ignore[misc]
+                done.append((one.version_id, one.target))
+    return done

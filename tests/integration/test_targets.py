@@ -1,0 +1,520 @@
+"""Publication targets: folders that are away, publishers that are killed, stopped and doubled; the program's words."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from imageflow import config, publisher, scratch, targets
+from imageflow.control import Control
+from imageflow.errors import ConfigError, NotFound
+from imageflow.model import Artifact, Build, BuildState, Publication, Version
+from imageflow.persistence import builds, publications, versions
+from imageflow.persistence.tables import versions as table
+from imageflow.publisher import Publisher
+from imageflow.service import Service
+from imageflow.signals import Flag
+from imageflow.stores.directory import DirectoryStore
+from tests.cli_program import Program
+from tests.small.site import Site
+from tests.small.yard import Yard, open_yard
+
+ONE = """
+images:
+  - name: web
+    method: dib
+    dib: {elements: [tiny], skip-base: true}
+    configure: [{files: [{path: /etc/motd, source: motd}]}]
+    publish: {keep: 2, properties: {os_distro: debian}}
+    on: [{event: git.push, where: {repository: infra}}]
+"""
+
+
+class Place:
+    """A site that publishes to two folders beside it, `near` and `far`."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.service = site.service
+        self.folders = {name: site.folder / name for name in ("near", "far")}
+        self.program = Program(site.config.state_dir, "--config-file", str(site.file))
+        self._started: list[subprocess.Popen[str]] = []
+
+    def configured(self, **options: str) -> None:
+        """The same with these options of [publish]."""
+        text = self.site.file.read_text().partition("[publish]")[0]
+        given = {
+            "targets": options.pop("targets", entries(self.site.folder)),
+            "max_wait": "0.3",
+            "lease": "2",
+            **options,
+        }
+        self.site.file.write_text(
+            text + "[publish]\n" + "".join(f"{name} = {value}\n" for name, value in given.items())
+        )
+        self.service.close()
+        self.service = self.site.service = Service.open(config.load([str(self.site.file)]))
+
+    def version(self, size: int = 64, image: str = "web") -> Version:
+        """A version in the store, of so many bytes, that is wanted in all targets."""
+        id = uuid.uuid4().hex[:12]
+        file, digest = self.site.folder / f"{id}.raw", hashlib.sha256()
+        piece = (id.encode() * (1 + min(size, 1 << 20) // 12))[: min(size, 1 << 20)]
+        with file.open("wb") as out:
+            for _ in range(size // len(piece)):
+                out.write(piece)
+                digest.update(piece)
+        artifact = Artifact(f"{image}.raw", "raw", file.stat().st_size, digest.hexdigest())
+        ref = self.service.store.add([(file, artifact)], build_id=id, control=Control(), move=True)
+        build = Build(id, image, "dib", BuildState.SUCCEEDED, "new", id * 5, "f", 1.0, recipe={"publish": {}})
+        version = Version(0, image, id, id * 5, ref.digest, time.time(), ref.store, ref.path, ref.artifacts)
+
+        def add(conn: sa.Connection) -> Version:
+            builds.insert(conn, build, claim=False)
+            made = versions.add(conn, version)
+            publications.want(conn, made.id, targets.names(self.service.config))
+            return made
+
+        return self.service.database.transact(add)
+
+    def serve(self) -> subprocess.Popen[str]:
+        """`imageflow serve`; it is gone after the test."""
+        with (self.site.folder / "serve.log").open("a") as log:
+            self._started.append(self.program.start("serve", "--listen", "none", stdout=log, stderr=log))
+        return self._started[-1]
+
+    @contextlib.contextmanager
+    def publishing(self, *names: str) -> Iterator[None]:
+        """Publishers of the targets, these or all, at work in threads."""
+        stop = Flag()
+        found = [
+            one
+            for one in targets.parse(self.service.config)
+            if one.name in (names or targets.names(self.service.config))
+        ]
+        threads = [
+            threading.Thread(target=Publisher(self.service, one, one.open()).run, args=(stop,), daemon=True)
+            for one in found
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(20)
+                assert not thread.is_alive()
+
+    def rows(self, **which: Any) -> list[Publication]:
+        return self.service.publications.select(**which)
+
+    def states(self) -> dict[str, set[str]]:
+        return {name: {one.state for one in self.rows(target=name)} for name in self.folders}
+
+    def await_that(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            log = self.site.folder / "serve.log"
+            assert time.monotonic() < end, (self.rows(), log.read_text()[-3000:] if log.exists() else "")
+            time.sleep(0.002)
+        return value
+
+    def await_stored(self, seconds: float = 60.0) -> None:
+        self.await_that(lambda: all(one.state == "stored" for one in self.rows()), seconds)
+
+    def content(self, name: str) -> list[str]:
+        """Everything in a folder but its lock."""
+        return sorted(entry.name for entry in self.folders[name].iterdir() if entry.name != ".lock")
+
+    def exactly(self, name: str, *expected: Version) -> None:
+        """These versions are in the target, sound, and nothing else is."""
+        assert self.content(name) == sorted(version.digest for version in expected)
+        store = next(one for one in targets.parse(self.service.config) if one.name == name).open()
+        for version in expected:
+            store.verify(version.digest, Control())
+
+    def close(self) -> None:
+        for process in self._started:
+            with process:
+                process.kill()
+
+
+def entries(folder: Path) -> str:
+    return f"near=directory:{folder}/near, far=directory:{folder}/far"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with Site(tmp_path, lease=8) as site:
+        made = Place(site)
+        made.configured()
+        for folder in made.folders.values():
+            folder.mkdir()
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def down(folder: Path) -> None:
+    """A mount that is gone."""
+    folder.rename(folder.with_name(f"{folder.name}-away"))
+    folder.write_text("not a folder")
+
+
+def back(folder: Path) -> None:
+    folder.unlink()
+    folder.with_name(f"{folder.name}-away").rename(folder)
+
+
+@pytest.fixture
+def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+    options = {"publish__targets": entries(tmp_path), "publish__max_wait": "0.3"}
+    with open_yard(tmp_path, "", monkeypatch, **options) as yard:
+        yield yard
+
+
+def test_one_target_is_down_and_follows_when_it_is_back_without_a_build(yard: Yard) -> None:
+    place = Place(yard.site)
+    for folder in place.folders.values():
+        folder.mkdir()
+    down(place.folders["far"])
+    yard.register(ONE)
+    yard.push()
+    with place.publishing():
+        assert yard.settle() == ["web"]
+        [version] = place.service.images.versions()
+        place.await_that(lambda: place.states()["near"] == {"stored"})
+        place.exactly("near", version)
+        [far] = place.await_that(lambda: [one for one in place.rows(target="far") if one.attempts > 1])
+        assert (far.state, far.refused) == ("waiting", 0)
+        assert "far is no folder" in (far.error or "")
+        back(place.folders["far"])
+        place.await_that(lambda: place.states()["far"] == {"stored"})
+        [far] = place.rows(target="far")
+        assert (far.error, far.path) == (None, str(place.folders["far"] / version.digest / "web.raw"))
+    place.exactly("far", version)
+    assert yard.began == ["web"], "it was built once"
+
+
+def test_keep_holds_in_the_targets_too(yard: Yard) -> None:
+    place = Place(yard.site)
+    for folder in place.folders.values():
+        folder.mkdir()
+    yard.register(ONE)
+    with place.publishing():
+        for _ in range(4):
+            yard.push()
+            yard.settle()
+        newest = place.service.images.versions()
+        assert len(newest) == 2
+        place.await_that(lambda: len(place.rows()) == 4 and place.states() == {"near": {"stored"}, "far": {"stored"}})
+    place.exactly("near", *newest)
+    place.exactly("far", *newest)
+
+
+def test_killed_in_the_middle_of_a_copy_exactly_one_is_made(place: Place) -> None:
+    version = place.version(size=600 << 20)
+    first = place.serve()
+    place.await_that(lambda: place.content("far"))
+    first.kill()
+    first.wait()
+    assert [name for name in place.content("far") if name.startswith(".adding-")], "it was killed too late"
+    place.serve()
+    place.await_stored()
+    place.await_that(lambda: place.content("far") == [version.digest])
+    place.exactly("near", version)
+    place.exactly("far", version)
+
+
+def test_deleted_after_the_publisher_was_killed_nothing_is_left(place: Place) -> None:
+    version = place.version(size=600 << 20)
+    first = place.serve()
+    place.await_that(lambda: place.content("far"))
+    first.kill()
+    first.wait()
+    place.service.images.delete(version.digest)
+    place.serve()
+    place.await_that(lambda: not place.rows())
+    assert (place.content("near"), place.content("far")) == ([], [])
+
+
+def test_a_publisher_that_slept_leaves_what_another_one_has_taken(place: Place) -> None:
+    version = place.version(size=600 << 20)
+    first = place.serve()
+    place.await_that(lambda: place.content("far"))
+    first.send_signal(signal.SIGSTOP)
+    [before] = place.rows(target="far")
+    assert before.owner is not None, "it was stopped too late"
+    second = place.serve()
+    place.await_that(lambda: place.states()["far"] == {"stored"})
+    first.send_signal(signal.SIGCONT)
+    first.terminate()
+    assert first.wait(30) == 0
+    place.await_stored()
+    place.exactly("far", version)
+    second.terminate()
+    assert second.wait(30) == 0
+
+
+def test_two_that_serve_publish_each_version_once(place: Place) -> None:
+    made = [place.version(size=1 << 20) for _ in range(10)]
+    both = [place.serve(), place.serve()]
+    place.await_stored()
+    for process in both:
+        process.terminate()
+        assert process.wait(30) == 0
+    place.exactly("near", *made)
+    place.exactly("far", *made)
+    said = (place.site.folder / "serve.log").read_text()
+    assert said.count("is published") == 20
+    assert {one.attempts for one in place.rows()} == {1}
+
+
+def test_serve_stops_in_the_middle_of_a_copy_and_hands_it_over(place: Place) -> None:
+    version = place.version(size=600 << 20)
+    first = place.serve()
+    place.await_that(lambda: place.content("far"))
+    first.terminate()
+    assert first.wait(30) == 0
+    [far] = place.rows(target="far")
+    assert (far.state, far.owner, far.attempts) == ("waiting", None, 0)
+    assert place.content("far") == []
+    with place.publishing():
+        place.await_stored()
+    place.exactly("far", version)
+
+
+def test_what_is_deleted_while_it_waits_never_gets_there(place: Place) -> None:
+    version = place.version()
+    down(place.folders["far"])
+    with place.publishing():
+        place.await_that(lambda: place.states()["near"] == {"stored"})
+        place.await_that(lambda: [one for one in place.rows(target="far") if one.attempts > 1])
+        place.service.images.delete(version.digest)
+        place.await_that(lambda: not place.rows(target="near"))
+        assert place.content("near") == []
+        [far] = place.await_that(lambda: [one for one in place.rows(target="far") if one.attempts > 1])
+        assert far.wish == "removed"
+        back(place.folders["far"])
+        place.await_that(lambda: not place.rows())
+    assert place.content("far") == []
+
+
+def test_a_folder_that_is_empty_all_at_once_is_a_mount_that_is_gone(place: Place) -> None:
+    version = place.version()
+    far = place.folders["far"]
+    with place.publishing():
+        place.await_stored()
+        place.service.images.delete(version.digest)
+        place.await_that(lambda: not place.rows())
+        kept = place.version()
+        place.await_stored()
+        far.rename(far.with_name("far-away"))
+        far.mkdir()
+        other = place.version()
+        place.service.images.delete(kept.digest)
+        place.await_that(lambda: len([one for one in place.rows(target="far") if one.attempts]) == 2)
+        assert list(far.iterdir()) == []
+        assert {one.state for one in place.rows(target="far")} == {"waiting"}
+        assert all("is not what it was" in (one.error or "") for one in place.rows(target="far"))
+        far.rmdir()
+        far.with_name("far-away").rename(far)
+        place.await_that(lambda: [one.state for one in place.rows(target="far")] == ["stored"])
+    place.exactly("far", other)
+
+
+def test_a_target_that_refuses_is_given_up_until_it_is_asked_for_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "REFUSALS", 3)
+    version = place.version()
+    (place.folders["far"] / ".lock").mkdir()  # no store can be there
+    with place.publishing():
+        place.await_that(lambda: place.states() == {"near": {"stored"}, "far": {"failed"}})
+        [far] = place.rows(target="far")
+        assert (far.attempts, far.refused) == (3, 3)
+        assert "Is a directory" in (far.error or "")
+        [row] = place.program.json("image", "list")
+        assert row["targets"] == {"far": "failed", "near": "stored"}
+        assert "1/2 (far: failed)" in place.program.run("image", "list").stdout
+        [shown] = [one for one in place.program.json("image", "show", "web")["targets"] if one["target"] == "far"]
+        assert (shown["state"], shown["attempts"]) == ("failed", 3)
+        (place.folders["far"] / ".lock").rmdir()
+        [again] = place.program.json("publication", "retry")
+        assert (again["target"], again["image"]) == ("far", "web")
+        place.await_stored()
+        assert "2/2" in place.program.run("image", "list").stdout
+    place.exactly("far", version)
+
+
+def test_a_target_that_is_configured_later_gets_versions_when_it_is_asked_to(place: Place) -> None:
+    place.configured(targets="")
+    place.version()
+    old, new = place.version(), place.version()
+    other = place.version(image="db")
+    assert "targets" not in place.program.json("image", "list")[0]
+    assert "targets" not in place.program.json("image", "show", "web")
+    place.configured()
+    assert place.program.json("publication", "list") == []
+    with place.publishing():
+        made = place.program.json("publication", "retry", "--target", "near")
+        assert {(one["digest"], one["target"]) for one in made} == {(new.digest, "near"), (other.digest, "near")}
+        place.await_stored()
+        place.exactly("near", new, other)
+        made = place.program.json("publication", "retry", old.digest)
+        assert {(one["digest"], one["target"]) for one in made} == {(old.digest, "near"), (old.digest, "far")}
+        place.await_stored()
+    place.exactly("near", old, new, other)
+    place.exactly("far", old)
+
+
+def test_what_somebody_removed_is_missing_and_can_be_published_again(place: Place) -> None:
+    version = place.version()
+    with place.publishing():
+        place.await_stored()
+        [far] = place.rows(target="far")
+        DirectoryStore(targets.parse(place.service.config)[1].config).delete(version.digest)
+        assert far.path is not None
+        place.service.database.transact(lambda conn: publications.lost(conn, far.path or ""))
+        [row] = place.program.json("publication", "list", "--state", "missing")
+        assert (row["target"], row["error"]) == ("far", f"somebody deleted {far.path} in far")
+        place.program.run("publication", "retry", "web")
+        place.await_stored()
+    place.exactly("far", version)
+
+
+def test_nobody_works_for_a_target_that_is_not_configured_any_more(place: Place) -> None:
+    version = place.version()
+    place.configured(targets=f"near=directory:{place.folders['near']}")
+    with place.publishing():
+        place.await_that(lambda: place.states()["near"] == {"stored"})
+        time.sleep(1.0)
+    assert place.content("far") == []
+    assert place.states()["far"] == {"waiting"}
+    assert "1/2 (far: waiting)" in place.program.run("image", "list").stdout
+    assert (
+        "no target 'far' is configured" in place.program.run("publication", "retry", "--target", "far", expect=2).stderr
+    )
+    assert "is configured" in place.program.run("publication", "forget", "near", expect=2).stderr
+    assert place.program.json("publication", "forget", "far") == {"target": "far", "forgotten": 1}
+    assert [one["target"] for one in place.program.json("publication", "list")] == ["near"]
+    place.exactly("near", version)
+
+
+def test_a_version_that_is_in_another_hosts_store_is_left_to_that_host(place: Place, tmp_path: Path) -> None:
+    version = place.version()
+    here = place.service.config.store_path
+    here.rename(tmp_path / "other-host")
+    with place.publishing("near"):
+        [near] = place.await_that(lambda: [one for one in place.rows(target="near") if one.error])
+        assert (near.state, near.attempts, near.owner) == ("waiting", 0, None)
+        assert "is not whole in the store" in near.error
+    (tmp_path / "other-host").rename(here)
+    with place.publishing("near"):
+        place.await_that(lambda: place.states()["near"] == {"stored"})
+    [near] = place.rows(target="near")
+    assert near.error is None
+    place.exactly("near", version)
+
+
+def test_builds_of_the_same_bytes_share_what_is_in_a_target(place: Place) -> None:
+    first = place.version()
+    second = place.version()
+
+    def same(conn: sa.Connection) -> None:
+        conn.execute(sa.update(table).where(table.c.id == second.id).values(digest=first.digest, path=first.path))
+
+    place.service.database.transact(same)
+    ref = place.service.store.find(first.digest)
+    assert ref is not None
+    files = [(Path(ref.path), ref.artifacts[0])]
+    place.service.store.add(files, build_id=second.build_id, control=Control())
+    with place.publishing():
+        place.await_stored()
+        place.service.images.delete(f"web@{first.digest}")  # the newest of that digest
+        place.await_that(lambda: len(place.rows()) == 2)
+    place.exactly("near", first)
+    place.exactly("far", first)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("prod", "'prod' is not understood"),
+        ("prod=glance", "'prod=glance' is not understood"),
+        ("prod=glance:", "does not say where"),
+        ("prod=glance:/RegionTwo", "names no cloud"),
+        ("Prod=directory:/x", "'Prod' can't be its name"),
+        ("=directory:/x", "'' can't be its name"),
+        ("a=directory:x", "no absolute path"),
+        ("a=directory:/x, a=directory:/y", "there is another target 'a'"),
+        ("a=directory:/x, b=directory:/x/", "is the same place as a"),
+        ("a=directory:{store}", "is the same place as [store]"),
+        ("a=nothing:/x", "no store driver 'nothing'"),
+        ("a=glance:no-such-cloud", "no-such-cloud"),
+    ],
+)
+def test_a_wrong_target_ends_serve_before_anything_starts(place: Place, entry: str, said: str) -> None:
+    place.configured(targets=entry.format(store=place.service.config.store_path))
+    done = place.program.run("serve", "--listen", "none", expect=2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "serves" not in done.stderr
+
+
+def test_entries_say_which_cloud_and_region(place: Place) -> None:
+    place.configured(targets="prod=glance:prod-cloud, lab = glance:lab/RegionTwo ,dr=directory:/mnt/images")
+    prod, lab, dr = targets.parse(place.service.config)
+    assert [(one.name, one.driver) for one in (prod, lab, dr)] == [
+        ("prod", "glance"),
+        ("lab", "glance"),
+        ("dr", "directory"),
+    ]
+    assert (prod.config.openstack.cloud, prod.config.openstack.region) == ("prod-cloud", None)
+    assert (lab.config.openstack.cloud, lab.config.openstack.region) == ("lab", "RegionTwo")
+    assert dr.config.store_path == Path("/mnt/images")
+
+
+def test_scratch_of_the_dead_is_removed_and_of_the_living_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "publishing"
+    assert scratch.sweep(root) == []
+    with scratch.folder(root) as mine:
+        (root / "of-the-dead").mkdir()
+        (root / "of-the-dead" / "copy").write_text("half")
+        assert scratch.sweep(root) == [root / "of-the-dead"]
+        assert mine.is_dir()
+        child = os.fork()
+        if child == 0:
+            with scratch.folder(root):
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert len(scratch.sweep(root)) == 1
+        assert [entry for entry in root.iterdir() if entry.is_dir()] == [mine]
+    assert not mine.exists()
+
+
+def test_retry_of_what_is_not_there(place: Place) -> None:
+    with pytest.raises(NotFound, match="no target 'x' is configured"):
+        place.service.publications.retry(target="x")
+    with pytest.raises(NotFound, match="there is no image 'web'"):
+        place.service.publications.retry("web")
+    place.configured(targets="")
+    with pytest.raises(NotFound, match="nothing was published to 'x'"):
+        place.service.publications.forget("x")
+    place.configured(targets="x")
+    with pytest.raises(ConfigError):
+        place.service.publications.retry()
