@@ -19,6 +19,7 @@ class ImageRef:
     digest: str  # SHA-256 of the primary artifact
     path: str  # where the primary artifact is, as a user would say it
     artifacts: tuple[Artifact, ...]
+    image: str | None = None  # id of the primary artifact in the Glance of the cloud that machines run in
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class ImageSet:
 
     def ref(self, store: str) -> ImageRef:
         """As a store says it; its path is the id of the primary image."""
-        return ImageRef(store, self.digest, self.images[0].id, self.artifacts)
+        return ImageRef(store, self.digest, self.images[0].id, self.artifacts, image=self.images[0].id)
 
 
 def sets_of(images: Iterable[Image]) -> list[ImageSet]:

@@ -123,11 +123,11 @@ def _base(bench: Workbench, store: Store) -> _Base:
         return _Base(lambda: _with_format(fetched(base, digest, bench)))
     if "file" in base:
         return _Base(lambda: _with_format(as_planned(Path(build.folder) / base["file"], digest, bench)))
-    return _Base(lambda: _stored(pin_name.removeprefix("base:"), digest, bench, store))
+    return _stored(pin_name.removeprefix("base:"), digest, bench, store)
 
 
-def _stored(name: str, digest: str, bench: Workbench, store: Store) -> tuple[Path, str]:
-    """A version of another image of ours; -> its disk, and the format."""
+def _stored(name: str, digest: str, bench: Workbench, store: Store) -> _Base:
+    """A version of another image of ours."""
     ref = store.find(digest)
     if ref is None:
         raise InputChanged(f"{name} {digest[:12]} is not in the store any more")
@@ -137,10 +137,14 @@ def _stored(name: str, digest: str, bench: Workbench, store: Store) -> tuple[Pat
             f"{name} {digest[:12]} has no disk that a machine can start from",
             hint=f"it needs one of {', '.join(FORMATS)} among its outputs",
         )
-    path = Path(ref.path).parent / disk.name
-    if not path.is_file():  # a store that is no folder of this machine
-        path = store.copy_out(ref, disk.name, bench.work.path / f"base.{disk.format}", bench.control)
-    return path, disk.format
+
+    def file() -> tuple[Path, str]:
+        path = Path(ref.path).parent / disk.name
+        if not path.is_file():  # a store that is no folder of this machine
+            path = store.copy_out(ref, disk.name, bench.work.path / f"base.{disk.format}", bench.control)
+        return path, disk.format
+
+    return _Base(file, ref.image if disk is ref.artifacts[0] else None)
 
 
 def fetched(source: Json, digest: str, bench: Workbench) -> Path:
