@@ -233,11 +233,7 @@ def _boot(cloud: Cloud) -> None:
     provisioner.network()  # before its agents, which then begin with it
     cloud.start(*agents)
     provisioner.flavors()
-    end = time.monotonic() + 180
-    while not provisioner.ready():
-        cloud.check()
-        assert time.monotonic() < end, f"not ready: {provisioner.missing()}; see {cloud.settings.logs}"
-        time.sleep(0.5)
+    provisioner.wait(cloud.check)
     Template().keep_capabilities(cloud.settings)
 
 

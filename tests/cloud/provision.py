@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
 from typing import Any
 
 from keystoneauth1.adapter import Adapter
-from keystoneauth1.exceptions import ClientException
+from keystoneauth1.exceptions import ClientException, Conflict
 
 from tests.cloud import identity
 from tests.cloud.settings import PROJECT, Settings
 
 NETWORK = "net0"
+_DHCP, _BRIDGE = "neutron-dhcp-agent", "neutron-linuxbridge-agent"
 FLAVORS = {  # MiB, vCPUs, GiB
     "m1.nano": (128, 1, 1),
     "m1.micro": (256, 1, 1),
@@ -66,28 +70,36 @@ class Provisioner:
         for name, (ram, vcpus, disk) in FLAVORS.items():
             self._compute.post("/flavors", json={"flavor": {"name": name, "ram": ram, "vcpus": vcpus, "disk": disk}})
 
-    def ready(self) -> bool:
-        """Whether a server could be booted: each agent lives, DHCP answers, Placement knows the host."""
-        try:
-            return not self.missing()
-        except ClientException:
-            return False
+    def wait(self, check: Callable[[], None], patience: float = 300) -> None:
+        """Wait until servers can be booted; `check` raises when waiting is in vain."""
+        end = time.monotonic() + patience
+        while missing := self._missing():
+            check()
+            assert time.monotonic() < end, f"not ready: {', '.join(missing)}; see {self._settings.logs}"
+            time.sleep(0.5)
 
-    def missing(self) -> list[str]:
-        """What is not ready."""
-        agents = {a["binary"] for a in self._get(self._network, "/v2.0/agents", "agents") if a["alive"]}
-        want = {"neutron-linuxbridge-agent", "neutron-dhcp-agent"}
-        missing = sorted(want - agents)
+    def _missing(self) -> list[str]:
+        try:
+            agents = {a["binary"]: a["id"] for a in self._get(self._network, "/v2.0/agents", "agents") if a["alive"]}
+            missing = [a for a in (_BRIDGE, _DHCP) if a not in agents]
+            return missing or self._missing_addresses(agents[_DHCP]) or self._missing_host()
+        except ClientException as error:
+            return [str(error)]
+
+    def _missing_addresses(self, agent: str) -> list[str]:
         ports = self._get(self._network, "/v2.0/ports?device_owner=network:dhcp", "ports")
-        if not any(p["status"] == "ACTIVE" for p in ports):
-            missing.append("the network's DHCP server")
+        if not ports:  # whether the agent has seen the network when it began is a race
+            for network in self._get(self._network, "/v2.0/networks", "networks"):
+                with contextlib.suppress(Conflict):
+                    self._network.post(f"/v2.0/agents/{agent}/dhcp-networks", json={"network_id": network["id"]})
+        return [] if any(p["status"] == "ACTIVE" for p in ports) else ["the network's DHCP server"]
+
+    def _missing_host(self) -> list[str]:
         if not self._get(self._compute, "/os-hypervisors", "hypervisors"):
-            missing.append("nova-compute's host")
-        hosts = [h["uuid"] for h in self._get(self._placement, "/resource_providers", "resource_providers")]
-        stock = [self._get(self._placement, f"/resource_providers/{h}/inventories", "inventories") for h in hosts]
-        if not any("VCPU" in s for s in stock):
-            missing.append("Placement's inventory")
-        return missing
+            return ["nova-compute's host"]
+        (host,) = self._get(self._placement, "/resource_providers", "resource_providers")
+        stock = self._get(self._placement, f"/resource_providers/{host['uuid']}/inventories", "inventories")
+        return [] if "VCPU" in stock else ["Placement's inventory"]
 
     @staticmethod
     def _get(api: Adapter, path: str, what: str) -> Any:
