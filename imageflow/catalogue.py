@@ -64,12 +64,12 @@ class Catalogue:
 
     def located(self, version: Version) -> Version:
         """With the path where it is now, as seen from here: a store can be moved, or mounted elsewhere."""
-        found = self._store.find(version.digest)
+        found = self._store.find(version.digest, version.build_id)
         return version if found is None else replace(version, path=found.path)
 
     def ref(self, version: Version) -> ImageRef:
         """A version as its store knows it."""
-        found = self._store.find(version.digest)
+        found = self._store.find(version.digest, version.build_id)
         if found is None and version.state == versions.MISSING:
             raise _missing(version)
         if found is None:

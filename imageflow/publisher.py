@@ -90,9 +90,9 @@ class Publisher:
         """-> seconds until the next step; what became of it is recorded, unless it is somebody else's meanwhile."""
         try:
             hold.check()
-            if one.owner is not None or one.wish == publications.REMOVED:
-                self._tidy()  # what somebody who died over it left
             self._look()
+            if not self._store.shared and (one.owner is not None or one.wish == publications.REMOVED):
+                self._tidy(ours=one.build_id)  # what somebody who died over it left; in a cloud it is used, or deleted
             if one.wish == publications.REMOVED:
                 self._remove(one)
             else:
@@ -219,8 +219,9 @@ class Publisher:
             except (ImageflowError, OSError) as error:
                 LOG.info("target %s can't be tidied up: %s", self._target.name, error)
 
-    def _tidy(self) -> None:
-        for what in self._store.tidy(self._stays):
+    def _tidy(self, ours: str = "") -> None:
+        """`ours`: the build whose publication we hold, and of which we have made nothing yet."""
+        for what in self._store.tidy(lambda build_id: build_id != ours and self._stays(build_id)):
             LOG.info("target %s: removed %s: nobody finishes it", self._target.name, what)
 
     def _stays(self, build_id: str) -> bool:
@@ -231,7 +232,7 @@ class Publisher:
                     return True
             except NotFound:
                 return True
-            return publications.held(conn, self._target.name, build_id, self._owner)
+            return publications.under_way(conn, self._target.name, build_id, self._owner)
 
 
 class _NotHere(Exception):

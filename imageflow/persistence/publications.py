@@ -176,11 +176,12 @@ def hasten(conn: sa.Connection, target: str) -> None:
     conn.execute(sa.update(publications).where(*which, publications.c.next > 0).values(next=0.0))
 
 
-def held(conn: sa.Connection, target: str, build_id: str, owner: str) -> bool:
-    """Whether somebody else works on this build's version in this target right now."""
+def under_way(conn: sa.Connection, target: str, build_id: str, owner: str) -> bool:
+    """Whether this build's version is still to get into this target, or somebody else works on it right now."""
+    wanted = sa.and_(publications.c.wish == STORED, publications.c.state == WAITING)
+    others = sa.and_(publications.c.until > clock(conn.dialect.name), publications.c.owner != owner)
     query = sa.select(sa.literal(1)).join_from(publications, versions)
-    query = query.where(publications.c.target == target, versions.c.build_id == build_id)
-    query = query.where(publications.c.until > clock(conn.dialect.name), publications.c.owner != owner)
+    query = query.where(publications.c.target == target, versions.c.build_id == build_id, sa.or_(wanted, others))
     return conn.execute(query.limit(1)).first() is not None
 
 

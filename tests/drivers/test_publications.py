@@ -215,18 +215,29 @@ def test_what_somebody_deleted_in_the_target_is_missing(database: Database) -> N
     assert do(database, lambda conn: publications.lost(conn, "id-3")) == [], "we delete that one ourselves"
 
 
-def test_who_holds_it_and_whether_anything_was_ever_there(database: Database) -> None:
-    version = a_version(database, *BOTH)
-    with database.read() as conn:
-        assert not publications.used(conn, "dr")
+def test_what_is_half_made_is_somebodys_while_it_is_wanted_or_worked_on(database: Database) -> None:
+    version = a_version(database, "dr")
+
+    def under_way(owner: str = ME) -> bool:
+        with database.read() as conn:
+            assert not publications.under_way(conn, "prod", version.build_id, owner)
+            return publications.under_way(conn, "dr", version.build_id, owner)
+
+    assert under_way(), "it waits"
+    one = take(database)
+    do(database, lambda conn: publications.unwant(conn, version.id))
+    assert (under_way(), under_way("second")) == (False, True)
+    do(database, lambda conn: publications.put_back(conn, one, ME))
+    assert not under_way("second"), "it is to be removed, and nobody works on it"
+
+
+def test_whether_anything_was_ever_there(database: Database) -> None:
+    a_version(database, *BOTH)
     one = take(database)
     with database.read() as conn:
-        assert publications.held(conn, "dr", version.build_id, "second")
-        assert not publications.held(conn, "dr", version.build_id, ME)
-        assert not publications.held(conn, "prod", version.build_id, "second")
+        assert not publications.used(conn, "dr")
     do(database, lambda conn: publications.stored(conn, one, ME, "id-1"))
     with database.read() as conn:
-        assert not publications.held(conn, "dr", version.build_id, "second")
         assert (publications.used(conn, "dr"), publications.used(conn, "prod")) == (True, False)
 
 
