@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
-SUDO := $(shell test "$$(id -u)" -eq 0 || echo sudo --preserve-env=IMAGEFLOW_STATE_DIR)
+SUDO := $(shell test "$$(id -u)" -eq 0 || echo sudo --preserve-env=CI,IMAGEFLOW_STATE_DIR,IMAGEFLOW_TEST_CACHE,IMAGEFLOW_TEST_CLOUD_DIR)
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 .PHONY: help
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.demo ## One event builds a real Debian image, and the cascade a web server from it; again: nothing is built
@@ -20,13 +20,18 @@ demo: $(VENV)/.demo ## One event builds a real Debian image, and the cascade a w
 
 .PHONY: test
 test: $(VENV)/.test ## Everything a change should pass; some 40 minutes on two cores without KVM
-	$(BIN)/pytest -m "serial and not slow"
-	$(BIN)/pytest -n $(WORKERS) -m "not serial and not slow"
+	$(BIN)/pytest -m "serial and not slow and not cloud"
+	$(BIN)/pytest -n $(WORKERS) -m "not serial and not slow and not cloud"
+
+.PHONY: test-cloud
+test-cloud: $(VENV)/.test $(VENV)/.cloud-packages ## On a real OpenStack that it installs, starts and stops
+	$(SUDO) $(BIN)/pytest -m "cloud and not slow"
 
 .PHONY: test-all
-test-all: $(VENV)/.test ## The long suites too: real builds, storms of kills
-	$(BIN)/pytest -m "serial or slow"
-	$(BIN)/pytest -n $(WORKERS) -m "not serial and not slow"
+test-all: $(VENV)/.test $(VENV)/.cloud-packages ## The long suites too: real builds, storms of kills
+	$(BIN)/pytest -m "(serial or slow) and not cloud"
+	$(BIN)/pytest -n $(WORKERS) -m "not serial and not slow and not cloud"
+	$(SUDO) $(BIN)/pytest -m cloud
 
 .PHONY: lint
 lint: $(VENV)/.lint ## Style, types, and the layers that imports keep to
@@ -71,6 +76,10 @@ $(VENV)/.packages: bindep.txt | $(BIN)/bindep
 
 $(VENV)/.test-packages: bindep.txt | $(BIN)/bindep
 	.ci/system-packages $(abspath $(BIN))/bindep test
+	@touch $@
+
+$(VENV)/.cloud-packages: bindep.txt | $(BIN)/bindep
+	.ci/system-packages $(abspath $(BIN))/bindep test cloud
 	@touch $@
 
 $(VENV)/.demo: setup.cfg pyproject.toml $(VENV)/.packages

@@ -27,7 +27,8 @@ from tests.cloud.supervision import Supervision, hold, lives
 from tests.cloud.template import Template
 from tests.services import free_ports
 
-_KEPT = ("logs", "lock")  # of a cloud that ended, until another one starts
+_KEPT = ("logs", "lock")  # of a cloud that ended, for people to read
+_KEEP_LOGS = 86400  # seconds
 
 
 class Cloud:
@@ -152,13 +153,13 @@ def running(folder: Path) -> Cloud:
     return cloud
 
 
-def sweep(*, logs: bool = False) -> None:
-    """Remove what clouds that were killed have left, logs if told. Their processes died with them."""
+def sweep() -> None:
+    """Remove what clouds that were killed have left, and logs after a day. Their processes died with them."""
     interfaces.remove_dead(lives)
     for folder in root().glob("*"):
         if folder.is_dir() and not folder.name.startswith("template") and not lives(folder):
             _empty(folder)
-            if logs:
+            if time.time() - folder.stat().st_mtime > _KEEP_LOGS:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -166,10 +167,11 @@ def launch(name: str, *, detached: bool = False, token_life: int = 86400) -> Clo
     """Start an empty cloud in a folder of its own. Unless detached, it dies with the thread that called this."""
     folder = root() / name
     root().mkdir(mode=0o711, parents=True, exist_ok=True)
-    sweep(logs=True)
+    sweep()
     lock = hold(folder)
     assert lock is not None, f"a cloud runs in {folder} already"
     try:
+        shutil.rmtree(folder / "logs", ignore_errors=True)
         _empty(folder)
         folder.chmod(0o711)
         template = Template()

@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cloud.packages import absent
 from tests.services import require
 
+if TYPE_CHECKING:
+    from tests.cloud.cloud import Cloud
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first of these tests waits until the cloud is up: minutes, when it is the first time or the machine is busy."""
+    for item in items:
+        if item.get_closest_marker("cloud") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+
 
 @pytest.fixture(scope="session")
-def cloud() -> Iterator[object]:
+def cloud() -> Iterator[Cloud]:
     """A running cloud, see tests/cloud/cloud.py: one for all tests of a run; that of IMAGEFLOW_TEST_CLOUD, if set."""
     require("the test cloud", absent())
     from tests.cloud.cloud import launch, running
@@ -29,7 +40,7 @@ def cloud() -> Iterator[object]:
 
 
 @pytest.fixture
-def nothing_left(cloud: object) -> Iterator[None]:
+def nothing_left(cloud: Cloud) -> Iterator[None]:
     """Fails the test that leaves anything in the cloud, and removes it."""
     from tests.cloud.leftovers import leftovers, remove
 

@@ -64,7 +64,7 @@ class Template:
         """Keep what libvirt found out about this machine's emulators; it takes a dozen seconds."""
         kept, found = self.folder / "capabilities", settings.state / _CAPABILITIES
         if self.made and not kept.exists() and found.exists():
-            new = root() / f"capabilities-{os.getpid()}"
+            new = root() / f"template.capabilities-{os.getpid()}"
             shutil.copytree(found, new)
             with contextlib.suppress(OSError):  # another one was first
                 new.rename(kept)
