@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+from pathlib import Path
 from typing import Any
 
 from imageflow.config.clouds import OpenStackConfig
@@ -12,6 +14,15 @@ from imageflow.openstack.trouble import translated
 
 _HINT = "see [openstack] in imageflow.conf, clouds.yaml, and 'openstack token issue' with the same cloud"
 _NOVA = "2.42"  # the least that will do: Newton's; tags, and snapshots' ids come later and are not needed
+
+
+@functools.lru_cache(maxsize=32)
+def _region(cloud: str | None, region: str | None, file: Path | None, timeout: float, *_said: object) -> Any:
+    """openstacksdk's configuration of a cloud, which holds the session: whoever means the same cloud shares the token."""
+    from openstack.config import OpenStackConfig as Loader
+
+    wanted: dict[str, Any] = {"api_timeout": timeout} | ({"region_name": region} if region else {})
+    return Loader(config_files=[str(file)] if file else None).get_one(cloud, **wanted)
 
 
 class Cloud:
@@ -34,14 +45,12 @@ class Cloud:
 
     @functools.cached_property
     def _region(self) -> Any:
-        from openstack.config import OpenStackConfig as Loader
-
-        files = [str(self.config.clouds_yaml)] if self.config.clouds_yaml else None
-        wanted: dict[str, Any] = {"api_timeout": self.config.timeout}
-        if self.config.region:
-            wanted["region_name"] = self.config.region
+        where = self.config
+        said = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("OS_")))
+        file = where.clouds_yaml
+        written = file.stat().st_mtime_ns if file is not None and file.exists() else 0
         try:
-            return Loader(config_files=files).get_one(self.config.cloud, **wanted)
+            return _region(where.cloud, where.region, file, where.timeout, said, written)
         except Exception as error:  # noqa: BLE001 - openstacksdk's own classes, and those of every authentication plugin
             raise ConfigError(f"{self.name} can't be reached as configured: {error}", hint=_HINT) from None
 
