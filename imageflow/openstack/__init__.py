@@ -18,7 +18,7 @@ _NOVA = "2.42"  # the least that will do: Newton's; tags, and snapshots' ids com
 
 @functools.lru_cache(maxsize=32)
 def _region(cloud: str | None, region: str | None, file: Path | None, timeout: float, *_said: object) -> Any:
-    """openstacksdk's configuration of a cloud, which holds the session: whoever means the same cloud shares the token."""
+    """Openstacksdk's configuration of a cloud, which holds the session: whoever means the same cloud shares the token."""
     from openstack.config import OpenStackConfig as Loader
 
     wanted: dict[str, Any] = {"api_timeout": timeout} | ({"region_name": region} if region else {})

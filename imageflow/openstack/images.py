@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +26,12 @@ from imageflow.openstack.trouble import BrokeOff, Busy, ended_at, patiently, tra
 LOG = logging.getLogger(__name__)
 PREFIX = OURS
 BUILD, KEY, RECIPE = f"{PREFIX}build_id", f"{PREFIX}key", f"{PREFIX}recipe"
+SELF = f"{PREFIX}self"  # the image's own id: who was made of it inherits what it says, and has another one
 CREATED = f"{PREFIX}created"  # when it was begun: seconds since the epoch, always with as many digits
 WHOLE = f"{PREFIX}whole"  # of a published image: nobody takes it away for a copy of the same
 _HALF = ("queued", "saving", "importing", "uploading", "killed")  # what an upload that goes on, or was ended, leaves
 _GONE = ("deleted", "pending_delete")
-_CHUNK = 1 << 20
+_PATCH = "application/openstack-images-v2.1-json-patch"
 _LOOK = 0.5  # seconds between two looks at an image that is being made
 _TRIES = 5  # uploads of one file; each of them starts from its beginning
 _BRIEFLY = 10.0  # seconds that tidying up after a failure may ask again: the janitor does what is left
@@ -51,6 +54,11 @@ class Image:
     def half(self) -> bool:
         """Whether its data is not there, or not all of it."""
         return self.status in _HALF
+
+    @property
+    def inherited(self) -> bool:
+        """Whether what it says is not its own: Nova and Cinder copy it to what they make of an image."""
+        return self.says(SELF) not in ("", self.id) or self.says("image_type") in ("snapshot", "backup")
 
     @property
     def size(self) -> int:
@@ -94,10 +102,18 @@ class Images:
         except NotFound:
             return None
 
-    def find(self, properties: Mapping[str, str], *, tags: Sequence[str] = (), snapshots: bool = False) -> list[Image]:
+    def find(
+        self,
+        properties: Mapping[str, str],
+        *,
+        tags: Sequence[str] = (),
+        snapshots: bool = False,
+        hidden: bool | None = None,
+    ) -> list[Image]:
         """Our own images that have all of these properties (`name` may be one) and tags, whatever their state, oldest first.
 
         `snapshots`: also those that say of themselves what their server's image was, until somebody has cleaned them.
+        `hidden`: only those, or only the others; either is a request of its own.
         """
         filters: dict[str, Any] = {**properties, "owner": self.cloud.project, "visibility": "all"}
         if tags:
@@ -105,12 +121,12 @@ class Images:
 
         def look() -> list[Any]:
             found: list[Any] = []
-            for hidden in (False, True):
-                found += list(self.cloud.glance.images.list(filters={**filters, "os_hidden": hidden}))
+            for one in (False, True) if hidden is None else (hidden,):
+                found += list(self.cloud.glance.images.list(filters={**filters, "os_hidden": one}))
             return found
 
         images = [_image(raw) for raw in self._ask("our images", look)]
-        there = [i for i in images if i.status not in _GONE and (snapshots or i.says("image_type") != "snapshot")]
+        there = [i for i in images if i.status not in _GONE and (snapshots or not i.inherited)]
         return sorted(there, key=Image.age)
 
     def offered(self, name: str, properties: Mapping[str, str]) -> list[Image]:
@@ -141,38 +157,42 @@ class Images:
     ) -> Image:
         """Find the image that has all the properties of `identity`, or make it of this file; active, with its hash checked.
 
-        Any number of workers may do it at once: each sends its own, and the first one that is there stays. What it
-        leaves, and what was left by interrupted uploads, is removed then. `about`: what else it says (visibility,
-        min_disk, other properties). `sha256`: what the file must be. Raises Corrupt (the file is another one), Refused,
-        OverQuota, Unavailable.
+        Any number of workers may do it at once: each sends its own, and all get the first one that is there. The half-made
+        ones, also what interrupted uploads left, are removed then. `about`: what else it says (visibility, min_disk, other
+        properties). `sha256`: what the file must be. Raises Corrupt (the file is another one), Refused, OverQuota,
+        Unavailable.
         """
         assert identity and all(key.startswith(PREFIX) for key in identity)
         described = {**(about or {}), **identity, "name": name, "disk_format": disk_format}
         described |= {"container_format": described.get("container_format", "bare")}
         sent = Sent(file, sha256, control, progress)
-        error: Exception = AssertionError()
-        for attempt in range(_TRIES):
-            if (found := self._chosen(identity, sent)) is not None:
+        hidden = bool(described.get("os_hidden"))
+        for attempt in range(1, _TRIES + 1):
+            if (found := self._chosen(identity, hidden, sent)) is not None:
                 return found
             try:
-                self._make(described, sent, method, stores)
-            except (Unavailable, NotFound) as problem:  # NotFound: another worker's is there, and it took ours away
-                error = problem
+                made = self._make(described, sent, method, stores)
+            except (Unavailable, NotFound):  # NotFound: another worker's is there, and it took ours away
+                if attempt == _TRIES and self._chosen(identity, hidden, sent) is None:
+                    raise
                 control.wait(min(0.5 * 2**attempt, 8.0))
-        if (found := self._chosen(identity, sent)) is not None:
-            return found
-        raise error
+                continue
+            first = self._chosen(identity, hidden, sent)
+            if first is not None and first.id != made.id:
+                self._try_to_remove(made.id)
+            return first or made
+        raise Unavailable(f"{self.cloud.name}: image {name} could not be made")
 
-    def _chosen(self, identity: Mapping[str, str], sent: Sent) -> Image | None:
-        """The published one, or the oldest that is active and has the file's bytes; all others are removed then.
+    def _chosen(self, identity: Mapping[str, str], hidden: bool, sent: Sent) -> Image | None:
+        """The published one, or the oldest that is active and has the file's bytes; half-made ones are removed then.
 
         An upload that was interrupted may be active, and short: the hash tells.
         """
-        found = self.find(identity)
+        found = self.find(identity, hidden=hidden)
         for image in sorted(found, key=lambda i: not i.says(WHOLE)):  # it keeps the order otherwise
             if image.active and sent.is_in(image):
                 for other in found:
-                    if other.id != image.id:
+                    if other.half:
                         self._try_to_remove(other.id)
                 return image
         return None
@@ -181,8 +201,10 @@ class Images:
         """Make an image without data. Whether one that was not answered was made, a look at all of them says."""
         control.check()
 
+        id = str(uuid.uuid4())
+
         def work() -> Image:
-            return _image(self.cloud.glance.images.create(**described))
+            return _image(self.cloud.glance.images.create(**{**described, "id": id, SELF: id}))
 
         return patiently(f"{self.cloud.name}: create image", work, patience=0.0, control=control)
 
@@ -213,7 +235,7 @@ class Images:
                     hint="see [glance] stores, and 'glance stores-info'",
                 )
 
-    def _make(self, described: Mapping[str, Any], sent: Sent, method: str, stores: Sequence[str]) -> None:
+    def _make(self, described: Mapping[str, Any], sent: Sent, method: str, stores: Sequence[str]) -> Image:
         """Create an image and send its data, once; what came of it is removed when it is not right."""
         made = self.create(described, sent.control)
         try:
@@ -231,6 +253,7 @@ class Images:
                 raise  # the process ends: whoever goes on finds it
             self._try_to_remove(made.id)
             raise
+        return there
 
     def _send(self, image: Image, sent: Sent, method: str, stores: Sequence[str]) -> None:
         glance = self.cloud.glance.images
@@ -284,9 +307,16 @@ class Images:
         def work() -> Image:
             there = self.cloud.glance.images.get(id)
             drop = [name for name in remove if name in there]
-            if not drop and all(there.get(key) == value for key, value in change.items()):
+            patch: list[dict[str, Any]] = [{"op": "remove", "path": _pointer(name)} for name in drop]
+            for key, value in change.items():
+                if key not in there or there[key] != value:
+                    patch.append({"op": "replace" if key in there else "add", "path": _pointer(key), "value": value})
+            if not patch:
                 return _image(there)
-            return _image(self.cloud.glance.images.update(id, remove_props=drop or None, **change))
+            _, changed = self.cloud.glance.http_client.patch(  # its own method asks for the image twice more
+                f"/v2/images/{id}", headers={"Content-Type": _PATCH}, data=json.dumps(patch)
+            )
+            return _image(changed)
 
         found: Image = self._ask(f"change image {id}", work)
         return found
@@ -406,6 +436,11 @@ class Images:
         if (other is not None and other.hexdigest() != value) or (sha256 is not None and digest.hexdigest() != sha256):
             raise Corrupt(f"{self.cloud.name}: image {image.id} is not what was stored")
         return digest.hexdigest()
+
+
+def _pointer(name: str) -> str:
+    """A property's name in a JSON patch."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _image(raw: Any) -> Image:
