@@ -18,7 +18,7 @@ T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 FIRST, LONGEST = 0.5, 10.0  # seconds between two attempts
 UNAUTHORISED = 4  # times that a cloud may say 401: a proxy or a cache may be wrong, wrong credentials stay wrong
-_QUOTA = re.compile(r"quota|limit (has been )?exceeded|maximum|exceeds|too large|media is full", re.IGNORECASE)
+_QUOTA = re.compile(r"quota|limit (has been )?exceeded|maximum|exceeds|image is too large|media is full", re.IGNORECASE)
 
 
 class Busy(Unavailable):
@@ -63,7 +63,7 @@ def translated(what: str) -> Iterator[None]:
 
 def meaning(error: BaseException, what: str) -> ImageflowError | None:
     """The error of ours for one of a client's; None when it is none of theirs, but a bug."""
-    code = next((c for name in ("http_status", "code") if isinstance(c := getattr(error, name, None), int)), None)
+    code = _status(error)
     said = f"{what}: {_text(error)}"
     if code is None or code == 0:
         return _without_answer(error, said)
@@ -80,6 +80,17 @@ def meaning(error: BaseException, what: str) -> ImageflowError | None:
     if code == 403:
         return Refused(said, hint="the account of imageflow needs the role for it: see the operator's guide")
     return Refused(said)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status; 503 where glanceclient has no name for it, and it is not in what the service said."""
+    for name in ("http_status", "code"):
+        if isinstance(code := getattr(error, name, None), int):
+            return code
+    if getattr(error, "code", None) == "N/A":
+        said = re.search(r"\b(4\d\d|5\d\d) [A-Z]", str(getattr(error, "details", "") or ""))
+        return int(said[1]) if said else 503
+    return None
 
 
 def _without_answer(error: BaseException, said: str) -> ImageflowError | None:
@@ -114,7 +125,14 @@ def _without_answer(error: BaseException, said: str) -> ImageflowError | None:
         | TimeoutError,
     ):
         return Unavailable(said)
-    if isinstance(error, keystone.ClientException | nova.ClientException | glance.ClientException):
+    if isinstance(
+        error,
+        keystone.ClientException
+        | nova.ClientException
+        | nova.UnsupportedVersion
+        | nova.VersionNotFoundForAPIMethod
+        | glance.ClientException,
+    ):
         return Refused(said)
     return None
 
