@@ -20,7 +20,7 @@ import pytest
 from keystoneauth1 import exceptions, session
 from keystoneauth1.identity import v3
 
-from tests.cloud_faults import KINDS
+from tests.cloud_faults import KINDS, STATUSES
 from tests.cloud_proxy import CloudProxy
 
 MIB = 1 << 20
@@ -394,3 +394,35 @@ def test_a_client_of_openstack_meets_what_it_knows(proxy: CloudProxy) -> None:
     assert get().status_code == 200  # with a new token
     assert [path for _, _, path, _ in proxy.seen].count("/v3/auth/tokens") == before + 1
     assert {each.kind for each in proxy.injected} < set(KINDS)
+
+
+def test_whatever_goes_wrong_was_injected(proxy: CloudProxy) -> None:
+    """Many clients at once: each fault is in the record, and everything else is answered as without a proxy."""
+    proxy.inject(dict.fromkeys(KINDS, 0.05), longest=0.05)
+    data = bytes(range(256)) * 2048
+    requests: list[tuple[str, str, bytes | None, tuple[int, bytes]]] = [
+        ("PUT", "/file", data, (200, hashlib.sha256(data).hexdigest().encode())),
+        ("GET", "/bytes", None, (200, b"b" * MIB)),
+        ("GET", "/endless", None, (200, b"e" * MIB)),
+        ("DELETE", "/it", None, (204, b"")),
+    ]
+    met: list[str] = []
+
+    def client(number: int) -> None:
+        for turn in range(60):
+            method, path, body, expected = requests[(number + turn) % len(requests)]
+            try:
+                got = ask(proxy, method, path, body, Content_Type="application/octet-stream")
+            except BROKEN:
+                met.append("broken")
+            else:
+                met.append("" if got == expected else str(got[0]))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    injected = [each.kind if each.kind in STATUSES else "broken" for each in proxy.injected if each.kind != "delay"]
+    assert len(met) == 480 and set(injected) == {"broken", *STATUSES}
+    assert sorted(filter(None, met)) == sorted(injected), proxy.report()
