@@ -15,6 +15,7 @@ from typing import Any
 
 from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
 from imageflow.compute.locks import locked
+from imageflow.compute.names import checked
 from imageflow.compute.nova import flavors, media
 from imageflow.compute.nova.console import Console
 from imageflow.compute.nova.keypairs import Keypairs
@@ -35,6 +36,7 @@ from imageflow.compute.nova.servers import (
     task,
 )
 from imageflow.compute.nova.snapshots import snapshot
+from imageflow.compute.qemu.disks import check_base
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
@@ -89,6 +91,8 @@ class NovaCompute:
         cdrom: Path | None = None,
         seed: Seed | None = None,
     ) -> Machine:
+        if cdrom is not None and not cdrom.is_file():
+            raise NotFound(f"there is no ISO {cdrom}")
         with self._locked(name, control):
             server = self._servers.one(name)
             if server is not None and server.status == "ERROR" and not launched(server):
@@ -120,7 +124,7 @@ class NovaCompute:
             return Machine(name, self._servers.state(server), server.id)
 
     def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
-        server = self._servers.one(name)
+        server = self._servers.one(checked(name))
         if server is None or self._servers.state(server) is MachineState.STOPPED:
             return
         if self._servers.state(server) is MachineState.ERROR:
@@ -154,10 +158,10 @@ class NovaCompute:
     # -- looking -------------------------------------------------------------------------------------
 
     def state(self, name: str) -> MachineState:
-        return self._servers.state(self._servers.seen(name))
+        return self._servers.state(self._servers.seen(checked(name)))
 
     def console(self, name: str, offset: int = 0) -> bytes:
-        if (server := self._servers.seen(name)) is None:
+        if (server := self._servers.seen(checked(name))) is None:
             return b""
         self._look(name, server)
         return self._console(name).read(offset)
@@ -174,7 +178,7 @@ class NovaCompute:
         raise Refused("nobody can type on the keyboard of a server of Nova", hint="openstack console url show")
 
     def address(self, name: str) -> Address:
-        server = self._servers.seen(name)
+        server = self._servers.seen(checked(name))
         if server is None or self._servers.state(server) is not MachineState.RUNNING:
             raise Unavailable(f"machine {name} does not run")
         return self._network.address(server, name)
@@ -214,6 +218,7 @@ class NovaCompute:
                 half = file.with_suffix(f".half.{image.says('disk_format') or 'qcow2'}")
                 with half.open("w+b") as to:
                     self._images.download(image, to, control)
+                check_base(half, half.suffix[1:])
                 half.rename(half.with_name(half.name.replace(".half", "")))
                 file.touch()
                 self._media.remove(name, media.DISK)
@@ -270,6 +275,7 @@ class NovaCompute:
         if disk is None:
             return self._media.blank(name, build_id, spec, control)
         if disk.layer is None:
+            check_base(Path(disk.path), disk.format)
             return self._media.source(name, build_id, spec, Path(disk.path), disk.format, control)
         image = self._images.get(disk.path)
         if image is None:
@@ -415,7 +421,7 @@ class NovaCompute:
     # -- this host -----------------------------------------------------------------------------------
 
     def _locked(self, name: str, control: Control) -> Any:
-        return locked(self._site / f".{name}.lock", control)
+        return locked(self._site / f".{checked(name)}.lock", control)
 
     def _console(self, name: str) -> Console:
         return Console(self._site / name / "console.log")

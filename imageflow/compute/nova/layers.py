@@ -14,6 +14,7 @@ from pathlib import Path
 
 from imageflow.compute import FORMATS, Layer, Source
 from imageflow.compute.nova.adopted import Adopted
+from imageflow.compute.qemu.disks import check_base
 from imageflow.control import Control
 from imageflow.errors import ImageflowError, NotFound, Refused
 from imageflow.openstack.images import BUILD, PREFIX, Image, Images
@@ -70,6 +71,9 @@ class NovaLayers:
             raise Refused(f"{file}: a disk can't start as {format}", hint=f"convert it to {' or '.join(FORMATS)}")
         if (found := self.hold(key, build_id)) is not None:
             return found
+        if not file.exists():
+            raise NotFound(f"there is no file {file}")
+        check_base(file, format)
         image = self._images.upload(
             file,
             name=_NAME + key[:12],

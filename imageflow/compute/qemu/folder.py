@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageflow.compute import MachineSpec
+from imageflow.compute.names import checked
 from imageflow.compute.qemu.argv import CONSOLE, disk_file
-from imageflow.errors import BadInput
 from imageflow.process import Detached
 
 _RECORD = "machine.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _DISK = re.compile(r"disk-(\d+)\.qcow2")
 
 
@@ -111,9 +110,7 @@ def names(site: Path) -> list[str]:
 
 def of(site: Path, name: str) -> Folder:
     """The folder of a machine, there or not; raises BadInput."""
-    if not _NAME.fullmatch(name):
-        raise BadInput(f"{name!r} can't be the name of a machine")
-    return Folder(site, name)
+    return Folder(site, checked(name))
 
 
 def disks(site: Path) -> Iterator[Path]:

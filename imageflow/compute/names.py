@@ -1,0 +1,16 @@
+"""What a machine can be called: the name of a folder, of a server, of a socket."""
+
+from __future__ import annotations
+
+import re
+
+from imageflow.errors import BadInput
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def checked(name: str) -> str:
+    """The name; raises BadInput."""
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{name!r} can't be the name of a machine")
+    return name
