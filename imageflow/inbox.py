@@ -48,9 +48,15 @@ class _Batch:
 class SqlInbox:
     """The inbox in the database; threads may share it."""
 
-    def __init__(self, database: Database, wake: Callable[[], None] = lambda: None) -> None:
-        """`wake` is called after each commit."""
+    def __init__(
+        self,
+        database: Database,
+        wake: Callable[[], None] = lambda: None,
+        heard: Callable[[Sequence[Event]], None] = lambda _: None,
+    ) -> None:
+        """`wake` is called after each commit, `heard` with what was new in it."""
         self._database = database
+        self._heard = heard
         self._wake = wake
         self._turn = threading.Condition()
         self._queue: list[_Batch] = []
@@ -67,7 +73,8 @@ class SqlInbox:
             return []
         batch = [replace(event, listener=listener) for event in batch]
         receipts = self._store_proven(batch, proof) if proof else self._store_with_others(batch)
-        if any(receipt.new for receipt in receipts):
+        if new := [receipt.event for receipt in receipts if receipt.new]:
+            self._heard(new)
             self._wake()
         return receipts
 

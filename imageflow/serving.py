@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from imageflow import drivers, targets
 from imageflow.comparing import Comparing
@@ -19,6 +19,7 @@ from imageflow.errors import ConfigError, ImageflowError
 from imageflow.following import Following
 from imageflow.inbox import SqlInbox
 from imageflow.listeners import Listener, Surroundings
+from imageflow.model import Event
 from imageflow.publisher import Publisher
 from imageflow.registry import SqlWatched
 from imageflow.service import Service
@@ -42,7 +43,7 @@ class Serving:
         config = service.config
         self._stop = Flag()
         self._conductor = Conductor(service)
-        self._inbox = SqlInbox(service.database, wake=self._wake)
+        self._inbox = SqlInbox(service.database, wake=self._wake, heard=self._heard)
         self._dispatcher = Dispatcher(service, self._inbox, begun=self._conductor.wake)
         self._comparing = Comparing(service)
         self._error: ConfigError | None = None
@@ -68,6 +69,12 @@ class Serving:
     def _wake(self) -> None:
         self._dispatcher.wake()
         self._comparing.wake()
+
+    def _heard(self, events: Sequence[Event]) -> None:
+        """What Nova tells of servers shortens the wait for ours."""
+        for event in events:
+            if event.type.startswith(("nova.instance.", "nova.compute.instance.")):
+                self._service.compute.told(str(event.data.get("uuid") or event.data.get("instance_id") or ""))
 
     def _listener(self, name: str) -> Worker:
         factory = drivers.load("listener", "imageflow.listeners", name, "[listeners] enabled")

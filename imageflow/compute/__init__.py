@@ -183,6 +183,9 @@ class Compute(Protocol):
     def state(self, name: str) -> MachineState:
         """How it is now."""
 
+    def told(self, process: str) -> None:
+        """Word came that the machine that runs as this has changed: looks see it at once. Nothing relies on such words."""
+
     def console(self, name: str, offset: int = 0) -> bytes:
         """Serial output from this byte on, all its boots in one; b'' for an absent machine."""
 

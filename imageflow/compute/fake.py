@@ -117,6 +117,9 @@ class FakeCompute:
             return MachineState.ERROR
         return MachineState.STOPPED if record.off else MachineState.RUNNING
 
+    def told(self, process: str) -> None:
+        return
+
     def console(self, name: str, offset: int = 0) -> bytes:
         console = self._folder(name).console
         return console.read_bytes()[offset:] if console.exists() else b""

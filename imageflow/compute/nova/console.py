@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_TAIL = 2048  # bytes by which a piece is recognised: as much as is not said twice
-_LEAST = 64  # fewer could stand anywhere
+_HEAD = 64  # bytes by which the beginning of what Nova shows is looked for
+_BEFORE = 1 << 16  # bytes: an older look, that comes in later, lies this far back at most
 
 
 def merge(known: bytes, seen: bytes) -> bytes:
     """What is new in `seen`, the last part of what a console says now, to someone who knows `known`.
 
-    What Nova has dropped meanwhile is lost; a boot begins again with an empty console.
+    It is what follows the longest end of `known` that `seen` begins with. What Nova has dropped meanwhile is lost; a
+    boot begins again with an empty console.
     """
-    if not seen or known.endswith(seen):
+    if seen in known:  # nothing new, or an older look
         return b""
-    tail = known[-_TAIL:]
-    for length in (len(tail), 512, _LEAST):
-        part = tail[-length:]
-        if len(part) >= min(_LEAST, len(known)) and part and (at := seen.rfind(part)) >= 0:
-            return seen[at + len(part) :]
+    at = known.find(seen[:_HEAD], max(0, len(known) - len(seen)))
+    while at >= 0:
+        if seen.startswith(known[at:]):
+            return seen[len(known) - at :]
+        at = known.find(seen[:_HEAD], at + 1)
+    for length in range(min(_HEAD, len(known)), 0, -1):
+        if known.endswith(seen[:length]):
+            return seen[length:]
     return seen
 
 
@@ -38,7 +42,7 @@ class Console:
         with self._file.open("a+b") as file:
             file.seek(0, os.SEEK_END)
             size = file.tell()
-            file.seek(max(0, size - max(len(seen), _TAIL)))
+            file.seek(max(0, size - len(seen) - _BEFORE))
             file.write(merge(file.read(), seen))
 
     def read(self, offset: int = 0) -> bytes:

@@ -160,6 +160,9 @@ class NovaCompute:
     def state(self, name: str) -> MachineState:
         return self._servers.state(self._servers.seen(checked(name)))
 
+    def told(self, process: str) -> None:
+        self._servers.told(process)
+
     def console(self, name: str, offset: int = 0) -> bytes:
         if (server := self._servers.seen(checked(name))) is None:
             return b""
@@ -334,7 +337,7 @@ class NovaCompute:
                     f" it is {found.status}",
                     hint="see [nova] build_timeout, and 'openstack server show'",
                 )
-            control.wait(min(self._config.poll, 1.0))
+            self._servers.pause(server.id, control)
 
     def _start(self, server: Any, name: str, control: Control) -> Any:
         """See that a server runs from its disk."""

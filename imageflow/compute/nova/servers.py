@@ -19,6 +19,7 @@ from imageflow.openstack.trouble import patiently
 
 MACHINE, BUILD, STAGE = "imageflow:machine", "imageflow:build_id", "imageflow:stage"
 BLANK, INSTALLING, DISK = "blank", "installing", "disk"  # what a server of ours is at; `disk`: it boots from its disk
+_SLICE = 0.25  # seconds
 _AGAIN = 20.0  # seconds until a server that does nothing is asked once more
 _SHUTDOWN, _CRASHED = 4, 6  # power states of Nova
 
@@ -31,6 +32,7 @@ class Servers:
         self._poll = poll
         self._ids: dict[str, str] = {}
         self._seen: dict[str, tuple[float, Any]] = {}  # name -> (when, server)
+        self._news: set[str] = set()  # ids of those that Nova told of since they were looked at
 
     def ask(self, what: str, work: Callable[[], Any], control: Control | None = None) -> Any:
         """As `patiently`, with this cloud's patience."""
@@ -73,6 +75,20 @@ class Servers:
         """What was seen of it is old: something was done, or told."""
         self._seen.pop(name, None)
 
+    def told(self, id: str) -> None:
+        """Nova says that something happened to this server."""
+        for name, known in list(self._ids.items()):
+            if known == id:
+                self.changed(name)
+                self._news.add(id)
+
+    def pause(self, id: str, control: Control) -> None:
+        """Until the next look at a server: one poll, or less when word of it comes."""
+        end = time.monotonic() + self._poll
+        while time.monotonic() < end and id not in self._news:
+            control.wait(min(_SLICE, self._poll))
+        self._news.discard(id)
+
     def lead(
         self,
         server: Any,
@@ -108,7 +124,7 @@ class Servers:
                     trouble = error
             if time.monotonic() > end:
                 raise trouble or TimedOut(f"{what}: {found.name} is {found.status} for {timeout:.0f} seconds")
-            control.wait(self._poll)
+            self.pause(server.id, control)
 
     def ask_once(self, what: str, work: Callable[[], Any]) -> Any:
         """Without trying again: the caller looks what came of it."""

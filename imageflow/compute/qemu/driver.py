@@ -137,6 +137,9 @@ class QemuCompute:
     def state(self, name: str) -> MachineState:
         return self._runs.state(self._folder(name))
 
+    def told(self, process: str) -> None:
+        return
+
     def console(self, name: str, offset: int = 0) -> bytes:
         try:
             with self._folder(name).console.open("rb") as file:
