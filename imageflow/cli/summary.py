@@ -40,6 +40,9 @@ def boot_command(build: Build, version: Version) -> str | None:
     disk = next((artifact for artifact in version.artifacts if artifact.format in DISKS), None)
     if disk is None:
         return None
+    if version.store == "glance":
+        named = f"openstack server create --flavor FLAVOR --network NETWORK --image {version.path} NAME"
+        return named if disk is version.artifacts[0] else None
     drive = folder / disk.name if disk is not version.artifacts[0] else Path(version.path)
     machine = build.recipe.get("machine") or {}
     command = [_emulator(build), "-m", str(machine.get("memory") or BOOT_MEMORY), "-nographic", "-snapshot"]

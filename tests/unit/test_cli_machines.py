@@ -111,6 +111,15 @@ def test_an_image_made_on_a_machine_boots_from_its_disk() -> None:
     assert "OVMF" in (boot_command(uefi, VERSION) or "")
 
 
+def test_an_image_in_glance_is_booted_by_its_cloud() -> None:
+    stored = replace(VERSION, store="glance", path="ceb856ef-91a4-414f-b1c9-cbaf7d64a290")
+    command = boot_command(BUILD, stored) or ""
+    assert command.startswith("openstack server create ")
+    assert "--image ceb856ef-91a4-414f-b1c9-cbaf7d64a290 " in command
+    second = replace(stored, artifacts=(Artifact("web.tar", "tar", 1, "d" * 64), DISK))
+    assert boot_command(BUILD, second) is None  # nobody knows the disk's own image
+
+
 def test_a_paused_build_says_how_to_log_in() -> None:
     paused = replace(BUILD, state=BuildState.PAUSED, error="a command failed")
     text = "\n".join(outcome_lines(paused, None, "created", "", ["imageflow build ssh 0123456789ab"]))

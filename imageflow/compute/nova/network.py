@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageflow.compute import Address
@@ -12,6 +13,7 @@ from imageflow.openstack import Cloud
 from imageflow.openstack.trouble import patiently
 
 SSH = 22
+_HINT = "see [nova] network, and 'openstack network list' with the same cloud"
 
 
 class Network:
@@ -34,20 +36,8 @@ class Network:
     def id(self) -> str:
         """Of the network that machines get: the one that is configured, or the only one. Raises Refused."""
         if self._id is None:
-            networks = self._ask("its networks", "GET", "networks")["networks"]
-            self._id = self._pick([n for n in networks if not n.get("router:external")] or networks)
+            self._id = choose(self._ask("its networks", "GET", "networks")["networks"], self._config.network)
         return self._id
-
-    def _pick(self, networks: list[dict[str, Any]]) -> str:
-        wanted = self._config.network
-        found = [n for n in networks if wanted is None or wanted in (n["name"], n["id"])]
-        names = ", ".join(sorted(n["name"] or n["id"] for n in networks)) or "none"
-        if not found:
-            raise Refused(f"there is no network {wanted or 'at all'}: {names}", hint="see [nova] network")
-        if len(found) > 1:
-            what = f"there are {len(found)} networks {wanted!r}" if wanted else f"there are several networks: {names}"
-            raise Refused(what, hint="name one with [nova] network, by its id where names are not unique")
-        return str(found[0]["id"])
 
     def address(self, server: Any, name: str) -> Address:
         """Where the machine answers: its floating address where there is one, else the fixed one, IPv4 first."""
@@ -89,3 +79,20 @@ class Network:
             "floating addresses", "GET", "floatingips", params={"description": name}
         )["floatingips"]
         return found
+
+
+def choose(networks: Sequence[Mapping[str, Any]], wanted: str | None) -> str:
+    """Id of the network that is wanted, by its name or id, or of the only one; raises Refused.
+
+    One that leads outside is not the only one: addresses may come from there, where machines must not live.
+    """
+    inside = [n for n in networks if not n.get("router:external")] or networks
+    found = [n for n in (inside if wanted is None else networks) if wanted in (None, n["name"], n["id"])]
+    names = ", ".join(sorted(n["name"] or n["id"] for n in (inside if wanted is None else networks)))
+    if not found:
+        there = f"; there are: {names}" if names else ""
+        raise Refused(f"there is no network {repr(wanted) if wanted else 'at all'}{there}", hint=_HINT)
+    if len(found) > 1:
+        what = f"there are {len(found)} networks {wanted!r}" if wanted else f"there are several networks: {names}"
+        raise Refused(what, hint="name one with [nova] network, by its id where names are not unique")
+    return str(found[0]["id"])
