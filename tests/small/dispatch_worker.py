@@ -1,5 +1,6 @@
-"""A process that serves without HTTP, its builds made by the quick flow: `… dispatch_worker CONFIG_FILE [die WHERE]`.
+"""A process that serves without HTTP, its builds made by the quick flow: `… dispatch_worker CONFIG_FILE [real] [die WHERE]`.
 
+`real`: each build by its own flow.
 `die WHERE` kills it -9 the first time it comes there: received, matching, matched, taken, pinned, enlisted, submitted.
 """
 
@@ -21,7 +22,8 @@ def main() -> None:
     from imageflow.service import Service
     from imageflow.serving import Serving
 
-    engine.factory_of = lambda method: "tests.small.quick.quick"
+    if "real" not in sys.argv:
+        engine.factory_of = lambda method: "tests.small.quick.quick"
 
     def die_after(holder: Any, name: str) -> None:
         work = getattr(holder, name)
