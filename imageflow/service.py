@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from imageflow.publications import Publications
     from imageflow.registry import Recipes
 
+_IMPATIENT = 10.0  # seconds that a cloud is asked again for somebody at a terminal
 BOARD = "builds"
 _WORKED_ON = (BuildState.QUEUED, BuildState.RUNNING, BuildState.REVERTING)
 
@@ -97,7 +98,10 @@ class Service:
     @functools.cached_property
     def compute(self) -> Compute:
         """Where build machines run."""
-        driver: Compute = drivers.load("compute", "imageflow.compute", self.config.compute)(self.config)
+        return self._compute(self.config)
+
+    def _compute(self, config: Config) -> Compute:
+        driver: Compute = drivers.load("compute", "imageflow.compute", config.compute)(config)
         return driver
 
     @functools.cached_property
@@ -130,8 +134,11 @@ class Service:
 
     @functools.cached_property
     def machines(self) -> Machines:
-        """The machines of builds on this host."""
-        return Machines(self.config, self.compute)
+        """The machines of builds on this host; whoever sits at a terminal does not wait long for a cloud that is away."""
+        if not self.compute.shared:
+            return Machines(self.config, self.compute)
+        impatient = replace(self.config.openstack, patience=min(_IMPATIENT, self.config.openstack.patience))
+        return Machines(self.config, self._compute(replace(self.config, openstack=impatient)))
 
     @functools.cached_property
     def recipes(self) -> Recipes:
