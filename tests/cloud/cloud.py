@@ -157,10 +157,14 @@ def sweep() -> None:
     """Remove what clouds that were killed have left, and logs after a day. Their processes died with them."""
     interfaces.remove_dead(lives)
     for folder in root().glob("*"):
-        if folder.is_dir() and not folder.name.startswith("template") and not lives(folder):
+        if not folder.is_dir() or folder.name.startswith("template"):
+            continue
+        lock = hold(folder)
+        if lock is not None:
             _empty(folder)
             if time.time() - folder.stat().st_mtime > _KEEP_LOGS:
                 shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
 
 def launch(name: str, *, detached: bool = False, token_life: int = 86400) -> Cloud:
@@ -168,7 +172,8 @@ def launch(name: str, *, detached: bool = False, token_life: int = 86400) -> Clo
     folder = root() / name
     root().mkdir(mode=0o711, parents=True, exist_ok=True)
     sweep()
-    lock = hold(folder)
+    folder.mkdir(exist_ok=True)
+    lock = hold(folder, patience=5)  # somebody may be looking whether a cloud lives here
     assert lock is not None, f"a cloud runs in {folder} already"
     try:
         shutil.rmtree(folder / "logs", ignore_errors=True)

@@ -19,7 +19,7 @@ class Programs:
         self._supervision = supervision
         self._daemons = daemons(settings)
 
-    def start(self, *names: str, patience: float = 180) -> None:
+    def start(self, *names: str, patience: float = 600) -> None:
         """Start these daemons, each when those answer that it needs; returns when all of them answer."""
         waiting = [self._daemons[n] for n in self._daemons if n in names]
         begun: list[str] = []
@@ -53,7 +53,7 @@ class Programs:
         daemon = self._daemons[name]
         self._supervision.ask("stop", name=name, how=int(how or daemon.halt), patience=daemon.patience)
 
-    def run(self, *commands: tuple[str, ...], name: str, patience: float = 400, **variables: str) -> Job:
+    def run(self, *commands: tuple[str, ...], name: str, patience: float = 600, **variables: str) -> Job:
         """Run programs one after the other, in the background."""
         script = " && ".join(shlex.join(c) for c in commands)
         self._supervision.ask("start", name=name, argv=["sh", "-c", script], env=environment(self._settings, variables))

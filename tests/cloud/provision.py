@@ -70,7 +70,7 @@ class Provisioner:
         for name, (ram, vcpus, disk) in FLAVORS.items():
             self._compute.post("/flavors", json={"flavor": {"name": name, "ram": ram, "vcpus": vcpus, "disk": disk}})
 
-    def wait(self, check: Callable[[], None], patience: float = 300) -> None:
+    def wait(self, check: Callable[[], None], patience: float = 600) -> None:
         """Wait until servers can be booted; `check` raises when waiting is in vain."""
         end = time.monotonic() + patience
         while missing := self._missing():

@@ -110,28 +110,27 @@ class Supervision:
         assert ended, f"process {pid} does not end"
 
 
-def hold(folder: Path) -> int | None:
+def hold(folder: Path, patience: float = 0) -> int | None:
     """Take the folder's lock; -> its descriptor, None when a cloud has it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                os.close(lock)
+                return None
+            time.sleep(0.05)
+        else:
+            return lock
 
 
 def lives(folder: Path) -> bool:
     """Whether a cloud runs (or starts) in this folder."""
-    try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not folder.is_dir():
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
+    lock = hold(folder)
+    if lock is not None:
         os.close(lock)
-    return False
+    return lock is None

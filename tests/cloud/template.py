@@ -18,7 +18,7 @@ from tests.cloud.settings import DATABASES, HOST, REGION, Settings, root, write
 from tests.cloud.supervision import Supervision
 
 _PACKAGES = ("keystone", "glance-api", "placement-api", "nova-api", "neutron-server", "mariadb-server")
-_CODE = ("identity.py", "template.py")
+_CODE = ("configuration.py", "identity.py", "template.py")
 _CAPABILITIES = "libvirt/cache/qemu/capabilities"
 
 
