@@ -198,11 +198,14 @@ class NovaCompute:
             if server is None or self._servers.state(server) is MachineState.ERROR:
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
             installing = server.metadata.get(STAGE) == INSTALLING
-            if installing:
-                server = self._eject(server, control)
-                server = self._freeze(server, control)
-            image = self._snapshot(server, f"imageflow-layer-{key[:12]}", self._layers.identity(key, build_id), control)
-            layer = self._layers.made(image, parent=parent, title=title)
+            layer = self._layers.of(key, build_id)
+            if layer is None:
+                if installing:
+                    server = self._eject(server, control)
+                    server = self._freeze(server, control)
+                identity = self._layers.identity(key, build_id)
+                image = self._snapshot(server, f"imageflow-layer-{key[:12]}", identity, control)
+                layer = self._layers.made(image, parent=parent, title=title)
             if installing:
                 self._installed(server, name)
                 self._start(server, name, control)
@@ -358,9 +361,6 @@ class NovaCompute:
         def there(found: Any) -> bool:
             return found.status == "ACTIVE" and power(found) == 1 and task(found) is None
 
-        if server.status == "ERROR":
-            self._servers.ask("reset a server", lambda: server.reboot("HARD"), control)
-            control.wait(self._config.poll)
         return self._servers.lead(
             server, "start a server", there, act, control=control, timeout=self._config.build_timeout
         )

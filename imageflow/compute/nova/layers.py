@@ -121,6 +121,11 @@ class NovaLayers:
         """By which a layer that a build makes is found again, whoever began it."""
         return {LAYER: key, BUILD: build_id}
 
+    def of(self, key: str, build_id: str) -> Layer | None:
+        """The one that this build has made already."""
+        found = [image for image in self._images.find(self.identity(key, build_id)) if _good(image)]
+        return self._layer(found[0]) if found else None
+
     def made(self, image: Image, *, parent: str | None, title: str) -> Layer:
         """The snapshot is there: it is a layer from now on, held by its build."""
         about = {TITLE: title, PARENT: parent or "", _USED: _time(time.time()), "os_hidden": True}

@@ -20,6 +20,7 @@ from imageflow.openstack.trouble import patiently
 MACHINE, BUILD, STAGE = "imageflow:machine", "imageflow:build_id", "imageflow:stage"
 BLANK, INSTALLING, DISK = "blank", "installing", "disk"  # what a server of ours is at; `disk`: it boots from its disk
 _SLICE = 0.25  # seconds
+_TRIES = 3  # times that a server in ERROR is asked to come back
 _AGAIN = 20.0  # seconds until a server that does nothing is asked once more
 _SHUTDOWN, _CRASHED = 4, 6  # power states of Nova
 
@@ -104,7 +105,8 @@ class Servers:
         Raises NotFound (it is gone), Refused (it went to ERROR, with Nova's words), TimedOut.
         """
         end = time.monotonic() + timeout
-        acted = -_AGAIN
+        acted, times = -_AGAIN, 0
+        broken = server.status == "ERROR"  # then leaving that state is what is wanted
         trouble: ImageflowError | None = None
         while True:
             control.check()
@@ -114,12 +116,12 @@ class Servers:
             if there(found):
                 self.changed(found.metadata.get(MACHINE, server.name))
                 return found
-            if found.status == "ERROR":
+            if found.status == "ERROR" and task(found) is None and (not broken or times >= _TRIES):
                 raise Refused(f"{what}: {fault(found)}", hint="Nova gave up; see 'openstack server show'")
             if task(found) is None and time.monotonic() - acted > _AGAIN:
                 try:
                     self.ask_once(what, functools.partial(act, found))
-                    acted, trouble = time.monotonic(), None
+                    acted, times, trouble = time.monotonic(), times + 1, None
                 except Unavailable as error:
                     trouble = error
             if time.monotonic() > end:
