@@ -20,6 +20,8 @@ NOBODY = "f" * 64
 class Rig(Protocol):
     """One driver under test."""
 
+    shares: bool  # whether builds that made the same bytes have one copy of them
+
     def store(self) -> Store:
         """A new client of the same place."""
 
@@ -86,11 +88,16 @@ def test_add_copies_or_takes(store: Store, tmp_path: Path, control: Control) -> 
     store.verify(ref.digest, control)
 
 
-def test_adding_again_finds_the_first(store: Store, tmp_path: Path, control: Control) -> None:
+def test_adding_again_finds_the_first(store: Store, rig: Rig, tmp_path: Path, control: Control) -> None:
     first = store.add(image(tmp_path / "one"), build_id="b1", control=control)
     again = image(tmp_path / "two")
     (again[1][0]).write_bytes(b"other words")
-    assert store.add([again[0]], build_id="b2", control=control) == first
+    second = store.add([again[0]], build_id="b2", control=control)
+    assert second.digest == first.digest
+    assert (second == first) is rig.shares
+    assert store.find(first.digest) == first
+    assert store.find(first.digest, "b2") == second
+    assert store.find(first.digest, "b3") == first
     assert store.add(image(tmp_path / "one"), build_id="b1", control=control) == first
     for path, _ in image(tmp_path / "one"):  # taken in by a worker that died before it could say so
         path.unlink()
@@ -98,15 +105,16 @@ def test_adding_again_finds_the_first(store: Store, tmp_path: Path, control: Con
     assert list(store.list()) == [first]
 
 
-def test_list_knows_who_made_what(store: Store, tmp_path: Path, control: Control) -> None:
+def test_list_knows_who_made_what(store: Store, rig: Rig, tmp_path: Path, control: Control) -> None:
     one = store.add(image(tmp_path / "one", b"1"), build_id="b1", control=control)
     two = store.add(image(tmp_path / "two", b"2"), build_id="b2", control=control)
     assert list(store.list()) == [one, two]
     assert list(store.list("b1")) == [one]
     assert list(store.list("b2")) == [two]
     assert list(store.list("b3")) == []
-    store.add(image(tmp_path / "three", b"1"), build_id="b2", control=control)
-    assert list(store.list("b2")) == [one, two]
+    three = store.add(image(tmp_path / "three", b"1"), build_id="b2", control=control)
+    assert list(store.list("b2")) == ([one, two] if rig.shares else [two, three])
+    assert list(store.list()) == [one, two]
 
 
 def test_a_revert_removes_only_its_own_share(store: Store, tmp_path: Path, control: Control) -> None:
@@ -138,13 +146,13 @@ def test_delete_is_for_all_and_absent_is_fine(store: Store, tmp_path: Path, cont
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("digest", ["", ".", "..", "../images", "/etc", "F" * 64, "a" * 63, "a" * 64 + "\n", "\0" * 64])
-def test_a_digest_is_not_a_path(store: Store, tmp_path: Path, control: Control, digest: str) -> None:
+def test_a_digest_is_not_a_path(store: Store, tmp_path: Path, control: Control) -> None:
     ref = store.add(image(tmp_path / "one"), build_id="b1", control=control)
-    assert store.find(digest) is None
-    store.delete(digest)
-    with pytest.raises(NotFound):
-        store.verify(digest, control)
+    for digest in ("", ".", "..", "../images", "/etc", "F" * 64, "a" * 63, "a" * 64 + "\n", "\0" * 64):
+        assert store.find(digest) is None
+        store.delete(digest)
+        with pytest.raises(NotFound):
+            store.verify(digest, control)
     assert list(store.list()) == [ref]
 
 

@@ -20,6 +20,8 @@ from tests.store_contract import Rig
 class DirectoryRig:
     """A directory below the test's own folder."""
 
+    shares = True
+
     def __init__(self, folder: Path) -> None:
         self._config = dataclasses.replace(config.load(state_dir=str(folder)), store_path=folder / "images")
 
