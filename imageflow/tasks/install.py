@@ -141,6 +141,8 @@ class AwaitInstalled(Task):
         if remastered is None:
             bench.log("reused")
             return {"key": stage.key}
+        if _installed(bench):  # by a worker that died then; the machine may run from its disk already
+            return {"key": stage.key}
         if bench.compute.state(bench.name) is MachineState.ABSENT:
             boot_installer(bench, remastered)
         hopeless = bench.work.path / "hopeless"
@@ -169,3 +171,14 @@ class AwaitInstalled(Task):
 
     def survives(self, result: Any, compute: Compute) -> bool:
         return compute.layers.find(result["key"]) is not None
+
+
+def _installed(bench: Workbench) -> bool:
+    """Whether this build has made the layer of the installed system already; its machine is left as that leaves it."""
+    stage = bench.stages[0]
+    layer = bench.compute.layers.hold(stage.key, bench.build.id)
+    if layer is None or layer.build_id != bench.build.id:
+        return False
+    if bench.compute.state(bench.name) is not MachineState.ABSENT:
+        bench.checkpoint(stage, parent=None)
+    return True

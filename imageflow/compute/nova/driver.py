@@ -98,8 +98,9 @@ class NovaCompute:
             if server is not None and server.status == "ERROR" and not launched(server):
                 self._servers.delete(name, control)  # it never ran
                 server = None
-            if server is None:
+            if server is None or server.status == "BUILD":
                 server = self._create(name, spec, build_id, control, log, disk, cdrom, seed)
+            self._network.give_floating(server.id, name, control)
             stage = server.metadata.get(STAGE)
             begun = stage == INSTALLING and (server.status == "RESCUE" or self._servers.ejected(server))
             if cdrom is not None and stage in (BLANK, INSTALLING) and not begun:
@@ -271,7 +272,7 @@ class NovaCompute:
                 log(f"{error.message}: once more")
                 control.wait(2.0**start)
                 continue
-            self._network.give_floating(found.id, name, control)
+            self._servers.keep_only(found, control)
             log(f"machine {name} runs as server {found.id}: flavor {flavor.name}")
             return found
         raise AssertionError
@@ -362,7 +363,13 @@ class NovaCompute:
             return found.status == "ACTIVE" and power(found) == 1 and task(found) is None
 
         return self._servers.lead(
-            server, "start a server", there, act, control=control, timeout=self._config.build_timeout
+            server,
+            "start a server",
+            there,
+            act,
+            mend=lambda s: s.reboot("HARD"),
+            control=control,
+            timeout=self._config.build_timeout,
         )
 
     def _insert(self, server: Any, name: str, build_id: str, spec: MachineSpec, cdrom: Path, control: Control) -> Any:
@@ -374,6 +381,7 @@ class NovaCompute:
             "boot the ISO",
             lambda s: s.status == "RESCUE" and task(s) is None,
             lambda s: s.rescue(image=iso.id),
+            mend=lambda s: s.rescue(image=iso.id),
             control=control,
             timeout=self._config.build_timeout,
         )
@@ -385,6 +393,7 @@ class NovaCompute:
             "boot from the disk",
             lambda s: s.status in ("ACTIVE", "PAUSED", "SHUTOFF") and task(s) is None,
             lambda s: s.unrescue(),
+            mend=lambda s: s.reboot("HARD"),
             control=control,
             timeout=self._config.build_timeout,
         )

@@ -99,14 +99,15 @@ class Servers:
         *,
         control: Control,
         timeout: float,
+        mend: Callable[[Any], object] | None = None,
     ) -> Any:
         """Do `act` until the server is `there`, asking again when nothing comes of it; -> the server as it is then.
 
-        Raises NotFound (it is gone), Refused (it went to ERROR, with Nova's words), TimedOut.
+        `mend` brings one in ERROR back: a service that Nova needs may have been away meanwhile. Raises NotFound (the
+        server is gone), Refused (it went to ERROR and stays there, with Nova's words), TimedOut.
         """
         end = time.monotonic() + timeout
         acted, times = -_AGAIN, 0
-        broken = server.status == "ERROR"  # then leaving that state is what is wanted
         trouble: ImageflowError | None = None
         while True:
             control.check()
@@ -116,11 +117,12 @@ class Servers:
             if there(found):
                 self.changed(found.metadata.get(MACHINE, server.name))
                 return found
-            if found.status == "ERROR" and task(found) is None and (not broken or times >= _TRIES):
+            broken = found.status == "ERROR" and task(found) is None
+            if broken and (mend is None or times >= _TRIES):
                 raise Refused(f"{what}: {fault(found)}", hint="Nova gave up; see 'openstack server show'")
             if task(found) is None and time.monotonic() - acted > _AGAIN:
                 try:
-                    self.ask_once(what, functools.partial(act, found))
+                    self.ask_once(what, functools.partial(mend if broken and mend is not None else act, found))
                     acted, times, trouble = time.monotonic(), times + 1, None
                 except Unavailable as error:
                     trouble = error
@@ -145,6 +147,13 @@ class Servers:
         """Write onto the server what it is at; again is fine. Nova refuses it while the server runs from a CD."""
         self.ask("a server's metadata", lambda: self._cloud.nova.servers.set_meta(server, {STAGE: stage}))
         self.changed(server.metadata[MACHINE])
+
+    def keep_only(self, server: Any, control: Control) -> None:
+        """Delete all others of its machine: those that were made by requests whose answers were lost."""
+        for other in self.all(server.metadata[MACHINE]):
+            if other.id != server.id:
+                with contextlib.suppress(NotFound, Unavailable):  # `delete` of the machine takes it, too
+                    self.ask("delete a server", other.delete, control)
 
     def delete(self, name: str, control: Control, timeout: float = 300.0) -> None:
         """No server of the machine is left; absent is fine. Raises Unavailable while Nova does not let go of one."""
