@@ -1,0 +1,130 @@
+"""A site whose builds run on servers of the test cloud, as a plain project member with an application credential."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+from novaclient.client import Client as Nova
+
+from imageflow.control import Control
+from imageflow.model import Build, BuildState
+from tests.cloud.cloud import Cloud
+from tests.cloud.leftovers import leftovers
+from tests.small.machines import MachineSite
+from tests.small.site import _FORKS, Site
+
+_FORKS.set_forkserver_preload(["tests.small.preload", "tests.cloud.preload"])  # the clients are slow to import
+_LOOPBACK = "127.0.0.1,localhost"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), _LOOPBACK)))
+
+
+class NovaSite(MachineSite):
+    """Its workers reach the cloud by its clouds.yaml, or through a proxy at another `auth_url`."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        folder: Path,
+        *,
+        store: str = "directory",
+        auth_url: str = "",
+        patience: float = 120.0,
+        timeout: float = 60.0,
+        lease: float = 4.0,
+        **options: str,
+    ) -> None:
+        self.cloud = cloud
+        options = {
+            "compute__driver": "nova",
+            "nova__poll": "0.5",
+            "janitor": "10",  # each of its rounds asks the cloud for everything that is ours
+            "store__driver": store,
+            "openstack__cloud": "imageflow",
+            "openstack__clouds_yaml": str(_clouds_yaml(cloud, folder, auth_url)),
+            "openstack__patience": str(patience),
+            "openstack__timeout": str(timeout),
+            **options,
+        }
+        super().__init__(folder, lease=lease, **options)
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        Site.__exit__(self, *exception)  # what is left in the cloud is the fixture nothing_left's to find and remove
+
+    def servers_ever(self, build: Build, role: str = "main") -> list[str]:
+        """Ids of all servers that this machine of a build ever had, as the cloud's administrator sees them."""
+        nova = self._admin()
+        name = f"{build.id}-{role}"
+        found = {
+            server.id: server.created
+            for deleted in (False, True)
+            for server in nova.servers.list(search_opts={"all_tenants": True, "deleted": deleted, "name": f"^{name}$"})
+        }
+        return sorted(found, key=lambda id: (found[id], id))
+
+    def actions(self, server: str) -> list[str]:
+        """What was asked of a server, and done, in order; of one that is gone, too."""
+        found = [a for a in self._admin().instance_action.list(server) if a.message is None]
+        return [action.action for action in sorted(found, key=lambda a: str(a.start_time))]
+
+    def _admin(self) -> Any:
+        return Nova("2.93", session=self.cloud.session("admin"), region_name="RegionOne")
+
+    def bomb(self, moment: str, seconds: float = 300) -> int:
+        """Run a worker that dies at this moment, see tests.small.bomb; -> its exit code, 0 when it did all before that."""
+        code = self.worker("idle", moment, module="tests.small.bomb").wait(seconds)
+        assert code in (0, -signal.SIGKILL), self.worker_log()
+        return code
+
+    def done(self, build: Build) -> None:
+        """The build has ended right: a version is there, as it says."""
+        ended = self.service.build(build.id)
+        assert ended.state is BuildState.SUCCEEDED, (ended.step, ended.error, ended.hint, self.log(build)[-4000:])
+        assert ended.digest is not None
+        self.service.images.verify(ended.digest, Control())
+
+    def attempts(self, build: Build) -> dict[str, int]:
+        """Step -> how often it began."""
+        return {name: attempt for name, attempt, _state in self.states(build)}
+
+    def nothing_left(self) -> None:
+        """Nothing of any build is there, but published images and layers that may be reused; without those, nothing at all."""
+        super().nothing_left()
+        assert self.in_cloud() == []
+        for version in self.service.images.versions():
+            self.service.images.delete(version.digest)
+        self.service.compute.layers.collect(0.0, 0.0, lambda _: False)
+        assert leftovers(self.cloud) == []
+
+    def in_cloud(self, but: Collection[str] = ("'imageflow:used'", "'imageflow:whole'")) -> list[str]:
+        """What is in the project, without whole layers and published images."""
+        return [
+            line for line in leftovers(self.cloud) if ", active)" not in line or not any(word in line for word in but)
+        ]
+
+    def await_over(self, *wanted: Build, seconds: float = 300) -> None:
+        """Wait until the builds have ended, or are paused, and their jobs are gone."""
+        over = (BuildState.SUCCEEDED, BuildState.PAUSED, BuildState.FAILED, BuildState.ABORTED, BuildState.CANCELLED)
+        end = time.monotonic() + seconds
+        for build in wanted:
+            self.await_state(build, *over, seconds=max(1.0, end - time.monotonic()))
+        self.await_that(lambda: self.service.board.job_count == 0)
+
+
+def _clouds_yaml(cloud: Cloud, folder: Path, auth_url: str) -> Path:
+    if not auth_url:
+        return cloud.clouds_yaml
+    known = yaml.safe_load(cloud.clouds_yaml.read_text())
+    for entry in known["clouds"].values():
+        entry["auth"]["auth_url"] = auth_url
+    to = folder / "clouds.yaml"
+    to.write_text(yaml.safe_dump(known))
+    return to

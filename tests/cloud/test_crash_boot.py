@@ -1,0 +1,78 @@
+"""kill -9 of the worker at every boundary and inside every step of the flow boot, on servers of a real cloud."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imageflow.model import Build, BuildState
+from tests.cloud.cloud import Cloud
+from tests.cloud.nova_site import NovaSite
+from tests.cloud.sample import rotating
+from tests.flows.test_crash_boot import STEPS, recipe
+
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1200)]
+IN_ALL = ["in:{}:0", "in:{}:0.4", "in:{}:1.5", "after:{}"]  # one worker for each step of one build, that dies in it
+LONG = ["fetch-base", "boot-machine", "await-ssh", "seal", "stop-machine", "snapshot-machine", "verify-image"]
+LATER = [f"in:{step}:{seconds}" for step in [*LONG, "delete-machine", "publish-image"] for seconds in (3, 6, 10)]
+REVERTS = [
+    (killed, reverted)
+    for killed in ["fetch-base", "boot-machine", "configure-02-files", "seal", "snapshot-machine", "publish-image"]
+    for reverted in ["revert:boot-machine", "revert:prepare-machine"]
+]
+
+
+@pytest.fixture
+def site(cloud: Cloud, nothing_left: None, tmp_path: Path) -> Iterator[NovaSite]:
+    with NovaSite(cloud, tmp_path, store="glance") as site:
+        yield site
+
+
+def create(site: NovaSite) -> Build:
+    [submission] = site.service.submit(recipe(site.folder))
+    assert submission.verdict == "created", submission
+    return submission.build
+
+
+@pytest.mark.parametrize("moment", rotating("boot", IN_ALL))
+def test_killed_in_every_step_of_one_build(site: NovaSite, moment: str) -> None:
+    """All workers have the same server: it boots once, and what it says twice is read once."""
+    build = create(site)
+    for step in STEPS:
+        code = site.bomb(moment.format(step))
+        if code == 0:
+            assert moment.startswith("in:") and not moment.endswith(":0"), (step, site.log(build))
+            break
+    site.run_worker(seconds=300)
+    site.done(build)
+    assert site.servers_ever(build) == site.processes(build), site.log(build)
+    assert len(site.processes(build)) == 1, site.log(build)
+    assert max(site.attempts(build).values()) <= 2, site.attempts(build)
+    site.nothing_left()
+
+
+@pytest.mark.parametrize("moment", rotating("boot later", LATER))
+def test_killed_late_in_a_long_step(site: NovaSite, moment: str) -> None:
+    build = create(site)
+    site.bomb(moment)
+    site.run_worker(seconds=300)
+    site.done(build)
+    assert len(site.servers_ever(build)) == 1, site.log(build)
+    assert max(site.attempts(build).values()) <= 2, site.attempts(build)
+    site.nothing_left()
+
+
+@pytest.mark.parametrize(("killed", "reverted"), rotating("boot reverted", REVERTS))
+def test_killed_then_aborted_and_killed_again(site: NovaSite, killed: str, reverted: str) -> None:
+    build = create(site)
+    assert site.bomb(f"after:{killed}") == -signal.SIGKILL
+    site.service.abort(build.id)
+    site.bomb(reverted)
+    site.run_worker(seconds=200)
+    assert site.service.build(build.id).state is BuildState.ABORTED
+    site.service.reap()
+    assert site.service.store.list() == []
+    site.nothing_left()

@@ -1,0 +1,50 @@
+"""A service of the cloud is away for a while, at any moment of a build: it ends right without a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.cloud import Cloud
+from tests.cloud.nova_site import NovaSite
+from tests.cloud.sample import rotating
+from tests.flows.test_crash_boot import recipe
+
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1200)]
+SERVICES = ["nova-api", "glance-api", "rabbit"]
+MOMENTS = ["fetch-base", "boot-machine", "snapshot-machine", "publish-image"]
+CASES = [(service, moment) for service in SERVICES for moment in MOMENTS]
+
+
+@pytest.fixture
+def site(cloud: Cloud, nothing_left: None, tmp_path: Path) -> Iterator[NovaSite]:
+    with NovaSite(cloud, tmp_path, store="glance", patience=300.0) as site:
+        yield site
+
+
+def away(site: NovaSite, service: str, step: str, seconds: float) -> None:
+    """A build whose cloud is without a service for so long, from the moment on that this step begins."""
+    [submission] = site.service.submit(recipe(site.folder))
+    build = submission.build
+    site.worker()
+    site.await_that(lambda: site.running(build, step), 300)
+    with site.cloud.without(service):
+        time.sleep(seconds)  # that is what is tested
+    site.await_over(build, seconds=600)
+    site.done(build)
+    assert max(site.attempts(build).values()) <= 2, site.attempts(build)
+    site.nothing_left()
+
+
+@pytest.mark.parametrize(("service", "step"), rotating("outages", CASES))
+def test_away_for_twenty_seconds(site: NovaSite, service: str, step: str) -> None:
+    away(site, service, step, 20.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("service", "step"), CASES)
+def test_away_for_a_minute(site: NovaSite, service: str, step: str) -> None:
+    away(site, service, step, 60.0)
