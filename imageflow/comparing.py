@@ -27,6 +27,7 @@ _MANY = 25  # versions that one round asks for
 _TELLING = 200  # events of one look
 _REST = 1.0  # seconds between two looks at events, however many come
 _RETRY = 60.0  # seconds until a cloud that did not answer is asked again
+_SETTLE = 5.0  # seconds after which an image is there for all: Glance tells of it just before
 
 
 class Comparing:
@@ -40,6 +41,7 @@ class Comparing:
         self._bell = Flag()
         self._complaints = Complaints()
         self._told: int | None = None  # seq of the last event that was looked at; the rounds find what was before
+        self._settled: float | None = None  # when to see whether who was told of a base came too early
         self._before: int | None = None  # id of the oldest version that this pass through all of them has seen
 
     def wake(self) -> None:
@@ -55,8 +57,11 @@ class Comparing:
                 self.listen()
             if time.monotonic() >= due:
                 due = time.monotonic() + (self._every if self._round() else min(_RETRY, self._every))
+            elif self._settled is not None and time.monotonic() >= self._settled:
+                with self._complaints.instead_of_failing("look for newer bases"):
+                    self.bases()
             stop.wait(self._rest)
-            self._bell.wait(max(0.0, due - time.monotonic()))
+            self._bell.wait(max(0.0, min(due, self._settled or due) - time.monotonic()))
 
     def _round(self) -> bool:
         whole = True
@@ -70,6 +75,7 @@ class Comparing:
 
     def bases(self) -> list[str]:
         """Ask for the images whose base in Glance has a newer image; -> those."""
+        self._settled = None
         return newer_bases.ask(self._database, self._service.config)
 
     def versions(self) -> list[Version]:
@@ -88,6 +94,9 @@ class Comparing:
         """Look at what was told since the last time; -> the versions that are missing."""
         gone: list[Version] = []
         for event in self._news():
+            if event.type == newer_bases.ACTIVATE:
+                self._settled = self._settled or time.monotonic() + _SETTLE
+                continue
             data: Mapping[str, Any] = event.data if isinstance(event.data, dict) else {}
             if event.type != _DELETE and data.get("status") not in _GONE:
                 continue
@@ -115,7 +124,7 @@ class Comparing:
             if self._told is None:
                 self._told = events.last(conn)
                 return []
-            found = events.of_types(conn, (_DELETE, _UPDATE), after=self._told, limit=_TELLING)
+            found = events.of_types(conn, (_DELETE, _UPDATE, newer_bases.ACTIVATE), after=self._told, limit=_TELLING)
             self._told = found[-1].seq if len(found) == _TELLING else max(self._told, events.last(conn))
         return found
 
