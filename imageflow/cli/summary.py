@@ -35,6 +35,8 @@ def version_lines(version: Version) -> Iterator[str]:
 
 def boot_command(build: Build, version: Version) -> str | None:
     """A command that boots the image without changing it; None when there is no way that we know."""
+    from imageflow.recipe.definition import has_boot_loader
+
     folder = Path(version.path).parent
     formats = {artifact.format: artifact for artifact in reversed(version.artifacts)}
     disk = next((artifact for artifact in version.artifacts if artifact.format in DISKS), None)
@@ -51,21 +53,12 @@ def boot_command(build: Build, version: Version) -> str | None:
     if _hardware_virtualization():
         command[1:1] = ["-enable-kvm"]
     command += ["-drive", f"file={drive},if=virtio,format={'vpc' if disk.format == 'vhd' else disk.format}"]
-    if not _partitioned(build):
+    if not has_boot_loader(build.recipe):
         if "kernel" not in formats or "initrd" not in formats:
             return None
         command += ["-kernel", str(folder / formats["kernel"].name), "-initrd", str(folder / formats["initrd"].name)]
         command += ["-append", "root=LABEL=cloudimg-rootfs ro console=ttyS0 net.ifnames=0"]
     return shlex.join(command)
-
-
-def _partitioned(build: Build) -> bool:
-    if "machine" in build.recipe:  # it was booted from its own disk
-        return True
-    elements = (build.recipe.get("dib") or {}).get("elements") or ()
-    return any(
-        element == "vm" or element.startswith("block-device-") for element in elements if isinstance(element, str)
-    )
 
 
 def _emulator(build: Build) -> str:

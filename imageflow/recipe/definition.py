@@ -126,6 +126,14 @@ def elements(entry: Mapping[str, Any]) -> list[str]:
     return [name for item in entry.get("elements", []) for name in item.split()]
 
 
+def has_boot_loader(canonical: Mapping[str, Any]) -> bool:
+    """Whether a machine starts from the disk of this canonical recipe by itself, and needs no kernel from elsewhere."""
+    if "machine" in canonical:  # it was booted from its own disk
+        return True
+    named = (canonical.get("dib") or {}).get("elements") or ()
+    return any(name == "vm" or name.startswith("block-device-") for name in named if isinstance(name, str))
+
+
 def _environment(entry: Any) -> dict[str, Any]:
     """An entry's environment, whatever the entry is."""
     found = entry.get("environment") if isinstance(entry, dict) else None

@@ -11,6 +11,7 @@ from typing import Any
 from imageflow.control import Control
 from imageflow.errors import ImageflowError
 from imageflow.model import Artifact, Build, Json, ResourceKind
+from imageflow.recipe.definition import has_boot_loader
 from imageflow.stores import About, Store
 from imageflow.tasks.base import Ledger, Task
 
@@ -82,6 +83,7 @@ def about(build: Build, description: Any) -> About:
         visibility=publish.get("visibility"),
         architecture=str(build.pins.get("architecture") or ""),
         firmware=str((build.recipe.get("machine") or {}).get("firmware") or ""),
+        boot_loader=has_boot_loader(build.recipe),
     )
 
 
