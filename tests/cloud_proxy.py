@@ -75,10 +75,15 @@ class CloudProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="cloud proxy", daemon=True)
 
     @classmethod
-    def before(cls, session: Any, *, seed: int = 0) -> Self:
-        """Before the cloud of a keystoneauth session: every service of SERVICES that its catalogue knows."""
+    def before(cls, session: Any, *, seed: int = 0, region: str | None = None) -> Self:
+        """Before the cloud of a keystoneauth session: every service of SERVICES that its catalogue knows, in this region."""
         catalogue = session.auth.get_access(session).service_catalog
-        found = {name: catalogue.get_urls(service_type=kind, interface="public") for kind, name in SERVICES.items()}
+        found = {
+            name: catalogue.get_urls(
+                service_type=kind, interface="public", region_name=None if kind == "identity" else region
+            )
+            for kind, name in SERVICES.items()
+        }
         proxy = cls({name: urls[0] for name, urls in found.items() if urls}, seed=seed)
         proxy._auth_path = urlsplit(session.auth.auth_url).path.rstrip("/") or "/v3"
         return proxy
