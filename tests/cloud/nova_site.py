@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Collection
@@ -59,6 +60,11 @@ class NovaSite(MachineSite):
             worker.wait()
         Site.__exit__(self, *exception)  # what is left in the cloud is the fixture nothing_left's to find and remove
 
+    def processes(self, build: Build) -> list[str]:
+        """Every server that the build's log tells of, in order."""
+        found = re.findall(rf"machine {build.id}-main runs as (?:server )?([0-9a-f-]{{36}})", self.log(build))
+        return list(dict.fromkeys(found))
+
     def servers_ever(self, build: Build, role: str = "main") -> list[str]:
         """Ids of all servers that this machine of a build ever had, as the cloud's administrator sees them."""
         nova = self._admin()
@@ -91,9 +97,19 @@ class NovaSite(MachineSite):
         assert ended.digest is not None
         self.service.images.verify(ended.digest, Control())
 
-    def attempts(self, build: Build) -> dict[str, int]:
-        """Step -> how often it began."""
-        return {name: attempt for name, attempt, _state in self.states(build)}
+    def one_server(self, build: Build) -> str:
+        """All of the build was done in one server, that everybody adopted, and no step ran more than twice; -> its id.
+
+        But a machine that a worker had half sealed lets nobody in: there the build goes on in another one.
+        """
+        log, servers = self.log(build), self.servers_ever(build)
+        assert self.processes(build) == servers, (servers, log)
+        lost = log.count("It goes on from its last layer")
+        assert len(servers) == 1 + lost, (servers, log)
+        assert lost <= 1, log
+        attempts = {name: attempt for name, attempt, _state in self.states(build)}
+        assert max(attempts.values()) <= 2 + lost, attempts
+        return servers[0]
 
     def nothing_left(self) -> None:
         """Nothing of any build is there, but published images and layers that may be reused; without those, nothing at all."""

@@ -54,7 +54,7 @@ CERTAIN = [
 @contextmanager
 def bad_cloud(cloud: Cloud, folder: Path, seed: int, **options: str) -> Iterator[tuple[NovaSite, CloudProxy]]:
     with (
-        CloudProxy.before(cloud.session(), seed=seed) as proxy,
+        CloudProxy.before(cloud.session(), seed=seed, region="RegionOne") as proxy,
         NovaSite(cloud, folder, auth_url=proxy.auth_url, store="glance", patience=200.0, **options) as site,
     ):
         print(f"IMAGEFLOW_SEED={seed}")
