@@ -28,7 +28,7 @@ def version_lines(version: Version) -> Iterator[str]:
         yield f"  size      {size(primary.size)}{virtual}"
     if version.packages is not None:
         yield f"  packages  {version.packages}"
-    yield f"  path      {version.path}"
+    yield f"  image     {version.path} in Glance" if version.store == "glance" else f"  path      {version.path}"
     for other in version.artifacts[1:]:
         yield f"  and       {other.name} ({other.format}, {size(other.size)})"
 
@@ -42,6 +42,9 @@ def boot_command(build: Build, version: Version) -> str | None:
     disk = next((artifact for artifact in version.artifacts if artifact.format in DISKS), None)
     if disk is None:
         return None
+    alone = has_boot_loader(build.recipe)
+    if not alone and not {"kernel", "initrd"} <= formats.keys():
+        return None
     if version.store == "glance":
         named = f"openstack server create --flavor FLAVOR --network NETWORK --image {version.path} NAME"
         return named if disk is version.artifacts[0] else None
@@ -53,9 +56,7 @@ def boot_command(build: Build, version: Version) -> str | None:
     if _hardware_virtualization():
         command[1:1] = ["-enable-kvm"]
     command += ["-drive", f"file={drive},if=virtio,format={'vpc' if disk.format == 'vhd' else disk.format}"]
-    if not has_boot_loader(build.recipe):
-        if "kernel" not in formats or "initrd" not in formats:
-            return None
+    if not alone:
         command += ["-kernel", str(folder / formats["kernel"].name), "-initrd", str(folder / formats["initrd"].name)]
         command += ["-append", "root=LABEL=cloudimg-rootfs ro console=ttyS0 net.ifnames=0"]
     return shlex.join(command)
