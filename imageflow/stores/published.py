@@ -64,9 +64,13 @@ class ImageSet:
 
     @property
     def superfluous(self) -> tuple[Image, ...]:
-        """What may go when nobody works on it: all of a version that never was whole, or lost its primary image."""
+        """What may go when nobody works on it: all of a version that never was whole, or lost its primary image.
+
+        What an administrator deactivated stays: it may come back.
+        """
         primary = next((image for image in self.images if image.says(POSITION) == "0"), None)
-        return self.others if primary is not None and primary.says(WHOLE) else self.all
+        found = self.others if primary is not None and primary.says(WHOLE) else self.all
+        return () if any(image.status == "deactivated" for image in self.all) else found
 
     @property
     def others(self) -> tuple[Image, ...]:
