@@ -84,9 +84,9 @@ class NovaSite(MachineSite):
     def _admin(self) -> Any:
         return Nova("2.93", session=self.cloud.session("admin"), region_name="RegionOne")
 
-    def bomb(self, moment: str, seconds: float = 300) -> int:
-        """Run a worker that dies at this moment, see tests.small.bomb; -> its exit code, 0 when it did all before that."""
-        code = self.worker("idle", moment, module="tests.small.bomb").wait(seconds)
+    def bomb(self, moment: str, seconds: float = 300, module: str = "tests.small.bomb") -> int:
+        """Run a worker that dies at this moment, see that module; -> its exit code, 0 when it did all before that."""
+        code = self.worker("idle", moment, module=module).wait(seconds)
         assert code in (0, -signal.SIGKILL), self.worker_log()
         return code
 

@@ -16,6 +16,23 @@ from tests.flows.test_crash_boot import STEPS, recipe
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1200)]
 IN_ALL = ["in:{}:0", "in:{}:0.4", "in:{}:1.5", "after:{}"]  # one worker for each step of one build, that dies in it
+ANSWERED = [  # what the cloud is asked for by a build, in this order: each has one worker that dies when it is done
+    "half PUT .*/file",
+    "PUT .*/file",
+    "POST .*/os-keypairs",
+    "POST /servers server",
+    "POST .*/action os-stop",
+    "POST .*/action createImage",
+    "PATCH /v2/images/",
+    "GET .*/file",
+    "POST /servers server",  # to verify the image
+    "DELETE /servers/",
+    "DELETE .*/os-keypairs/",
+    "DELETE /servers/",
+    "half PUT .*/file",  # to publish it
+    "PUT .*/file",
+    "PATCH /v2/images/",
+]
 LONG = ["fetch-base", "boot-machine", "await-ssh", "seal", "stop-machine", "snapshot-machine", "verify-image"]
 LATER = [f"in:{step}:{seconds}" for step in [*LONG, "delete-machine", "publish-image"] for seconds in (3, 6, 10)]
 REVERTS = [
@@ -46,6 +63,17 @@ def test_killed_in_every_step_of_one_build(site: NovaSite, moment: str) -> None:
         if code == 0:
             assert moment.startswith("in:") and not moment.endswith(":0"), (step, site.log(build))
             break
+    site.run_worker(seconds=300)
+    site.done(build)
+    site.one_server(build)
+    site.nothing_left()
+
+
+@pytest.mark.slow
+def test_killed_after_each_of_its_requests_to_the_cloud(site: NovaSite) -> None:
+    build = create(site)
+    for moment in ANSWERED:
+        assert site.bomb(moment, module="tests.cloud.bomb") == -signal.SIGKILL, (moment, site.log(build))
     site.run_worker(seconds=300)
     site.done(build)
     site.one_server(build)

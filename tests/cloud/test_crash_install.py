@@ -16,6 +16,29 @@ from tests.flows.test_crash_install import STEPS, recipe
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1800)]
 IN_ALL = ["in:{}:0", "in:{}:0.4", "in:{}:2", "after:{}"]
+ANSWERED = [  # what the cloud is asked for by a build, in this order: each has one worker that dies when it is done
+    "half PUT .*/file",
+    "PUT .*/file",  # the blank disk
+    "POST /servers server",
+    "half PUT .*/file",
+    "PUT .*/file",  # the ISO
+    "POST .*/metadata",
+    "POST .*/action rescue",
+    "POST .*/action unrescue",
+    "POST .*/action pause",
+    "POST .*/action createImage",
+    "PUT .*/tags/",
+    "PATCH /v2/images/",
+    "POST .*/metadata",
+    "DELETE /v2/images/",
+    "POST .*/action unpause",
+    "POST .*/action os-stop",
+    "POST .*/action createImage",
+    "DELETE /v2/images/",
+    "DELETE /servers/",
+    "DELETE /servers/",
+    "DELETE .*/tags/",
+]
 LONG = {"boot-installer": (2, 4, 8, 12), "await-installed": (3, 6, 12, 18, 24), "boot-machine": (1, 2, 4)}
 LATER = [f"in:{step}:{seconds}" for step, times in LONG.items() for seconds in times]
 REVERTS = [
@@ -53,6 +76,15 @@ def test_killed_in_every_step_of_one_build(site: NovaSite, moment: str) -> None:
         if code == 0:
             assert moment.startswith("in:") and not moment.endswith(":0"), (step, site.log(build))
             break
+    site.run_worker(seconds=300)
+    installed_once(site, build)
+
+
+@pytest.mark.slow
+def test_killed_after_each_of_its_requests_to_the_cloud(site: NovaSite) -> None:
+    build = create(site)
+    for moment in ANSWERED:
+        assert site.bomb(moment, module="tests.cloud.bomb") == -signal.SIGKILL, (moment, site.log(build))
     site.run_worker(seconds=300)
     installed_once(site, build)
 
