@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from keystoneauth1.loading import get_plugin_loader
 from keystoneauth1.session import Session
 
-from tests.cloud import configuration, interfaces, provision
+from tests.cloud import configuration, identity, interfaces, provision
 from tests.cloud.daemons import daemons
 from tests.cloud.programs import Programs
 from tests.cloud.settings import LISTENERS, Settings, root, write
@@ -113,11 +114,8 @@ class Cloud:
 
     def session(self, cloud: str = "imageflow") -> Session:
         """keystoneauth's session of a cloud of clouds.yaml."""
-        from openstack.config import OpenStackConfig
-
-        config = OpenStackConfig(config_files=[str(self.clouds_yaml)], load_envvars=False)
-        session: Session = config.get_one(cloud=cloud).get_session()
-        return session
+        entry = yaml.safe_load(self.clouds_yaml.read_text())["clouds"][cloud]
+        return identity.session(get_plugin_loader(entry["auth_type"]).load_from_options(**entry["auth"]))
 
     def openstack(self, *argv: str, cloud: str = "outsider") -> Any:
         """Run the openstack client as a user would; -> its JSON."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import requests
 from keystoneauth1.identity import v3
+from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 
 from tests.cloud.settings import PROJECT, REGION, SECOND_REGION, Settings
@@ -23,10 +24,15 @@ _SERVICES = (
 )
 
 
-def session(settings: Settings, user: str, project: str) -> Session:
-    """A session with a user's password, past any proxy."""
+def session(auth: BaseAuthPlugin) -> Session:
+    """A session past any proxy."""
     plain = requests.Session()
     plain.trust_env = False
+    return Session(auth=auth, session=plain)
+
+
+def password(settings: Settings, user: str, project: str) -> Session:
+    """A session with a user's password."""
     auth = v3.Password(
         auth_url=settings.auth_url,
         username=user,
@@ -35,7 +41,7 @@ def session(settings: Settings, user: str, project: str) -> Session:
         user_domain_id="default",
         project_domain_id="default",
     )
-    return Session(auth=auth, session=plain)
+    return session(auth)
 
 
 class Keystone:
@@ -43,7 +49,7 @@ class Keystone:
 
     def __init__(self, settings: Settings, user: str = ADMIN, project: str = ADMIN) -> None:
         self._base = settings.auth_url
-        self._session = session(settings, user, project)
+        self._session = password(settings, user, project)
 
     def list(self, kinds: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._session.get(f"{self._base}/{kinds}").json()[kinds.rpartition("/")[2]]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from glanceclient import Client as Glance
 from keystoneauth1.adapter import Adapter
+from keystoneauth1.session import Session
 from novaclient.client import Client as Nova
 
 from tests.cloud.cloud import Cloud
+from tests.cloud.settings import REGION, SECOND_REGION
 
 OURS = "imageflow:"  # what our images' properties begin with
-_CLOUDS = {"imageflow": "RegionOne", "second": "RegionTwo"}
+_GLANCES = {"glance-api": REGION, "glance-second": SECOND_REGION}
 Remains = dict[str, Callable[[], object]]  # what it is, how it is removed
 
 
@@ -28,42 +32,37 @@ def remove(cloud: Cloud, patience: float = 60) -> None:
     while remains := found(cloud):
         assert time.monotonic() < end, f"cannot be removed: {sorted(remains)}"
         for delete in remains.values():
-            try:
+            with contextlib.suppress(Exception):  # gone meanwhile, or busy: it is tried again
                 delete()
-            except Exception as error:
-                last = error  # gone meanwhile, or busy: it is tried again
-                del last
         time.sleep(0.5)
 
 
 def found(cloud: Cloud) -> Remains:
     """What is left, and how to remove it."""
-    return dict([*_machines(cloud), *_images(cloud)])
-
-
-def _machines(cloud: Cloud) -> Iterator[tuple[str, Callable[[], object]]]:
     session = cloud.session()
-    nova = Nova("2.93", session=session, region_name="RegionOne")
+    return dict([*_machines(session), *_images(cloud, session)])
+
+
+def _machines(session: Session) -> Iterator[tuple[str, Callable[[], object]]]:
+    nova = Nova("2.93", session=session, region_name=REGION)
     for server in nova.servers.list():
         yield f"server {server.name} ({server.id}, {server.status})", server.delete
     for pair in nova.keypairs.list():
         yield f"keypair {pair.name}", pair.delete
-    neutron = Adapter(session, service_type="network", region_name="RegionOne")
+    neutron = Adapter(session, service_type="network", region_name=REGION)
     for port in neutron.get("/v2.0/ports").json()["ports"]:
         if port["device_owner"].startswith("compute:") or port["name"].startswith("imageflow"):
-            yield f"port {port['id']} ({port['device_owner']})", lambda i=port["id"]: neutron.delete(f"/v2.0/ports/{i}")
+            yield f"port {port['id']} ({port['device_owner']})", partial(neutron.delete, f"/v2.0/ports/{port['id']}")
 
 
-def _images(cloud: Cloud) -> Iterator[tuple[str, Callable[[], object]]]:
-    for name, region in _CLOUDS.items():
-        service = "glance-api" if name == "imageflow" else "glance-second"
-        if service not in cloud.running():
-            continue
-        glance = Glance("2", session=cloud.session(name), region_name=region)
+def _images(cloud: Cloud, session: Session) -> Iterator[tuple[str, Callable[[], object]]]:
+    running = cloud.running()
+    for region in (r for service, r in _GLANCES.items() if service in running):
+        glance = Glance("2", session=session, region_name=region)
         for hidden in (False, True):
             for image in glance.images.list(filters={"os_hidden": hidden}):
                 if any(key.startswith(OURS) for key in image):
-                    yield _image(region, image), lambda g=glance, i=image.id: g.images.delete(i)
+                    yield _image(region, image), partial(glance.images.delete, image.id)
 
 
 def _image(region: str, image: Any) -> str:

@@ -30,7 +30,7 @@ class Provisioner:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        session = identity.session(settings, identity.ADMIN, identity.ADMIN)
+        session = identity.password(settings, identity.ADMIN, identity.ADMIN)
         self._network = Adapter(session, service_type="network", interface="public", region_name="RegionOne")
         self._compute = Adapter(session, service_type="compute", interface="public", region_name="RegionOne")
         self._placement = Adapter(session, service_type="placement", interface="public", region_name="RegionOne")

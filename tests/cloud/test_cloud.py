@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,8 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from glanceclient import Client as Glance
-from keystoneauth1.exceptions import ClientException
+from glanceclient.exc import CommunicationError
+from keystoneauth1.exceptions import Forbidden
 from keystoneauth1.session import Session
 from novaclient.client import Client as Nova
 
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.cloud
 NOVA = "2.93"
 
 
-def wait(condition: Callable[[], object], patience: float = 120) -> None:
+def wait(condition: Callable[[], object], patience: float = 200) -> None:
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end
@@ -69,7 +73,7 @@ def test_a_plain_member_boots_and_snapshots(
     assert address.rpartition(".")[0] == cloud.gateway.rpartition(".")[0]
     assert [x for x in leftovers(cloud) if x.startswith("server smoke ")]
     assert [x for x in leftovers(cloud) if x.startswith("port ")]
-    wait(lambda: f"{address}" in nova.servers.get_console_output(server.id))
+    wait(lambda: "GUEST-READY" in nova.servers.get_console_output(server.id), 300)
     # The host reaches the guest, whose SSH speaks first.
     wait(lambda: b"SSH-2.0" in greeting(address))
     nova.servers.stop(server.id)
@@ -83,8 +87,6 @@ def test_a_plain_member_boots_and_snapshots(
 
 
 def greeting(address: str) -> bytes:
-    import socket
-
     try:
         with socket.create_connection((address, 22), timeout=5) as peer:
             return peer.recv(100)
@@ -97,12 +99,17 @@ def test_what_is_left_is_seen_and_removed(cloud: Cloud, nova: Nova, glance: Glan
     for where, hidden in ((glance, False), (glance, True), (second, False)):
         where.images.create(name="half", os_hidden=hidden, **{"imageflow:build_id": "b"})  # queued for ever
     glance.images.create(name="not ours")
-    nova.keypairs.create("imageflow-b")
+    nova.keypairs.create("imageflow-b", public_key=_key())
     assert [x.partition(" (")[0] for x in leftovers(cloud)] == [*["image half"] * 3, "keypair imageflow-b"]
     remove(cloud)
     assert leftovers(cloud) == []
     (other,) = glance.images.list(filters={"name": "not ours"})
     glance.images.delete(other.id)
+
+
+def _key() -> str:
+    made = Ed25519PrivateKey.generate().public_key()
+    return made.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def test_tokens_are_an_application_credentials_of_a_plain_member(cloud: Cloud, session: Session) -> None:
@@ -112,9 +119,8 @@ def test_tokens_are_an_application_credentials_of_a_plain_member(cloud: Cloud, s
     assert token["methods"] == ["application_credential"]
     assert token["application_credential"]["restricted"] is True
     assert {r["name"] for r in token["roles"]} == {"member", "reader"}
-    with pytest.raises(ClientException) as refused:
+    with pytest.raises(Forbidden):
         session.get(f"{cloud.auth_url}/users")
-    assert refused.value.http_status == 403
 
 
 def test_tokens_expire_when_told(cloud: Cloud) -> None:
@@ -130,8 +136,9 @@ def test_tokens_expire_when_told(cloud: Cloud) -> None:
             ),
             20,
         )
-    access = cloud.session().auth.get_access(cloud.session())
-    assert not access.will_expire_soon(3600)
+    later = cloud.session()
+    assert later.auth is not None
+    assert not later.auth.get_access(later).will_expire_soon(3600)
 
 
 @pytest.mark.parametrize("service", ["nova-api", "glance-api", "glance-second", "keystone", "rabbit"])
@@ -148,16 +155,14 @@ def test_a_service_stops_alone_and_comes_back(cloud: Cloud, service: str) -> Non
 
 
 def _listens(port: int) -> bool:
-    import socket
-
     with socket.socket() as peer:
         return peer.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_one_region_does_without_the_other(cloud: Cloud) -> None:
     with cloud.without("glance-second"):
-        assert list(Glance("2", session=cloud.session(), region_name=REGION).images.list()) == []
-        with pytest.raises(ClientException):
+        list(Glance("2", session=cloud.session(), region_name=REGION).images.list())
+        with pytest.raises(CommunicationError):
             list(Glance("2", session=cloud.session("second"), region_name=SECOND_REGION).images.list())
 
 
