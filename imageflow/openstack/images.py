@@ -198,15 +198,19 @@ class Images:
         return None
 
     def create(self, described: Mapping[str, Any], control: Control) -> Image:
-        """Make an image without data. Whether one that was not answered was made, a look at all of them says."""
-        control.check()
-
+        """Make an image without data; again is fine where an answer got lost, since its id is known before."""
         id = str(uuid.uuid4())
 
         def work() -> Image:
-            return _image(self.cloud.glance.images.create(**{**described, "id": id, SELF: id}))
+            try:
+                return _image(self.cloud.glance.images.create(**{**described, "id": id, SELF: id}))
+            except Exception:
+                with contextlib.suppress(Exception):  # the first error says more
+                    return _image(self.cloud.glance.images.get(id))
+                raise
 
-        return patiently(f"{self.cloud.name}: create image", work, patience=0.0, control=control)
+        made: Image = self._ask("create image", work, control)
+        return made
 
     def check_import(self, method: str) -> None:
         """Raise Refused when the cloud does not offer to import images by this method."""
@@ -239,7 +243,11 @@ class Images:
         """Create an image and send its data, once; what came of it is removed when it is not right."""
         made = self.create(described, sent.control)
         try:
-            self._send(made, sent, method, stores)
+            try:
+                self._send(made, sent, method, stores)
+            except Unavailable:
+                if method != "upload" or not sent.all_read:
+                    raise  # else it may be that only the answer got lost
             there = self.await_active(made.id, sent.control)
             if not sent.is_in(there):
                 if there.data.get("disk_format") != described["disk_format"]:

@@ -38,6 +38,11 @@ class Sent:
             self._body = Body(raw, self.size, self.control, self._progress)
             yield self._body
 
+    @property
+    def all_read(self) -> bool:
+        """Whether the other side asked for the file to its end."""
+        return self._body is not None and self._body.sent == self.size
+
     def finish(self) -> None:
         """All of it was accepted: raises Corrupt when it was not the file that was to be sent, Unavailable when not all."""
         body = self._body

@@ -38,7 +38,7 @@ def described(about: About, artifacts: Sequence[Artifact], position: int) -> tup
         if artifact.virtual_size:
             said["min_disk"] = math.ceil(artifact.virtual_size / _GIB)
         said |= checked(about.properties)
-    said |= {
+    ours = {
         IMAGE: about.image,
         KEY: about.key,
         RECIPE: about.recipe,
@@ -49,8 +49,8 @@ def described(about: About, artifacts: Sequence[Artifact], position: int) -> tup
         SIZE: str(artifact.size),
     }
     if artifact.virtual_size is not None:
-        said[VIRTUAL_SIZE] = str(artifact.virtual_size)
-    return name[:LONGEST_NAME], {key: value for key, value in said.items() if value != ""}
+        ours[VIRTUAL_SIZE] = str(artifact.virtual_size)
+    return name[:LONGEST_NAME], said | {key: value for key, value in ours.items() if value}
 
 
 @dataclass(frozen=True, slots=True)

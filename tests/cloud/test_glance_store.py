@@ -13,23 +13,26 @@ import subprocess
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from imageflow import config
 from imageflow.config import Config
 from imageflow.config.clouds import GlanceConfig, OpenStackConfig
 from imageflow.control import Control
-from imageflow.errors import Cancelled, Corrupt, NotFound, RecipeError, Refused
+from imageflow.errors import Cancelled, Corrupt, NotFound, RecipeError, Refused, Unavailable
 from imageflow.model import Artifact
 from imageflow.openstack.images import WHOLE, Image
 from imageflow.openstack.trouble import OverQuota
 from imageflow.stores import About, ImageRef
 from imageflow.stores.glance import GlanceStore
+from tests.cloud_proxy import CloudProxy
 from tests.store_contract import *  # noqa: F403 - the tests of every driver
 from tests.store_contract import image
 
@@ -67,6 +70,12 @@ class Project:
         self.clouds_yaml.write_text(yaml.safe_dump({"clouds": said}))
         self.said = said
 
+    def session(self) -> Any:
+        """keystoneauth's, of the member."""
+        from openstack.connection import Connection
+
+        return Connection(**self.said["store"]).session
+
     def outsider(self) -> Any:
         """Somebody in another project."""
         from openstack.connection import Connection
@@ -100,6 +109,15 @@ class GlanceRig:
 
     def store(self, **glance: Any) -> GlanceStore:
         return GlanceStore(self.configured(**glance))
+
+    def store_at(self, auth_url: str, patience: float = 60.0) -> GlanceStore:
+        """By another way to the same cloud."""
+        said = json.loads(json.dumps(self.project.said["store"]))
+        said["auth"]["auth_url"] = auth_url
+        file = self.folder.with_name(f"{secrets.token_hex(4)}.yaml")
+        file.write_text(yaml.safe_dump({"clouds": {"store": said}}))
+        reached = OpenStackConfig("store", None, file, 60.0, patience)
+        return GlanceStore(dataclasses.replace(self.config, openstack=reached))
 
     @property
     def images(self) -> list[Image]:
@@ -416,6 +434,63 @@ def test_nothing_but_an_empty_file(rig: GlanceRig, tmp_path: Path, control: Cont
     store.verify(ref.digest, control)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_through_a_connection_that_breaks(rig: GlanceRig, tmp_path: Path, control: Control, seed: int) -> None:
+    files = image(tmp_path / "one", size=4 << 20)
+    digest = files[0][1].digest
+    rates = dict.fromkeys(("401", "404", "409", "500", "503", "reset", "lost", "delay"), 0.04)
+    with CloudProxy.before(rig.project.session(), seed=seed) as proxy:
+        store = rig.store_at(proxy.auth_url)
+        assert store.find(digest) is None  # whoever we are, is known then
+        proxy.inject(rates | {"cut-upload": 0.2, "cut-download": 0.1}, services=["glance"], longest=2.0)
+        ref = store.add(files, build_id="b1", control=control, about=about(visibility="community"))
+        assert store.find(digest) == ref
+        assert list(store.list("b1")) == [ref]
+        store.verify(digest, control)
+        copy = store.copy_out(ref, None, tmp_path / f"copy-{seed}", control)
+        assert hashlib.sha256(copy.read_bytes()).hexdigest() == digest
+        store.tidy(lambda build_id: False)
+        proxy.calm()
+        one_whole_set(rig, digest)
+        proxy.inject(rates, services=["glance"], longest=2.0)
+        store.delete(digest, "b1")
+        proxy.calm()
+        assert rig.images == []
+        assert len(proxy.injected) > 5, proxy.report()
+
+
+def test_an_answer_that_gets_lost_costs_no_second_upload(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
+    files = image(tmp_path / "one", size=4 << 20)
+    with CloudProxy.before(rig.project.session()) as proxy:
+        store = rig.store_at(proxy.auth_url)
+        proxy.once("lost", "POST", r"/v2/images$", service="glance")
+        proxy.once("lost", "PUT", r"/file$", service="glance")
+        proxy.once("lost", "PATCH", r"/v2/images/", service="glance")
+        ref = store.add(files, build_id="b1", control=control)
+        assert len(proxy.injected) == 3, proxy.report()
+        assert sum(method == "PUT" for _, method, _, _ in proxy.seen) == 2
+    one_whole_set(rig, ref.digest)
+
+
+def test_a_cloud_that_is_away_is_no_reason_to_throw_away(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
+    files = image(tmp_path / "one", size=4 << 20)
+    with CloudProxy.before(rig.project.session()) as proxy:
+        store = rig.store_at(proxy.auth_url, patience=2.0)
+
+        def stop(done: float) -> None:
+            if done > 0.9999:  # the disk has arrived
+                with contextlib.suppress(Exception):
+                    proxy.stop("glance")
+
+        with pytest.raises(Unavailable):
+            store.add(files, build_id="b1", control=control, progress=stop)
+        proxy.start("glance")
+        (sent,) = [one for one in rig.images if one.active]
+        ref = store.add(files, build_id="b1", control=control)
+        assert ref.path == sent.id
+    one_whole_set(rig, ref.digest)
+
+
 # -- other processes -------------------------------------------------------------------------------
 
 _WORKER = """
@@ -428,20 +503,6 @@ from imageflow.control import Control
 from imageflow.model import Artifact
 from imageflow.stores.glance import GlanceStore
 import dataclasses
-import keystoneauth1.session
-left = said["requests"]
-real = keystoneauth1.session.Session.request
-def request(self, url, method, **more):
-    global left
-    if "/v3" not in url:
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-    answer = real(self, url, method, **more)
-    if said["after"] and left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return answer
-keystoneauth1.session.Session.request = request
 def progress(fraction):
     if fraction >= said["until"]:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -465,18 +526,14 @@ def worker(
     rig: GlanceRig,
     files: list[tuple[Path, Artifact]],
     *,
-    requests: int = -1,
-    after: bool = False,
     until: float = 2.0,
     go: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that adds the files; it is killed before (or after) a request to Glance, or at a fraction sent."""
+    """A process that adds the files; it is killed when the fraction `until` is sent."""
     said = {
         "folder": str(rig.folder),
         "clouds_yaml": str(rig.project.clouds_yaml),
         "files": [[str(path), dataclasses.asdict(artifact)] for path, artifact in files],
-        "requests": requests,
-        "after": after,
         "until": until,
         "go": go,
     }
@@ -512,26 +569,54 @@ def test_killed_while_it_is_sent(rig: GlanceRig, tmp_path: Path, control: Contro
     one_whole_set(rig, ref.digest)
 
 
-def test_killed_before_and_after_every_request(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
+def killed_at(rig: GlanceRig, files: list[tuple[Path, Artifact]], number: int, after: bool) -> bool:
+    """Whether a process that adds the files was killed at its request of this number, before or after it was answered."""
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL)
+        return status != 0
+    try:
+        store = rig.store()
+        session = store._images.cloud.session
+        session.session = requests.Session()  # not the parent's connections
+        send = session.session.send
+        left = number
+
+        def count(*arguments: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            answer = send(*arguments, **more)
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+        session.session.send = count
+        store.add(files, build_id="b1", control=Control())
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def test_killed_at_every_request(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
     files = image(tmp_path / "one", size=64_000)
     digest = files[0][1].digest
-    ended = 0
-    for number in range(100):
-        with worker(rig, files, requests=number // 2 + number % 2, after=number % 2 == 1) as child:
-            if child.wait(120) == 0:
-                ended += 1
-                if ended == 2:
-                    break
-            else:
-                assert child.returncode == -signal.SIGKILL
+    store = rig.store()
+    number = 0
+    while killed_at(rig, files, number, after=number % 2 == 1) or killed_at(rig, files, number, after=True):
         if number % 3 == 2:  # nobody goes on: then it is tidied away
-            rig.store().tidy(lambda build_id: False)
+            store.tidy(lambda build_id: False)
             assert len(rig.images) in (0, 2)
-        rig.store().add(files, build_id="b1", control=control)
-        one_whole_set(rig, digest)
-        rig.store().delete(digest, "b1")
+        store.add(files, build_id="b1", control=control)
+        assert [r.digest for r in store.list()] == [digest]
+        assert len(rig.images) == 2
+        store.delete(digest, "b1")
         assert rig.images == []
-    assert number > 20
+        number += 1
+    assert number > 10
 
 
 def test_four_at_once(rig: GlanceRig, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -280,3 +282,9 @@ def test_what_inherits_from_an_image_of_ours_is_not_ours() -> None:
     assert made(0, **{SELF: "another"}).inherited
     assert made(0, image_type="snapshot").inherited
     assert made(0, image_type="backup").inherited
+
+
+def test_a_store_in_glance_is_cheap_to_import() -> None:
+    heavy = ("taskflow", "sqlalchemy", "openstack", "glanceclient", "novaclient", "keystoneauth1")
+    code = f"import sys, imageflow.stores.glance; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
