@@ -10,6 +10,7 @@ import secrets as random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +25,7 @@ from imageflow.intake import Plan, Wanted
 from imageflow.model import Build, BuildState, Submission
 from imageflow.persistence import builds, outbox, reactions, registry, steps, versions
 from imageflow.persistence.database import Database
-from imageflow.stores import Store
+from imageflow.stores import ImageRef, Store
 
 if TYPE_CHECKING:
     from imageflow.catalogue import Catalogue
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
 Answer = Callable[[Connection, Submission], None]
+There = Mapping[str, ImageRef | None]  # digest of a version -> what the store has of it
 
 
 class Parts(Protocol):
@@ -110,8 +112,9 @@ class Submitter:
         from imageflow.engine import outline
 
         flow = outline(wanted.method, wanted.canonical).steps
+        there = self._look(wanted)
         with self._parts.database.read() as conn:
-            holder = self._usable(builds.holder(conn, wanted.key), conn)
+            holder = self._usable(builds.holder(conn, wanted.key), conn, there)
             before = builds.latest(conn, wanted.image)
             seconds = typical_seconds(steps.history(conn, wanted.image), [name for name, _title in flow])
         if holder is None:
@@ -131,15 +134,16 @@ class Submitter:
         `cause`: what happened that it is asked for, for the build's reason. `answer` is called in the same
         transaction as the build comes to be, or is found; what it raises undoes that.
         """
+        there = self._look(wanted)
         if not force:  # most requests end here, without TaskFlow
             with self._parts.database.read() as conn:
-                found = self._found(conn, wanted)
+                found = self._found(conn, wanted, there)
             if found is not None and answer is None:
                 return found
         made = random.token_hex(6)  # the same one when the answer of a commit got lost
 
         def enlist(conn: Connection) -> Submission:
-            submission = self._enlist(conn, wanted, force, made, cause)
+            submission = self._enlist(conn, wanted, force, made, cause, there)
             if answer is not None:
                 answer(conn, submission)
             return submission
@@ -169,26 +173,38 @@ class Submitter:
         with self._parts.database.read() as conn:
             return registry.learnt(conn, image)
 
-    def _found(self, conn: Connection, wanted: Wanted) -> Submission | None:
-        holder = self._usable(builds.holder(conn, wanted.key), conn)
-        return None if holder is None else self._answer(conn, holder)
+    def _look(self, wanted: Wanted) -> There:
+        """What the store has of the version that stands for this: asked before any transaction, for a cloud is slow."""
+        with self._parts.database.read() as conn:
+            holder = builds.holder(conn, wanted.key)
+            version = versions.of(conn, holder.id) if holder is not None else None
+        return {} if version is None else {version.digest: self._parts.store.find(version.digest)}
 
-    def _answer(self, conn: Connection, holder: Build) -> Submission:
+    def _found(self, conn: Connection, wanted: Wanted, there: There) -> Submission | None:
+        holder = self._usable(builds.holder(conn, wanted.key), conn, there)
+        return None if holder is None else self._answer(conn, holder, there)
+
+    def _answer(self, conn: Connection, holder: Build, there: There) -> Submission:
         if holder.state is BuildState.SUCCEEDED:
             version = versions.of(conn, holder.id)
-            return Submission(holder, "reused", _same(holder), version and self._parts.images.located(version))
+            ref = None if version is None else there.get(version.digest)
+            if version is not None and ref is not None:
+                version = replace(version, path=ref.path)
+            return Submission(holder, "reused", _same(holder), version)
         return Submission(holder, "joined", _joined(holder))
 
-    def _usable(self, holder: Build | None, conn: Connection) -> Build | None:
-        """A finished build stands for its key only while its image is really in the store."""
+    def _usable(self, holder: Build | None, conn: Connection, there: There) -> Build | None:
+        """A finished build stands for its key only while its image is really in the store; one that came meanwhile is."""
         if holder is None or holder.state is not BuildState.SUCCEEDED:
             return holder
         version = versions.of(conn, holder.id)
-        if version is None or version.state != "stored" or self._parts.store.find(version.digest) is None:
+        if version is None or version.state != "stored" or there.get(version.digest, version) is None:
             return None
         return holder
 
-    def _enlist(self, conn: Connection, wanted: Wanted, force: bool, build_id: str, cause: str) -> Submission:
+    def _enlist(
+        self, conn: Connection, wanted: Wanted, force: bool, build_id: str, cause: str, there: There
+    ) -> Submission:
         """Build, flow and job in one transaction, unless somebody was faster."""
         from imageflow import engine
 
@@ -196,7 +212,7 @@ class Submitter:
             made = builds.get(conn, build_id)
             return Submission(made, "created", made.reason)
         held = builds.holder(conn, wanted.key)
-        usable = self._usable(held, conn)
+        usable = self._usable(held, conn, there)
         if held is not None and usable is None:
             builds.drop_claim(conn, held.id)
         reason = _unchanged(usable) if usable else wanted.why(builds.latest(conn, wanted.image))
@@ -219,11 +235,11 @@ class Submitter:
             pins=wanted.pins,
         )
         while (holder := builds.claim_or_holder(conn, build)) is not None:
-            if self._usable(holder, conn) is None:
+            if self._usable(holder, conn, there) is None:
                 builds.drop_claim(conn, holder.id)
                 continue
             if not force:
-                return self._answer(conn, holder)
+                return self._answer(conn, holder, there)
             builds.insert(conn, build, claim=False)
             break
         engine.enlist(conn, self._parts.flows, build)
