@@ -86,9 +86,10 @@ class Images:
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
 
-    def _ask(
+    def ask(
         self, what: str, work: Callable[[], Any], control: Control | None = None, patience: float | None = None
     ) -> Any:
+        """Do what may be done twice, as patiently as configured; `what` it is, for people. Raises as `patiently` does."""
         named = f"{self.cloud.name}: {what}"
         longest = self.cloud.config.patience
         return patiently(named, work, patience=longest if patience is None else min(patience, longest), control=control)
@@ -98,7 +99,7 @@ class Images:
     def get(self, id: str) -> Image | None:
         """The image with this id, None when there is none, or not for us."""
         try:
-            return _image(self._ask(f"image {id}", lambda: self.cloud.glance.images.get(id)))
+            return _image(self.ask(f"image {id}", lambda: self.cloud.glance.images.get(id)))
         except NotFound:
             return None
 
@@ -125,7 +126,7 @@ class Images:
                 found += list(self.cloud.glance.images.list(filters={**filters, "os_hidden": one}))
             return found
 
-        images = [_image(raw) for raw in self._ask("our images", look)]
+        images = [_image(raw) for raw in self.ask("our images", look)]
         there = [i for i in images if i.status not in _GONE and (snapshots or not i.inherited)]
         return sorted(there, key=Image.age)
 
@@ -136,7 +137,7 @@ class Images:
         anybody can offer anything under any name.
         """
         filters = {**properties, "name": name, "status": "active"}
-        found = self._ask(f"images named {name!r}", lambda: list(self.cloud.glance.images.list(filters=filters)))
+        found = self.ask(f"images named {name!r}", lambda: list(self.cloud.glance.images.list(filters=filters)))
         return sorted(map(_image, found), key=lambda i: (i.says("created_at"), i.id), reverse=True)
 
     # -- making --------------------------------------------------------------------------------------
@@ -162,40 +163,12 @@ class Images:
         properties). `sha256`: what the file must be. Raises Corrupt (the file is another one), Refused, OverQuota,
         Unavailable.
         """
+        from imageflow.openstack.uploads import Upload
+
         assert identity and all(key.startswith(PREFIX) for key in identity)
         described = {**(about or {}), **identity, "name": name, "disk_format": disk_format}
         described |= {"container_format": described.get("container_format", "bare")}
-        sent = Sent(file, sha256, control, progress)
-        hidden = bool(described.get("os_hidden"))
-        for attempt in range(1, _TRIES + 1):
-            if (found := self._chosen(identity, hidden, sent)) is not None:
-                return found
-            try:
-                made = self._make(described, sent, method, stores)
-            except (Unavailable, NotFound):  # NotFound: another worker's is there, and it took ours away
-                if attempt == _TRIES and self._chosen(identity, hidden, sent) is None:
-                    raise
-                control.wait(min(0.5 * 2**attempt, 8.0))
-                continue
-            first = self._chosen(identity, hidden, sent)
-            if first is not None and first.id != made.id:
-                self._try_to_remove(made.id)
-            return first or made
-        raise Unavailable(f"{self.cloud.name}: image {name} could not be made")
-
-    def _chosen(self, identity: Mapping[str, str], hidden: bool, sent: Sent) -> Image | None:
-        """The published one, or the oldest that is active and has the file's bytes; half-made ones are removed then.
-
-        An upload that was interrupted may be active, and short: the hash tells.
-        """
-        found = self.find(identity, hidden=hidden)
-        for image in sorted(found, key=lambda i: not i.says(WHOLE)):  # it keeps the order otherwise
-            if image.active and sent.is_in(image):
-                for other in found:
-                    if other.half:
-                        self._try_to_remove(other.id)
-                return image
-        return None
+        return Upload(self, identity, described, Sent(file, sha256, control, progress), method, stores).run()
 
     def create(self, described: Mapping[str, Any], control: Control) -> Image:
         """Make an image without data; again is fine where an answer got lost, since its id is known before."""
@@ -209,13 +182,13 @@ class Images:
                     return _image(self.cloud.glance.images.get(id))
                 raise
 
-        made: Image = self._ask("create image", work, control)
+        made: Image = self.ask("create image", work, control)
         return made
 
     def check_import(self, method: str) -> None:
         """Raise Refused when the cloud does not offer to import images by this method."""
         try:
-            said = self._ask("ways to import images", lambda: self.cloud.glance.images.get_import_info())
+            said = self.ask("ways to import images", lambda: self.cloud.glance.images.get_import_info())
             offered = list((said.get("import-methods") or {}).get("value") or [])
         except NotFound:
             offered = []
@@ -228,7 +201,7 @@ class Images:
     def check_stores(self, names: Sequence[str]) -> None:
         """Raise Refused when Glance has no stores of these names."""
         try:
-            said = self._ask("the stores of images", lambda: self.cloud.glance.images.get_stores_info())
+            said = self.ask("the stores of images", lambda: self.cloud.glance.images.get_stores_info())
             there = [str(store["id"]) for store in said.get("stores") or [] if not store.get("read-only")]
         except NotFound:
             there = []
@@ -238,56 +211,6 @@ class Images:
                     f"{self.cloud.name} has no store of images named {name!r}, but: {', '.join(there) or 'one'}",
                     hint="see [glance] stores, and 'glance stores-info'",
                 )
-
-    def _make(self, described: Mapping[str, Any], sent: Sent, method: str, stores: Sequence[str]) -> Image:
-        """Create an image and send its data, once; what came of it is removed when it is not right."""
-        made = self.create(described, sent.control)
-        try:
-            try:
-                self._send(made, sent, method, stores)
-            except Unavailable:
-                if method != "upload" or not sent.all_read:
-                    raise  # else it may be that only the answer got lost
-            there = self.await_active(made.id, sent.control)
-            if not sent.is_in(there):
-                if there.data.get("disk_format") != described["disk_format"]:
-                    raise Refused(
-                        f"{self.cloud.name}: Glance made {there.data.get('disk_format')} of {sent.file.name}",
-                        hint="build it in that format, or use [glance] import_method = upload",
-                    )
-                raise Unavailable(f"{self.cloud.name}: image {made.id} is not what was sent of {sent.file}")
-        except BaseException as problem:
-            if not isinstance(problem, Exception):
-                raise  # the process ends: whoever goes on finds it
-            self._try_to_remove(made.id)
-            raise
-        return there
-
-    def _send(self, image: Image, sent: Sent, method: str, stores: Sequence[str]) -> None:
-        glance = self.cloud.glance.images
-        self._ask("a token", self.cloud.session.get_token, sent.control)  # a fresh one: the body can't be sent twice
-        with sent.opened() as body:
-
-            def send() -> None:
-                if method == "upload":
-                    glance.upload(image.id, body, image_size=sent.size, backend=",".join(stores[:1]) or None)
-                else:
-                    glance.stage(image.id, body, image_size=sent.size)
-
-            patiently(f"{self.cloud.name}: upload {sent.file.name}", send, patience=0.0, control=sent.control)
-        sent.finish()
-        if method != "upload":
-            self._import(image, sent, method, stores)
-
-    def _import(self, image: Image, sent: Sent, method: str, stores: Sequence[str]) -> None:
-        staged = self.get(image.id)
-        if staged is None or staged.data.get("size") not in (None, sent.size):
-            raise Unavailable(f"{self.cloud.name}: what was staged for image {image.id} is not {sent.file}")
-
-        def begin() -> None:
-            self.cloud.glance.images.image_import(image.id, method, stores=list(stores) or None, allow_failure=False)
-
-        patiently(f"{self.cloud.name}: import image {image.id}", begin, patience=0.0, control=sent.control)
 
     def await_active(self, id: str, control: Control, timeout: float = 3600.0) -> Image:
         """Wait until an image has its data; raises Unavailable (its upload was ended), Refused (it is gone), TimedOut."""
@@ -326,17 +249,17 @@ class Images:
             )
             return _image(changed)
 
-        found: Image = self._ask(f"change image {id}", work)
+        found: Image = self.ask(f"change image {id}", work)
         return found
 
     def tag(self, id: str, tag: str) -> None:
         """Put a tag on an image; again is fine. Raises NotFound."""
-        self._ask(f"tag image {id}", lambda: self.cloud.glance.image_tags.update(id, tag))
+        self.ask(f"tag image {id}", lambda: self.cloud.glance.image_tags.update(id, tag))
 
     def untag(self, id: str, tag: str) -> None:
         """Take a tag off; absent is fine, the image too."""
         with contextlib.suppress(NotFound):
-            self._ask(f"untag image {id}", lambda: self.cloud.glance.image_tags.delete(id, tag))
+            self.ask(f"untag image {id}", lambda: self.cloud.glance.image_tags.delete(id, tag))
 
     def remove(self, id: str, control: Control | None = None, patience: float | None = None) -> None:
         """Delete an image; absent is fine. It is gone when Glance says so: an answer to a delete may be wrong, or get lost.
@@ -364,9 +287,9 @@ class Images:
                 raise problem
             raise Busy(f"image {id} is still there")
 
-        self._ask(f"delete image {id}", work, control, patience)
+        self.ask(f"delete image {id}", work, control, patience)
 
-    def _try_to_remove(self, id: str) -> None:
+    def try_to_remove(self, id: str) -> None:
         """Of what nobody reads: what can't be removed now is left for whoever tidies up."""
         try:
             self.remove(id, patience=_BRIEFLY)
@@ -388,7 +311,7 @@ class Images:
                 return iter(())
             return body
 
-        return self._pieces(image, self._ask(f"download image {image.id}", begin, control), control)
+        return self._pieces(image, self.ask(f"download image {image.id}", begin, control), control)
 
     def _pieces(self, image: Image, found: Iterator[bytes], control: Control) -> Iterator[bytes]:
         done, size = 0, int(image.data.get("size") or 0)

@@ -47,11 +47,11 @@ from imageflow.stores.published import (
     described,
     sets_of,
 )
+from imageflow.stores.streams import Sparse, Stream
 
 LOG = logging.getLogger(__name__)
 _RESUMED = (Unavailable, TimedOut, ClaimLost)  # after these somebody goes on, with what has arrived already
 _SAME_PLACE = 3  # downloads that end at the same byte: the data is short, it is not the connection
-_BLOCK = 1 << 16  # bytes; zeros of this length become a hole
 _BUSY = 30.0  # seconds that an image which is used is asked to go: the janitor comes again
 
 
@@ -247,7 +247,7 @@ class GlanceStore:
         """See the protocol. At its end the hash is compared: raises Corrupt, and Unavailable when it breaks off."""
         wanted = artifact_of(ref, artifact)
         image = self._image(ref, wanted)
-        return io.BufferedReader(_Stream(self._images.chunks(image, Control()), wanted), 1 << 20)
+        return io.BufferedReader(Stream(self._images.chunks(image, Control()), wanted), 1 << 20)
 
     def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
         """See the protocol. Runs of zeros become holes; the hash is compared before the file appears."""
@@ -255,7 +255,7 @@ class GlanceStore:
         image = self._image(ref, wanted)
         with appearing(to, wanted.name) as (half, whole):
             with half.open("xb", buffering=0) as file:
-                self._images.download(image, _Sparse(file), control, sha256=wanted.digest)  # type: ignore[arg-type]
+                self._images.download(image, Sparse(file), control, sha256=wanted.digest)  # type: ignore[arg-type]
                 file.truncate(file.tell())
                 os.fsync(file.fileno())
             return whole
@@ -368,54 +368,6 @@ class GlanceStore:
 def _share(progress: Callable[[float], None], begin: float, share: float) -> Callable[[float], None]:
     """The progress of a part of something."""
     return lambda part: progress(min(1.0, begin + share * part))
-
-
-class _Stream(io.RawIOBase):
-    """The pieces of an image as a file that is read once, from its beginning."""
-
-    def __init__(self, pieces: Iterator[bytes], artifact: Artifact) -> None:
-        self._pieces, self._artifact = pieces, artifact
-        self._left = b""
-        self._sha256 = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, as far as the next piece goes."""
-        if not self._left:
-            self._left = next(self._pieces, b"")
-            self._sha256.update(self._left)
-            if not self._left and self._sha256.hexdigest() != self._artifact.digest:
-                raise Corrupt(f"{self._artifact.name} is not what was stored: its SHA-256 differs")
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-    def close(self) -> None:
-        """Give the connection back."""
-        if not self.closed and (close := getattr(self._pieces, "close", None)) is not None:
-            close()
-        super().close()
-
-
-class _Sparse:
-    """A file to which a run of zeros is not written; it is truncated where its writer stands in the end."""
-
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-        self.seek, self.truncate = file.seek, file.truncate
-
-    def write(self, piece: bytes) -> None:
-        for start in range(0, len(piece), _BLOCK):
-            block = piece[start : start + _BLOCK]
-            if block.count(0) == len(block):
-                self._file.seek(len(block), io.SEEK_CUR)
-                continue
-            view = memoryview(block)
-            while view:
-                view = view[self._file.write(view) :]
 
 
 def _check_files(files: Sequence[tuple[Path, Artifact]]) -> None:
