@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -169,6 +170,8 @@ def launch(name: str, *, detached: bool = False, token_life: int = 86400) -> Clo
     """Start an empty cloud in a folder of its own. Unless detached, it dies with the thread that called this."""
     folder = root() / name
     root().mkdir(mode=0o711, parents=True, exist_ok=True)
+    closed = [str(p) for p in (root(), *root().parents) if not p.stat().st_mode & stat.S_IXOTH]
+    assert not closed, f"the user mysql cannot traverse {closed[0]}: set IMAGEFLOW_TEST_CLOUD_DIR to another folder"
     sweep()
     folder.mkdir(exist_ok=True)
     lock = hold(folder, patience=5)  # somebody may be looking whether a cloud lives here

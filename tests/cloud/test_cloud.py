@@ -193,6 +193,6 @@ def test_a_killed_run_leaves_nothing_and_the_next_one_starts(tmp_path: Path, vic
     assert not lives(root() / name)
     cable = Path(f"/sys/class/net/{cloud.settings.host_interface}")
     assert cable.exists()
-    subprocess.run([*python, "stop"], env=environment, timeout=120)
+    subprocess.run([*python, "--name", name, "stop"], env=environment, timeout=120)
     assert not cable.exists()
     assert sorted(p.name for p in (root() / name).iterdir()) == ["lock", "logs"]
