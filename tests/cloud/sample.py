@@ -16,11 +16,15 @@ import pytest
 NUMBER = os.environ.setdefault("IMAGEFLOW_SAMPLE", str(int(time.time() // 60)))
 
 
-def rotating(group: str, cases: Sequence[Any], *, at_once: int = 1) -> list[Any]:
-    """The cases as pytest's parameters: all are `slow`, but those that are in this run's sample."""
-    first = zlib.crc32(f"{group} {NUMBER}".encode())
-    chosen = {(first + number) % len(cases) for number in range(at_once)}
+def turn(number: int, of: int) -> bool:
+    """Whether it is this one's turn, of so many that take turns."""
+    return int(NUMBER) % of == number
+
+
+def rotating(group: str, cases: Sequence[Any], *, chosen: bool = True) -> list[Any]:
+    """The cases as pytest's parameters: all are `slow`, but one that is in this run's sample, if it is the group's turn."""
+    at = zlib.crc32(f"{group} {NUMBER}".encode()) % len(cases) if chosen else None
     return [
-        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if at in chosen else pytest.mark.slow)
-        for at, case in enumerate(cases)
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if number == at else pytest.mark.slow)
+        for number, case in enumerate(cases)
     ]

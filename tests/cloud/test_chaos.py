@@ -11,7 +11,7 @@ import pytest
 
 from tests.cloud.cloud import Cloud
 from tests.cloud.nova_site import NovaSite
-from tests.cloud.sample import NUMBER
+from tests.cloud.sample import NUMBER, rotating, turn
 from tests.cloud_faults import KINDS
 from tests.cloud_proxy import CloudProxy
 from tests.flows import test_crash_boot, test_crash_install
@@ -85,8 +85,9 @@ def survived(site: NovaSite, proxy: CloudProxy, files: list[Path], seconds: floa
     assert {fault.kind for fault in proxy.injected} == set(KINDS)
 
 
-def test_a_boot(cloud: Cloud, nothing_left: None, tmp_path: Path) -> None:
-    with bad_cloud(cloud, tmp_path, SEED) as (site, proxy):
+@pytest.mark.parametrize("round", rotating("chaos", range(2), chosen=turn(2, 3)))
+def test_a_boot(cloud: Cloud, nothing_left: None, tmp_path: Path, round: int) -> None:
+    with bad_cloud(cloud, tmp_path, SEED + round) as (site, proxy):
         survived(site, proxy, [test_crash_boot.recipe(tmp_path)])
 
 
