@@ -18,7 +18,10 @@ T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 FIRST, LONGEST = 0.5, 10.0  # seconds between two attempts
 UNAUTHORISED = 4  # times that a cloud may say 401: a proxy or a cache may be wrong, wrong credentials stay wrong
-_QUOTA = re.compile(r"quota|limit (has been )?exceeded|maximum|exceeds|image is too large|media is full", re.IGNORECASE)
+_QUOTA = re.compile(
+    r"quota|limit (has been )?exceeded|over (a|its) limit|maximum|exceeds|image is too large|media is full",
+    re.IGNORECASE,
+)
 
 
 class Busy(Unavailable):

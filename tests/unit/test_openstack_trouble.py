@@ -96,6 +96,9 @@ def test_a_status_means_the_same_whoever_says_it(
         ),
         of_glance(413, "Image storage media is full: There is not enough disk space on the image storage media."),
         of_glance(413, "The incoming image is too large"),
+        nova.Forbidden(
+            403, "Project 244cce34 is over a limit for [Resource servers is over limit of 1 due to current usage 1]"
+        ),
         of_glance(413, "Request returned failure: Resource image_size_total is over limit of 1000 due to quota"),
     ],
     ids=lambda error: str(error)[:40],
