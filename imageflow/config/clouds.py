@@ -33,7 +33,7 @@ GLANCE: list[cfg.Opt] = [
         "import_method",
         default="upload",
         choices=("upload", "glance-direct"),
-        help="How data gets into Glance; glance-direct (interoperable import) where the cloud converts or spreads images.",
+        help="How data gets into Glance; glance-direct (interoperable import) where the cloud spreads images over stores.",
     ),
     cfg.ListOpt("stores", default=[], help="Glance's stores that images go to, by their names; the cloud's default."),
 ]
