@@ -31,10 +31,8 @@ def _half(data: Any, size: int) -> Iterator[bytes]:
 
 def said(method: str, url: str, body: Any) -> str:
     """What a request asks for, in words: of an action, which one."""
-    try:
-        action = next(iter(json.loads(body) if isinstance(body, str | bytes) else body or {}), "")
-    except (ValueError, TypeError):
-        action = ""
+    known = json.loads(body) if isinstance(body, str | bytes) else body
+    action = next(iter(known), "") if isinstance(known, dict) else ""  # a file's data is not to be touched
     return f"{method} {urlsplit(url).path} {action}"
 
 
