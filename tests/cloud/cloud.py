@@ -142,7 +142,7 @@ class Cloud:
 
 
 def _shows(argv: tuple[str, ...]) -> bool:
-    return not {"delete", "set", "unset", "remove", "add"} & set(argv[:3])
+    return not {"delete", "set", "unset", "remove", "add", "save"} & set(argv[:3])
 
 
 def running(folder: Path) -> Cloud:
