@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cloud import sample
 from tests.cloud.packages import absent
 from tests.services import require
 
@@ -16,11 +17,22 @@ if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first of these tests waits until the cloud is up: minutes, when it is the first time or the machine is busy."""
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Which of the tests are slow in this run; unless tests are named, for those are wanted.
+
+    The first of these tests waits until the cloud is up: minutes, when it is the first time or the machine is busy.
+    """
+    if not any("::" in argument for argument in config.args) and not config.option.keyword:
+        sample.thin_out(items)
     for item in items:
         if item.get_closest_marker("cloud") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))
+
+
+def pytest_report_header() -> str:
+    """How to repeat this run's choice."""
+    return f"sample of the cloud's tests: IMAGEFLOW_SAMPLE={sample.NUMBER}"
 
 
 @pytest.fixture(scope="session")

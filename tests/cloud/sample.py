@@ -21,6 +21,24 @@ def turn(number: int, of: int) -> bool:
     return int(NUMBER) % of == number
 
 
+def thin_out(items: Sequence[pytest.Item]) -> None:
+    """Of a module that says `SAMPLE`, so many of its tests are in this run's sample; the others are `slow`.
+
+    They take turns: the next run's sample begins where this one's ends.
+    """
+    modules: dict[Any, list[pytest.Item]] = {}
+    for item in items:
+        module = getattr(item, "module", None)
+        if getattr(module, "SAMPLE", None) is not None and not item.get_closest_marker("slow"):
+            modules.setdefault(module, []).append(item)
+    for module, tests in modules.items():
+        first = int(NUMBER) * module.SAMPLE % len(tests)
+        chosen = {(first + number) % len(tests) for number in range(module.SAMPLE)}
+        for number, item in enumerate(tests):
+            if number not in chosen:
+                item.add_marker(pytest.mark.slow)
+
+
 def rotating(group: str, cases: Sequence[Any], *, chosen: bool = True) -> list[Any]:
     """The cases as pytest's parameters: all are `slow`, but one that is in this run's sample, if it is the group's turn."""
     at = zlib.crc32(f"{group} {NUMBER}".encode()) % len(cases) if chosen else None

@@ -29,6 +29,7 @@ from tests.cloud.supervision import lives
 from tests.guests import tiny
 
 pytestmark = pytest.mark.cloud
+SAMPLE = 4  # of its tests in each run, see sample.py
 NOVA = "2.93"
 
 

@@ -39,6 +39,7 @@ from tests.drivers.test_compute import (
 from tests.guests import tiny
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]
+SAMPLE = 7  # of its tests in each run, see sample.py
 SPEC = MachineSpec(vcpus=1, memory=192, disk=1)
 
 

@@ -26,6 +26,7 @@ from tests.small.machines import MachineSite
 from tests.small.site import Site
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
+SAMPLE = 3  # of its tests in each run, see sample.py
 
 RECIPE = """\
 images:

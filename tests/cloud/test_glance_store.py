@@ -37,6 +37,7 @@ from tests.store_contract import *  # noqa: F403 - the tests of every driver
 from tests.store_contract import image
 
 pytestmark = pytest.mark.cloud
+SAMPLE = 10  # of its tests in each run, see sample.py
 
 
 class Project:

@@ -26,6 +26,7 @@ from tests.guests import tiny
 from tests.small.machines import MachineSite
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
+SAMPLE = 2  # of its tests in each run, see sample.py
 DIB = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
 DEBIAN = Path(__file__).parents[2] / "etc" / "recipes" / "debian.yaml"
 

@@ -18,6 +18,7 @@ from tests.small.site import Site
 from tests.small.yard import open_yard
 
 pytestmark = [pytest.mark.cloud, pytest.mark.usefixtures("nothing_left")]
+SAMPLE = 2  # of its tests in each run, see sample.py
 TARGETS = "near=glance:imageflow, far=glance:second/RegionTwo"
 REGIONS = {"near": ("imageflow", "RegionOne"), "far": ("second", "RegionTwo")}
 

@@ -245,6 +245,7 @@ class NovaCompute:
         cdrom: Path | None,
         seed: Seed | None,
     ) -> Any:
+        self.check(spec)
         image = self._image(name, spec, build_id, control, disk)
         flavor = self._flavor(spec, max(spec.disk or 1, _gib(image)))
         if spec.disk is not None and flavor.disk > spec.disk:
