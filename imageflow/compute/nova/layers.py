@@ -104,7 +104,9 @@ class NovaLayers:
         for image in images.values():
             if not _good(image) and not alive(image.says(BUILD)):
                 self._images.remove(image.id)
-        layers = [(image, self._layer(image)) for image in images.values() if _good(image)]
+        # Who is alive may also be another imageflow's: what its builds made is its own to collect.
+        mine = (image for image in images.values() if _good(image) and not alive(image.says(BUILD)))
+        layers = [(image, self._layer(image)) for image in mine]
         layers.sort(key=lambda pair: pair[1].used, reverse=True)
         room = max_size
         for image, layer in layers:
