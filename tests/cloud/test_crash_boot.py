@@ -81,7 +81,7 @@ def test_killed_after_each_of_its_requests_to_the_cloud(site: NovaSite) -> None:
         assert site.bomb(moment, module="tests.cloud.bomb") == -signal.SIGKILL, (moment, site.log(build))
     site.run_worker(seconds=300)
     site.done(build)
-    site.one_server(build)
+    site.one_server(build, len(ANSWERED))
     site.nothing_left()
 
 
