@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,20 @@ from typing import Any
 from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
 from imageflow.compute.locks import locked
 from imageflow.compute.names import checked
-from imageflow.compute.nova import flavors, media
+from imageflow.compute.nova import media
 from imageflow.compute.nova.console import Console
+from imageflow.compute.nova.creation import Creation
 from imageflow.compute.nova.keypairs import Keypairs
 from imageflow.compute.nova.layers import NovaLayers
 from imageflow.compute.nova.media import Media
 from imageflow.compute.nova.network import Network
 from imageflow.compute.nova.servers import (
     BLANK,
-    BUILD,
     DISK,
     INSTALLING,
     MACHINE,
     STAGE,
     Servers,
-    fault,
     launched,
     power,
     task,
@@ -42,12 +40,9 @@ from imageflow.control import Control
 from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
 from imageflow.openstack.images import Image, Images
-from imageflow.openstack.trouble import OverQuota
 
-_STARTS = 3  # times that Nova may fail to start a server: another host, or a minute later, may do
 _STOP = 300.0  # seconds until a server must be off, that its guest would not power off: Nova does it by then
 _HOLD = 15.0  # seconds; Nova shows nothing of a server that is off, and may be slow to show what one says that is on
-_WAIT = 10.0  # seconds between two looks whether the quota has room
 
 
 class NovaCompute:
@@ -68,14 +63,19 @@ class NovaCompute:
         self._media = Media(self._images)
         self._layers = NovaLayers(self._images, config.layers_dir)
         self.layers = self._layers
+        self._creation = Creation(
+            config.nova,
+            self.cloud,
+            self._images,
+            self._servers,
+            self._network,
+            self._keypairs,
+            self._media,
+            self.list,
+        )
 
     def check(self, spec: MachineSpec) -> None:
-        if spec.vcpus < 1 or spec.memory < 32 or (spec.disk is not None and spec.disk < 1):
-            raise Refused(f"there is no machine of {spec.vcpus} vcpus, {spec.memory} MiB and {spec.disk} GiB")
-        if spec.firmware not in ("bios", "uefi"):
-            raise Refused(f"there is no firmware {spec.firmware!r}", hint="bios or uefi")
-        self._flavor(spec, spec.disk or 1)
-        self._network.id()
+        self._creation.check(spec)
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class NovaCompute:
                 self._servers.delete(name, control)  # it never ran
                 server = None
             if server is None or server.status == "BUILD":
-                server = self._create(name, spec, build_id, control, log, disk, cdrom, seed)
+                server = self._creation.create(name, spec, build_id, control, log, disk, cdrom, seed)
             self._network.give_floating(server.id, name, control)
             stage = server.metadata.get(STAGE)
             begun = stage == INSTALLING and (server.status == "RESCUE" or self._servers.ejected(server))
@@ -234,116 +234,6 @@ class NovaCompute:
 
     # -- servers -------------------------------------------------------------------------------------
 
-    def _create(
-        self,
-        name: str,
-        spec: MachineSpec,
-        build_id: str,
-        control: Control,
-        log: Callable[[str], None],
-        disk: Source | None,
-        cdrom: Path | None,
-        seed: Seed | None,
-    ) -> Any:
-        self.check(spec)
-        image = self._image(name, spec, build_id, control, disk)
-        flavor = self._flavor(spec, max(spec.disk or 1, _gib(image)))
-        if spec.disk is not None and flavor.disk > spec.disk:
-            log(f"flavor {flavor.name}: its disk has {flavor.disk} GiB, the recipe asks for {spec.disk}")
-        given: dict[str, Any] = {
-            "nics": [{"net-id": self._network.id()}],
-            "config_drive": True,
-            "meta": {MACHINE: name, BUILD: build_id, STAGE: BLANK if cdrom is not None else DISK},
-        }
-        if seed is not None:
-            given["userdata"] = seed.user_data
-            given["key_name"] = self._keypairs.make(name, seed.public_key) if seed.public_key else None
-        if self._config.availability_zone:
-            given["availability_zone"] = self._config.availability_zone
-        if self._config.security_groups:
-            given["security_groups"] = list(self._config.security_groups)
-        for start in range(1, _STARTS + 1):
-            server = self._post(name, image, flavor, given, control, log)
-            try:
-                found = self._await_active(server, control)
-            except Refused as error:
-                self._servers.delete(name, control)
-                if start == _STARTS:
-                    raise
-                log(f"{error.message}: once more")
-                control.wait(2.0**start)
-                continue
-            self._servers.keep_only(found, control)
-            log(f"machine {name} runs as server {found.id}: flavor {flavor.name}")
-            return found
-        raise AssertionError
-
-    def _image(self, name: str, spec: MachineSpec, build_id: str, control: Control, disk: Source | None) -> Image:
-        """What the server's disk starts as."""
-        if disk is None:
-            return self._media.blank(name, build_id, spec, control)
-        if disk.layer is None:
-            check_base(Path(disk.path), disk.format)
-            return self._media.source(name, build_id, spec, Path(disk.path), disk.format, control)
-        image = self._images.get(disk.path)
-        if image is None:
-            raise Refused(f"image {disk.path} of layer {disk.layer[:12]} is gone")
-        wanted = media.firmware(spec)
-        if wanted and image.says("owner") == self.cloud.project and image.says(BUILD):
-            image = self._images.update(image.id, wanted)
-        return image
-
-    def _post(
-        self, name: str, image: Image, flavor: Any, given: dict[str, Any], control: Control, log: Callable[[str], None]
-    ) -> Any:
-        """Ask for the server until there is one: whether a lost answer was a yes, the next look says."""
-        end = time.monotonic() + max(self.cloud.config.patience, self._config.build_timeout)
-        said = False
-
-        def create() -> Any:
-            return self.cloud.nova.servers.create(name, image.id, flavor.id, **given)
-
-        while (server := self._servers.one(name)) is None:
-            control.check()
-            try:
-                self._servers.ask_once("create a server", create)
-            except OverQuota as error:
-                others = [other for other in self.list() if other != name]
-                if not others:
-                    raise
-                if not said:
-                    log(f"machine {name} ({flavor.name}) waits: {error.message}")
-                    said = True
-                with control.not_counted():
-                    control.wait(_WAIT)
-                end = time.monotonic() + self.cloud.config.patience
-            except Unavailable as error:
-                if time.monotonic() > end:
-                    raise
-                log(f"{error.message}: trying again")
-                control.wait(self._config.poll)
-        return server
-
-    def _await_active(self, server: Any, control: Control) -> Any:
-        """Wait for a new server; Refused with Nova's words when it can't be started."""
-        end = time.monotonic() + self._config.build_timeout
-        while True:
-            control.check()
-            found = self._servers.get(server.id)
-            if found is None:
-                raise Refused(f"the server of {server.name} is gone")
-            if found.status == "ERROR":
-                raise Refused(f"Nova can't start {server.name}: {fault(found)}", hint="see 'openstack server show'")
-            if found.status in ("ACTIVE", "SHUTOFF") and task(found) is None:
-                return found
-            if time.monotonic() > end:
-                raise Refused(
-                    f"Nova did not start {server.name} within {self._config.build_timeout:.0f} seconds:"
-                    f" it is {found.status}",
-                    hint="see [nova] build_timeout, and 'openstack server show'",
-                )
-            self._servers.pause(server.id, control)
-
     def _start(self, server: Any, name: str, control: Control) -> Any:
         """See that a server runs from its disk."""
         if server.status == "ACTIVE" and self._servers.state(server) is MachineState.RUNNING:
@@ -427,10 +317,6 @@ class NovaCompute:
             timeout=self._config.snapshot_timeout,
         )
 
-    def _flavor(self, spec: MachineSpec, disk: int) -> Any:
-        listed = self._servers.ask("its flavors", lambda: list(self.cloud.nova.flavors.list()))
-        return flavors.choose(listed, spec, disk, self._config.flavor)
-
     # -- this host -----------------------------------------------------------------------------------
 
     def _locked(self, name: str, control: Control) -> Any:
@@ -451,9 +337,3 @@ class NovaCompute:
             return
         with locked(self._site / f".{name}.console.lock"):
             self._console(name).add(text.encode("utf-8", "replace"))
-
-
-def _gib(image: Image) -> int:
-    """GiB that a disk needs at least to hold an image."""
-    virtual = int(image.data.get("virtual_size") or image.data.get("size") or 0)
-    return max(int(image.data.get("min_disk") or 0), math.ceil(virtual / 2**30))
