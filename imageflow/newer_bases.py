@@ -28,7 +28,7 @@ from imageflow.recipe import ImageRecipe
 from imageflow.recipe.inputs import is_id
 
 if TYPE_CHECKING:
-    from imageflow.openstack.images import Image
+    from imageflow.openstack.image import Image
 
 LOG = logging.getLogger(__name__)
 ACTIVATE = "glance.image.activate"

@@ -12,72 +12,22 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from imageflow.control import Control
 from imageflow.errors import Corrupt, ImageflowError, NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
-from imageflow.openstack.properties import OURS
+from imageflow.openstack.image import PREFIX, SELF, Image
 from imageflow.openstack.sending import Sent
 from imageflow.openstack.trouble import BrokeOff, Busy, ended_at, patiently, translated
 
 LOG = logging.getLogger(__name__)
-PREFIX = OURS
-BUILD, KEY, RECIPE = f"{PREFIX}build_id", f"{PREFIX}key", f"{PREFIX}recipe"
-SELF = f"{PREFIX}self"  # the image's own id: who was made of it inherits what it says, and has another one
-CREATED = f"{PREFIX}created"  # when it was begun: seconds since the epoch, always with as many digits
-WHOLE = f"{PREFIX}whole"  # of a published image: nobody takes it away for a copy of the same
-_HALF = ("queued", "saving", "importing", "uploading", "killed")  # what an upload that goes on, or was ended, leaves
 _GONE = ("deleted", "pending_delete")
 _PATCH = "application/openstack-images-v2.1-json-patch"
 _LOOK = 0.5  # seconds between two looks at an image that is being made
 _TRIES = 5  # uploads of one file; each of them starts from its beginning
 _BRIEFLY = 10.0  # seconds that tidying up after a failure may ask again: the janitor does what is left
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image as Glance describes it."""
-
-    id: str
-    name: str
-    status: str  # active, queued, saving, …
-    data: Mapping[str, Any]  # all of it
-
-    @property
-    def active(self) -> bool:
-        return self.status == "active"
-
-    @property
-    def half(self) -> bool:
-        """Whether its data is not there, or not all of it."""
-        return self.status in _HALF
-
-    @property
-    def inherited(self) -> bool:
-        """Whether what it says is not its own: Nova and Cinder copy it to what they make of an image."""
-        return self.says(SELF) not in ("", self.id) or self.says("image_type") in ("snapshot", "backup")
-
-    @property
-    def size(self) -> int:
-        """Bytes of its data; 0 while there is none."""
-        return int(self.data.get("size") or 0)
-
-    @property
-    def hash(self) -> str:
-        """'ALGORITHM:HEX' of its data; '' while there is none."""
-        algorithm, value = self.data.get("os_hash_algo"), self.data.get("os_hash_value")
-        return f"{algorithm}:{value}" if algorithm and value else ""
-
-    def age(self) -> tuple[str, str, str]:
-        """What images are sorted by, the oldest first: Glance's own times are whole seconds."""
-        return self.says("created_at"), self.says(CREATED), self.id
-
-    def says(self, name: str) -> str:
-        """One of its properties, '' without it."""
-        return str(self.data.get(name) or "")
 
 
 class Images:

@@ -12,7 +12,7 @@ from imageflow.control import Control
 from imageflow.errors import Corrupt, Unavailable
 
 if TYPE_CHECKING:
-    from imageflow.openstack.images import Image
+    from imageflow.openstack.image import Image
 
 _CHUNK = 1 << 20
 

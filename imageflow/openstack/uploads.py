@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
-from imageflow.openstack.images import WHOLE, Image, Images
+from imageflow.openstack.image import WHOLE, Image
+from imageflow.openstack.images import Images
 from imageflow.openstack.sending import Sent
 from imageflow.openstack.trouble import patiently
 

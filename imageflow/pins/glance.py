@@ -17,7 +17,8 @@ from imageflow.recipe.inputs import is_id
 from imageflow.recipe.problems import short
 
 if TYPE_CHECKING:
-    from imageflow.openstack.images import Image, Images
+    from imageflow.openstack.image import Image
+    from imageflow.openstack.images import Images
 
 _PATIENCE = 15.0  # seconds that Glance may take to answer: somebody waits for the plan, or asks again later
 

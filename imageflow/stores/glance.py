@@ -31,7 +31,8 @@ from imageflow.errors import (
 )
 from imageflow.model import Artifact
 from imageflow.openstack import Cloud
-from imageflow.openstack.images import BUILD, CREATED, WHOLE, Image, Images
+from imageflow.openstack.image import BUILD, CREATED, WHOLE, Image
+from imageflow.openstack.images import Images
 from imageflow.openstack.properties import checked, formats
 from imageflow.openstack.trouble import BrokeOff
 from imageflow.stores import About, ImageRef

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imageflow.model import Artifact
-from imageflow.openstack.images import BUILD, KEY, PREFIX, RECIPE, WHOLE, Image
+from imageflow.openstack.image import BUILD, KEY, PREFIX, RECIPE, WHOLE, Image
 from imageflow.openstack.properties import LONGEST_NAME, checked, formats, hardware, is_disk
 from imageflow.stores import About, ImageRef
 

@@ -23,7 +23,7 @@ from imageflow.tasks.base import Task
 from imageflow.tasks.workbench import Workbench
 
 if TYPE_CHECKING:
-    from imageflow.openstack.images import Image
+    from imageflow.openstack.image import Image
 
 
 class PrepareMachine(Task):

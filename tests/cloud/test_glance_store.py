@@ -28,7 +28,7 @@ from imageflow.config.clouds import GlanceConfig, OpenStackConfig
 from imageflow.control import Control
 from imageflow.errors import Cancelled, Corrupt, NotFound, RecipeError, Refused, Unavailable
 from imageflow.model import Artifact
-from imageflow.openstack.images import WHOLE, Image
+from imageflow.openstack.image import WHOLE, Image
 from imageflow.openstack.trouble import OverQuota
 from imageflow.stores import About, ImageRef
 from imageflow.stores.glance import GlanceStore

@@ -10,7 +10,7 @@ import pytest
 from glanceclient import Client as Glance
 
 from imageflow.model import Version
-from imageflow.openstack.images import WHOLE
+from imageflow.openstack.image import WHOLE
 from imageflow.persistence import publications
 from tests.cloud.cloud import Cloud
 from tests.integration.test_targets import ONE, Place

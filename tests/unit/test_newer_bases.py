@@ -8,7 +8,7 @@ from typing import Any
 from imageflow import newer_bases, triggers
 from imageflow.listeners import openstack
 from imageflow.model import Event, Trigger
-from imageflow.openstack.images import Image
+from imageflow.openstack.image import Image
 from tests.integration.broker_site import sample
 
 SHOWN: dict[str, Any] = {  # by Glance's API

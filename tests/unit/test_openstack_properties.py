@@ -11,7 +11,7 @@ import pytest
 
 from imageflow.errors import RecipeError
 from imageflow.model import Artifact
-from imageflow.openstack.images import SELF, WHOLE, Image
+from imageflow.openstack.image import SELF, WHOLE, Image
 from imageflow.openstack.properties import checked, formats, hardware, is_disk, product
 from imageflow.stores import About
 from imageflow.stores.published import ImageSet, described, sets_of

@@ -20,7 +20,8 @@ from imageflow.config.clouds import NovaConfig
 from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
 from imageflow.openstack import Cloud
-from imageflow.openstack.images import Image, Images
+from imageflow.openstack.image import Image
+from imageflow.openstack.images import Images
 from imageflow.openstack.trouble import OverQuota
 
 _STARTS = 3  # times that Nova may fail to start a server: another host, or a minute later, may do

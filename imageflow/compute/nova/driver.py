@@ -39,7 +39,8 @@ from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
-from imageflow.openstack.images import Image, Images
+from imageflow.openstack.image import Image
+from imageflow.openstack.images import Images
 
 _STOP = 300.0  # seconds until a server must be off, that its guest would not power off: Nova does it by then
 _HOLD = 15.0  # seconds; Nova shows nothing of a server that is off, and may be slow to show what one says that is on

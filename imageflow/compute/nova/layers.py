@@ -17,7 +17,8 @@ from imageflow.compute.nova.adopted import Adopted
 from imageflow.compute.qemu.disks import check_base
 from imageflow.control import Control
 from imageflow.errors import ImageflowError, NotFound, Refused
-from imageflow.openstack.images import BUILD, PREFIX, Image, Images
+from imageflow.openstack.image import BUILD, PREFIX, Image
+from imageflow.openstack.images import Images
 
 LAYER, PARENT, TITLE = f"{PREFIX}layer", f"{PREFIX}parent", f"{PREFIX}title"
 _USED, _COLLECTED = f"{PREFIX}used", f"{PREFIX}collected"

@@ -12,7 +12,8 @@ from pathlib import Path
 from imageflow import process
 from imageflow.compute import MachineSpec
 from imageflow.control import Control
-from imageflow.openstack.images import BUILD, PREFIX, Image, Images
+from imageflow.openstack.image import BUILD, PREFIX, Image
+from imageflow.openstack.images import Images
 
 MACHINE, PURPOSE = f"{PREFIX}machine", f"{PREFIX}purpose"
 BLANK, ISO, SOURCE, DISK = "blank", "iso", "source", "disk"

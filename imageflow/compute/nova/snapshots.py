@@ -11,7 +11,8 @@ from imageflow.compute.nova.servers import Servers, task
 from imageflow.control import Control
 from imageflow.errors import NotFound, TimedOut, Unavailable
 from imageflow.openstack import Cloud
-from imageflow.openstack.images import PREFIX, Image, Images
+from imageflow.openstack.image import PREFIX, Image
+from imageflow.openstack.images import Images
 from imageflow.openstack.properties import product
 
 _POLL = 0.5  # seconds
