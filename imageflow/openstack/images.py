@@ -21,6 +21,7 @@ from imageflow.openstack import Cloud
 from imageflow.openstack.image import PREFIX, SELF, Image
 from imageflow.openstack.sending import Sent
 from imageflow.openstack.trouble import BrokeOff, Busy, ended_at, patiently, translated
+from imageflow.openstack.uploads import Upload
 
 LOG = logging.getLogger(__name__)
 _GONE = ("deleted", "pending_delete")
@@ -113,8 +114,6 @@ class Images:
         properties). `sha256`: what the file must be. Raises Corrupt (the file is another one), Refused, OverQuota,
         Unavailable.
         """
-        from imageflow.openstack.uploads import Upload
-
         assert identity and all(key.startswith(PREFIX) for key in identity)
         described = {**(about or {}), **identity, "name": name, "disk_format": disk_format}
         described |= {"container_format": described.get("container_format", "bare")}

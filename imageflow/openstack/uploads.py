@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack.image import WHOLE, Image
-from imageflow.openstack.images import Images
 from imageflow.openstack.sending import Sent
 from imageflow.openstack.trouble import patiently
+
+if TYPE_CHECKING:
+    from imageflow.openstack.images import Images
 
 _TRIES = 5  # each of them starts from the file's beginning
 _SETTLED = 60.0  # seconds until Glance has made up its mind about an upload of which the answer got lost
