@@ -101,6 +101,7 @@ def test_what_is_told_of_an_image(database: Database) -> None:
         "properties": {"os": "debian"},
         "packages": 7,
         "created": "1970-01-01T00:00:02.500Z",
+        "why": None,
     }
 
 
