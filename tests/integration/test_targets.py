@@ -124,7 +124,7 @@ class Place:
     def states(self) -> dict[str, set[str]]:
         return {name: {one.state for one in self.rows(target=name)} for name in self.folders}
 
-    def await_that(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    def await_that(self, condition: Callable[[], Any], seconds: float = 90.0) -> Any:
         end = time.monotonic() + seconds
         while not (value := condition()):
             log = self.site.folder / "serve.log"
