@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageflow.compute import Address, MachineSpec, MachineState
-from imageflow.compute.nova import flavors, servers
+from imageflow.compute.nova import flavors, layers, media, servers
 from imageflow.compute.nova.adopted import Adopted
 from imageflow.compute.nova.console import Console, merge
 from imageflow.compute.nova.network import Network, choose
 from imageflow.config.clouds import NOVA, NovaConfig, OpenStackConfig
 from imageflow.errors import Refused, Unavailable
 from imageflow.openstack import Cloud
+from imageflow.openstack.image import Image
 
 # -- flavors -----------------------------------------------------------------------------------------
 
@@ -524,3 +525,27 @@ def test_two_processes_adopt_one_image(tmp_path: Path) -> None:
     expected = sorted(f"{name}-held-{number}" for name in ("one", "two") for number in range(40))
     assert _holders(Adopted(tmp_path)) == {KEY: tuple(expected)}
     assert [file.name for file in tmp_path.glob("*")] == [f"{KEY}.adopted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "mine"),
+    [
+        ("b1-main-disk", {"imageflow:machine": "b1-main", "imageflow:purpose": "disk"}, True),
+        ("before I touch it", {"imageflow:machine": "b1-main", "imageflow:purpose": "blank"}, False),
+        ("b1-main-", {}, False),
+    ],
+)
+def test_a_snapshot_that_a_person_takes_of_a_machine_is_not_ours(name: str, said: dict[str, str], mine: bool) -> None:
+    assert media.ours(Image("i", name, "active", {**said, "image_type": "snapshot"})) is mine
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "mine"),
+    [
+        ("imageflow-layer-abababababab", {"imageflow:layer": "ab" * 32}, True),
+        ("mine", {"imageflow:layer": "ab" * 32}, False),
+        ("imageflow-layer-", {}, False),
+    ],
+)
+def test_a_snapshot_that_a_person_takes_is_no_layer_of_ours(name: str, said: dict[str, str], mine: bool) -> None:
+    assert layers.ours(Image("i", name, "active", {**said, "image_type": "snapshot"})) is mine

@@ -14,13 +14,13 @@ from imageflow.compute.nova import flavors, media
 from imageflow.compute.nova.keypairs import Keypairs
 from imageflow.compute.nova.media import Media
 from imageflow.compute.nova.network import Network
-from imageflow.compute.nova.servers import BLANK, BUILD, DISK, MACHINE, STAGE, Servers, fault, task
+from imageflow.compute.nova.servers import BLANK, DISK, MACHINE, STAGE, Servers, fault, task
 from imageflow.compute.qemu.disks import check_base
 from imageflow.config.clouds import NovaConfig
 from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
 from imageflow.openstack import Cloud
-from imageflow.openstack.image import Image
+from imageflow.openstack.image import BUILD, Image
 from imageflow.openstack.images import Images
 from imageflow.openstack.trouble import OverQuota
 

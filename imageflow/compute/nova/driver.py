@@ -218,7 +218,7 @@ class NovaCompute:
         if self._servers.state(server) is not MachineState.STOPPED:
             raise Unavailable(f"machine {name} is not powered off")
         with self._locked(name, control):
-            identity = {media.MACHINE: name, media.PURPOSE: media.DISK}
+            identity = {MACHINE: name, media.PURPOSE: media.DISK}
             file = self._site / name / f"disk-{server.id}"
             if not file.exists():
                 image = self._snapshot(server, f"{name}-disk", identity, control)

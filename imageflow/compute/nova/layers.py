@@ -64,7 +64,7 @@ class NovaLayers:
         for image in self._images.find({}, tags=[_HELD + build_id]):
             self._images.untag(image.id, _HELD + build_id)
         for image in self._images.find({BUILD: build_id}, snapshots=True):
-            if image.says(LAYER) and not _good(image):
+            if ours(image) and not _good(image):
                 self._images.remove(image.id)
 
     def add_base(self, key: str, file: Path, format: str, *, title: str, build_id: str, control: Control) -> Layer:
@@ -95,12 +95,12 @@ class NovaLayers:
         return self._adopted.put(key, image, target.says("disk_format"), title=title, build_id=build_id)
 
     def list(self) -> Sequence[Layer]:
-        found = [self._layer(image) for image in self._images.find({}) if image.says(LAYER) and _good(image)]
+        found = [self._layer(image) for image in self._images.find({}) if ours(image) and _good(image)]
         found += self._adopted.all()
         return sorted(found, key=lambda layer: layer.created, reverse=True)
 
     def collect(self, max_age: float, max_size: float, alive: Callable[[str], bool]) -> Sequence[Layer]:
-        images = {image.id: image for image in self._images.find({}, snapshots=True) if image.says(LAYER)}
+        images = {image.id: image for image in self._images.find({}, snapshots=True) if ours(image)}
         gone = [*self._adopted.collect(max_age, alive)]
         for image in images.values():
             if not _good(image) and not alive(image.says(BUILD)):
@@ -171,6 +171,11 @@ class NovaLayers:
             size=int(image.data.get("size") or 0),
         )
         return replace(layer, holders=tuple(sorted(_holders(image.data))))
+
+
+def ours(image: Image) -> bool:
+    """Whether a layer was made by us: a snapshot that a person takes of a build's server says the same of itself."""
+    return image.says(LAYER) != "" and image.name == f"{_NAME}{image.says(LAYER)[:12]}"
 
 
 def _good(image: Image) -> bool:

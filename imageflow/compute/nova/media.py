@@ -11,11 +11,12 @@ from pathlib import Path
 
 from imageflow import process
 from imageflow.compute import MachineSpec
+from imageflow.compute.nova.servers import MACHINE
 from imageflow.control import Control
 from imageflow.openstack.image import BUILD, PREFIX, Image
 from imageflow.openstack.images import Images
 
-MACHINE, PURPOSE = f"{PREFIX}machine", f"{PREFIX}purpose"
+PURPOSE = f"{PREFIX}purpose"
 BLANK, ISO, SOURCE, DISK = "blank", "iso", "source", "disk"
 _UEFI = {"hw_firmware_type": "uefi", "hw_machine_type": "q35"}
 
@@ -67,7 +68,7 @@ class Media:
     def of(self, name: str, *purposes: str) -> list[Image]:
         """A machine's images, in any state; those for these purposes only, where some are named."""
         found = self._images.find({MACHINE: name}, snapshots=True)
-        return [image for image in found if not purposes or image.says(PURPOSE) in purposes]
+        return [image for image in found if ours(image) and (not purposes or image.says(PURPOSE) in purposes)]
 
     def remove(self, name: str, *purposes: str) -> None:
         """Remove them; absent is fine."""
@@ -76,7 +77,12 @@ class Media:
 
     def machines(self) -> set[str]:
         """Names of the machines that have images here."""
-        return {image.says(MACHINE) for image in self._images.find({}, snapshots=True) if image.says(MACHINE)}
+        return {image.says(MACHINE) for image in self._images.find({}, snapshots=True) if ours(image)}
+
+
+def ours(image: Image) -> bool:
+    """Whether a machine's image was made by us: a snapshot that a person takes of its server says the same of itself."""
+    return image.says(MACHINE) != "" and image.name == f"{image.says(MACHINE)}-{image.says(PURPOSE)}"
 
 
 def firmware(spec: MachineSpec) -> dict[str, str]:

@@ -15,9 +15,10 @@ from imageflow.compute import MachineState
 from imageflow.control import Control
 from imageflow.errors import ImageflowError, NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
+from imageflow.openstack.image import PREFIX
 from imageflow.openstack.trouble import patiently
 
-MACHINE, BUILD, STAGE = "imageflow:machine", "imageflow:build_id", "imageflow:stage"
+MACHINE, STAGE = f"{PREFIX}machine", f"{PREFIX}stage"
 BLANK, INSTALLING, DISK = "blank", "installing", "disk"  # what a server of ours is at; `disk`: it boots from its disk
 _SLICE = 0.25  # seconds
 _TRIES = 3  # times that a server in ERROR is asked to come back
