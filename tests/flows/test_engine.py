@@ -222,7 +222,7 @@ def test_a_stopped_worker_writes_nothing_after_its_lease(site: Site) -> None:
     made = site.config.builds_dir / f"{build.id}-configure" / "pids"
     site.await_that(made.exists)
     child = int(made.read_text())
-    zombie.send_signal(signal.SIGSTOP)
+    site.freeze(zombie)
     site.trace.set("slow-configure", "4")
     site.worker()  # takes over when the lease is gone
     site.await_that(lambda: site.trace.executed(build.id).count("configure") == 2)

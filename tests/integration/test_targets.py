@@ -256,7 +256,7 @@ def test_a_publisher_that_slept_leaves_what_another_one_has_taken(place: Place) 
     version = place.version(size=600 << 20)
     first = place.serve()
     place.await_that(lambda: place.content("far"))
-    first.send_signal(signal.SIGSTOP)
+    place.site.freeze(first)
     [before] = place.rows(target="far")
     assert before.owner is not None, "it was stopped too late"
     second = place.serve()

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import secrets
 import signal
+import sqlite3
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -139,6 +141,22 @@ class Site:
         raise AssertionError(
             f"did not happen in {seconds} s; workers: {log.read_text()[-3000:] if log.exists() else ''}"
         )
+
+    def freeze(self, process: Worker | subprocess.Popen[str]) -> None:
+        """Stop it with SIGSTOP, but not while it holds SQLite's only lock of those who write: that stops all of them."""
+
+        def frozen() -> bool:
+            process.send_signal(signal.SIGSTOP)
+            self.await_that(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+            with contextlib.closing(sqlite3.connect(self.config.state_dir / "imageflow.db", timeout=0.5)) as database:
+                try:
+                    database.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    process.send_signal(signal.SIGCONT)
+                    return False
+            return True
+
+        self.await_that(frozen)
 
     def states(self, build: Build) -> list[tuple[str, int, str]]:
         """(step, attempt, state) of every step record, in order."""
