@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from imageflow.compute.locks import locked, take
-from imageflow.config import QemuConfig
+from imageflow.config.building import QemuConfig
 from imageflow.control import Control
 from imageflow.errors import Refused
 

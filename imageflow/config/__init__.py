@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from oslo_config import cfg
 
-from imageflow.config import clouds, traffic
+from imageflow.config import building, clouds, traffic
 from imageflow.errors import ConfigError
 
 T = TypeVar("T")
@@ -38,143 +38,9 @@ _DATABASE: list[cfg.Opt] = [
         help="SQLAlchemy URL: sqlite:///PATH, postgresql+psycopg://…, mysql+pymysql://…; a SQLite file in state_dir by default.",
     ),
 ]
-_CONDUCTOR: list[cfg.Opt] = [
-    cfg.IntOpt("max_builds", default=2, min=1, help="Builds that one conductor runs at once."),
-    cfg.FloatOpt("lease", default=30.0, min=1.0, help="Seconds after which a silent conductor has lost its builds."),
-    cfg.FloatOpt(
-        "poll", default=0.25, min=0.05, help="Seconds between looks at the queue and at the wishes of running builds."
-    ),
-    cfg.FloatOpt(
-        "drain_timeout",
-        default=60.0,
-        min=0.0,
-        help="Seconds that a step may still take after SIGTERM before its build is handed back.",
-    ),
-]
-_BUILDS: list[cfg.Opt] = [
-    cfg.FloatOpt("pause_ttl", default=7 * 86400.0, min=0.0, help="Seconds after which a paused build is aborted."),
-    cfg.FloatOpt(
-        "timeout", default=6 * 3600.0, min=1.0, help="Seconds a build may take, where its recipe does not say."
-    ),
-    cfg.FloatOpt(
-        "step_timeout", default=2 * 3600.0, min=1.0, help="Seconds a step may take, where its recipe does not say."
-    ),
-]
-_JANITOR: list[cfg.Opt] = [
-    cfg.FloatOpt("interval", default=60.0, min=0.1, help="Seconds between two rounds of the janitor."),
-]
-_DIB: list[cfg.Opt] = [
-    cfg.ListOpt(
-        "elements_path",
-        default=[],
-        help="Folders with elements, before diskimage-builder's own; ELEMENTS_PATH is read too.",
-    ),
-    cfg.BoolOpt("tmpfs", default=True, help="Build in memory where there is enough of it."),
-    cfg.FloatOpt("min_free", default=2.0, min=0.0, help="GiB that must be free in state_dir before a build starts."),
-]
-_STORE: list[cfg.Opt] = [
-    cfg.StrOpt("driver", default="directory", help="Where images live."),
-    cfg.StrOpt("path", help="Folder of the directory store; images/ in state_dir by default."),
-]
-_COMPUTE: list[cfg.Opt] = [
-    cfg.StrOpt("driver", default="qemu", help="Where build machines run."),
-]
-_QEMU: list[cfg.Opt] = [
-    cfg.StrOpt(
-        "accelerator",
-        default="auto",
-        choices=("auto", "kvm", "tcg"),
-        help="auto: KVM where a probe shows that it runs guests, else TCG.",
-    ),
-    cfg.IntOpt("max_memory", min=64, help="MiB for all machines together; three quarters of the host's by default."),
-    cfg.IntOpt("max_vcpus", min=1, help="Virtual processors of all machines together; twice the host's by default."),
-    cfg.StrOpt("emulator", default="qemu-system-x86_64", help="QEMU's program."),
-    cfg.StrOpt("uefi_code", help="UEFI firmware (OVMF_CODE); looked for where distributions put it by default."),
-    cfg.StrOpt("uefi_vars", help="Its empty variable store (OVMF_VARS)."),
-]
-_LAYERS: list[cfg.Opt] = [
-    cfg.FloatOpt("max_age", default=7 * 86400.0, min=0.0, help="Seconds after which an unused layer is removed."),
-    cfg.FloatOpt("max_size", default=40.0, min=0.0, help="GiB that all layers may take together."),
-]
-_INSTALL: list[cfg.Opt] = [
-    cfg.FloatOpt(
-        "stall", default=900.0, min=1.0, help="Seconds without serial output or disk writes that are a stall."
-    ),
-    cfg.FloatOpt("dialog", default=45.0, min=1.0, help="Seconds that an installer may wait at a dialog."),
-    cfg.FloatOpt(
-        "screenshots", default=30.0, min=1.0, help="Seconds between two screenshots of an unattended machine."
-    ),
-    cfg.FloatOpt("ssh", default=600.0, min=1.0, help="Seconds until a booted machine must answer over SSH."),
-]
-_SECRETS: list[cfg.Opt] = [
-    cfg.StrOpt(
-        "directory",
-        default="/etc/imageflow/secrets",
-        help="One file per secret; IMAGEFLOW_SECRET_NAME in the environment wins.",
-    ),
-]
-
 
 LOG = logging.getLogger(__name__)
 _LOCATION = re.compile(r"LocationInfo\(location=.*?, detail=(?P<quote>['\"])(?P<place>.*?)(?P=quote)\)")
-
-
-@dataclass(frozen=True, slots=True)
-class ConductorConfig:
-    """How a conductor claims and runs builds; see the option's help for each."""
-
-    max_builds: int
-    lease: float
-    poll: float
-    drain_timeout: float
-
-
-@dataclass(frozen=True, slots=True)
-class BuildsConfig:
-    """Limits of builds, in seconds."""
-
-    pause_ttl: float
-    timeout: float
-    step_timeout: float
-
-
-@dataclass(frozen=True, slots=True)
-class DibConfig:
-    """How diskimage-builder is run."""
-
-    elements_path: tuple[Path, ...]
-    tmpfs: bool
-    min_free: float  # GiB
-
-
-@dataclass(frozen=True, slots=True)
-class QemuConfig:
-    """How machines are run by QEMU."""
-
-    accelerator: str  # auto, kvm, tcg
-    max_memory: int | None  # MiB
-    max_vcpus: int | None
-    emulator: str
-    uefi_code: Path | None
-    uefi_vars: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class LayersConfig:
-    """How long layers are kept."""
-
-    max_age: float  # seconds
-    max_size: float  # GiB
-
-
-@dataclass(frozen=True, slots=True)
-class InstallConfig:
-    """How long an unattended machine is waited for, in seconds."""
-
-    stall: float
-    dialog: float
-    screenshots: float
-    ssh: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +50,17 @@ class Config:
     state_dir: Path
     host: str
     database: str  # SQLAlchemy URL
-    conductor: ConductorConfig
-    builds: BuildsConfig
+    conductor: building.ConductorConfig
+    builds: building.BuildsConfig
     janitor_interval: float  # seconds
-    dib: DibConfig
+    dib: building.DibConfig
     store: str  # name of the driver
     store_path: Path
     secrets_dir: Path
     compute: str  # name of the driver
-    qemu: QemuConfig
-    layers: LayersConfig
-    install: InstallConfig
+    qemu: building.QemuConfig
+    layers: building.LayersConfig
+    install: building.InstallConfig
     listeners: tuple[str, ...]  # the names of those that are on
     events: traffic.EventsConfig
     triggers: traffic.TriggersConfig
@@ -273,16 +139,7 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     return [
         ("DEFAULT", _DEFAULT),
         ("database", _DATABASE),
-        ("conductor", _CONDUCTOR),
-        ("builds", _BUILDS),
-        ("janitor", _JANITOR),
-        ("dib", _DIB),
-        ("store", _STORE),
-        ("compute", _COMPUTE),
-        ("qemu", _QEMU),
-        ("layers", _LAYERS),
-        ("install", _INSTALL),
-        ("secrets", _SECRETS),
+        *building.OPTIONS,
         *traffic.OPTIONS,
         *clouds.OPTIONS,
     ]
@@ -349,10 +206,10 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
         state_dir=state,
         host=conf.host or socket.gethostname(),
         database=conf.database.connection or f"sqlite:///{state}/imageflow.db",
-        conductor=_record(ConductorConfig, conf.conductor),
-        builds=_record(BuildsConfig, conf.builds),
+        conductor=_record(building.ConductorConfig, conf.conductor),
+        builds=_record(building.BuildsConfig, conf.builds),
         janitor_interval=conf.janitor.interval,
-        dib=DibConfig(
+        dib=building.DibConfig(
             elements_path=tuple(Path(p).absolute() for p in conf.dib.elements_path),
             tmpfs=conf.dib.tmpfs,
             min_free=conf.dib.min_free,
@@ -361,7 +218,7 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
         store_path=Path(conf.store.path).absolute() if conf.store.path else state / "images",
         secrets_dir=Path(conf.secrets.directory),
         compute=conf.compute.driver,
-        qemu=QemuConfig(
+        qemu=building.QemuConfig(
             accelerator=conf.qemu.accelerator,
             max_memory=conf.qemu.max_memory,
             max_vcpus=conf.qemu.max_vcpus,
@@ -369,8 +226,8 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
             uefi_code=Path(conf.qemu.uefi_code) if conf.qemu.uefi_code else None,
             uefi_vars=Path(conf.qemu.uefi_vars) if conf.qemu.uefi_vars else None,
         ),
-        layers=_record(LayersConfig, conf.layers),
-        install=_record(InstallConfig, conf.install),
+        layers=_record(building.LayersConfig, conf.layers),
+        install=_record(building.InstallConfig, conf.install),
         listeners=tuple(conf.listeners.enabled),
         events=_record(traffic.EventsConfig, conf.events),
         triggers=_record(traffic.TriggersConfig, conf.triggers),

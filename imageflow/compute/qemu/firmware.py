@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imageflow.config import QemuConfig
+from imageflow.config.building import QemuConfig
 from imageflow.errors import Refused
 
 # QEMU's docs/interop/firmware.json; the first folder wins for files of one name

@@ -13,7 +13,7 @@ from imageflow.compute.qemu import accelerator, argv, disks, firmware, identity
 from imageflow.compute.qemu import seed as seeds
 from imageflow.compute.qemu.folder import Folder, Record
 from imageflow.compute.qemu.qmp import Qmp, listening
-from imageflow.config import QemuConfig
+from imageflow.config.building import QemuConfig
 from imageflow.errors import NotFound, Refused, Unavailable
 
 _TIMEOUT = 60.0  # seconds until QEMU answers
