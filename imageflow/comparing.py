@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from imageflow import missing, newer_bases
 from imageflow.complaints import Complaints
-from imageflow.matching import BUILD_ID
 from imageflow.model import Event, Version
+from imageflow.openstack.image import BUILD
 from imageflow.persistence import events, publications, versions
 from imageflow.service import Service
 from imageflow.signals import Flag
@@ -104,7 +104,7 @@ class Comparing:
             if event.type == _DELETE and data.get("id"):
                 self._database.transact(lambda conn, path=str(data["id"]): _lost(conn, path))  # type: ignore[misc]
             properties = data.get("properties")
-            build = properties.get(BUILD_ID) if isinstance(properties, dict) else None
+            build = properties.get(BUILD) if isinstance(properties, dict) else None
             if isinstance(build, str) and self._service.store.shared:
                 with self._database.read() as conn:
                     version = versions.of(conn, build)

@@ -17,13 +17,13 @@ from imageflow import recipe_events, triggers
 from imageflow.cloudevent import OWN
 from imageflow.errors import ImageflowError
 from imageflow.model import Event, Verdict, Version
+from imageflow.openstack.image import BUILD
 from imageflow.persistence import events, origins, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
 from imageflow.triggers import CHANGED, PUBLISH
 
 LOG = logging.getLogger(__name__)
 BEHIND = "imageflow.reconcile"  # an image is behind what it stands on; its subject is the image
-BUILD_ID = "imageflow:build_id"  # the property that every image of ours carries in a store
 _LONG = 500  # characters of a pin's name, and of its value
 _MANY = 50  # events of one transaction
 
@@ -83,7 +83,7 @@ def _ours(event: Event) -> bool:
     if event.type == PUBLISH or not isinstance(event.data, dict):
         return False
     properties = event.data.get("properties")
-    return BUILD_ID in event.data or (isinstance(properties, dict | list) and BUILD_ID in properties)
+    return BUILD in event.data or (isinstance(properties, dict | list) and BUILD in properties)
 
 
 def _said(event: Event) -> dict[str, str]:
