@@ -18,6 +18,9 @@ T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 FIRST, LONGEST = 0.5, 10.0  # seconds between two attempts
 UNAUTHORISED = 4  # times that a cloud may say 401: a proxy or a cache may be wrong, wrong credentials stay wrong
+_POOL = re.compile(
+    r"HTTPS?ConnectionPool\(.*?\): Max retries exceeded with url: \S+ \(Caused by .*?(['\"])(?P<why>.*)\1\)+$"
+)
 _QUOTA = re.compile(
     r"quota|limit (has been )?exceeded|over (a|its) limit|maximum|exceeds|image is too large|media is full",
     re.IGNORECASE,
@@ -81,7 +84,7 @@ def meaning(error: BaseException, what: str) -> ImageflowError | None:
     if code in (408, 413, 425, 429) or code >= 500:
         return Unavailable(said)
     if code == 403:
-        return Refused(said, hint="the account of imageflow needs the role for it: see the operator's guide")
+        return Refused(said, hint="the account of imageflow needs a role for it: see 'Roles' in doc/openstack.md")
     return Refused(said)
 
 
@@ -104,15 +107,16 @@ def _without_answer(error: BaseException, said: str) -> ImageflowError | None:
     from keystoneauth1 import exceptions as keystone
     from novaclient import exceptions as nova
 
-    if isinstance(
-        error,
-        keystone.SSLError
-        | keystone.MissingAuthPlugin
-        | keystone.EndpointNotFound
-        | glance.EndpointNotFound
-        | keystone.MissingRequiredOptions,
-    ):
-        return Refused(said, hint="see [openstack] in imageflow.conf, and clouds.yaml")
+    if isinstance(error, keystone.SSLError | keystone.MissingAuthPlugin | keystone.MissingRequiredOptions):
+        return Refused(said, hint="see [openstack] in imageflow.conf, and clouds.yaml: auth_url, cacert")
+    if isinstance(error, keystone.EndpointNotFound | glance.EndpointNotFound):
+        return Refused(
+            said,
+            hint="'openstack catalog list' with the same cloud shows services, regions and interfaces;"
+            " see region_name and auth_url in clouds.yaml, and [openstack] region",
+        )
+    if type(error) is OSError and error.errno is None:  # requests' word for a missing file of certificates
+        return Refused(said, hint="see cacert, cert and key in clouds.yaml")
     if isinstance(
         error,
         keystone.ConnectFailure
@@ -127,7 +131,7 @@ def _without_answer(error: BaseException, said: str) -> ImageflowError | None:
         | ConnectionError
         | TimeoutError,
     ):
-        return Unavailable(said)
+        return Unavailable(said, hint="'openstack token issue' with the same cloud tells whether it answers")
     if isinstance(
         error,
         keystone.ClientException
@@ -155,9 +159,9 @@ def ended_at(error: BaseException) -> int | None:
 
 
 def _text(error: BaseException) -> str:
-    """What it says, in one line: services answer with HTML, too."""
+    """What it says, in one line: services answer with HTML, too; of a failed connection, why it failed."""
     text = re.sub(r"<[^>]*>", " ", str(error))
-    text = " ".join(text.split())
+    text = _POOL.sub(lambda found: found["why"].rpartition("): ")[2], " ".join(text.split()))
     return (text if len(text) <= 300 else text[:299] + "…") or type(error).__name__
 
 
@@ -185,8 +189,10 @@ def patiently(
 
     def tell(state: tenacity.RetryCallState) -> None:
         assert state.outcome is not None
+        error = state.outcome.exception()
+        assert isinstance(error, Unavailable)
         if state.attempt_number == 1:
-            (log or LOG.info)(f"{state.outcome.exception()}: trying again")
+            (log or LOG.info)(f"{error.message}: trying again")
 
     def stop(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Callable
+import socket
+import ssl
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import requests
 import urllib3
 from glanceclient import exc as glance
 from keystoneauth1 import exceptions as keystone
+from keystoneauth1.session import Session
 from novaclient import exceptions as nova
 
 from imageflow.control import Control
@@ -199,6 +202,48 @@ def test_where_an_answer_ended() -> None:
     assert ended_at(raised.value) == 99_999
     assert ended_at(http.client.IncompleteRead(b"abc", 5)) == 3
     assert ended_at(requests.ConnectionError(ConnectionResetError(104, "reset"))) is None
+
+
+def failing(url: str, **session: Any) -> Exception:
+    """What keystoneauth1 raises when it asks there."""
+    with pytest.raises((keystone.ClientException, OSError)) as raised:
+        Session(**session).get(url, connect_retries=0)
+    return raised.value
+
+
+@pytest.fixture
+def closed() -> Iterator[int]:
+    """A port of loopback at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def test_why_nobody_answers_is_said(closed: int) -> None:
+    found = meaning(failing(f"http://127.0.0.1:{closed}/v3"), "log in")
+    assert type(found) is Unavailable
+    assert found.message.endswith("Connection refused")
+    assert "Pool" not in found.message
+    assert "openstack" in found.hint
+
+
+def test_a_file_of_certificates_that_is_not_there_is_named(closed: int) -> None:
+    found = meaning(failing(f"https://127.0.0.1:{closed}/v3", verify="/nowhere/ca.pem"), "log in")
+    assert type(found) is Refused
+    assert found.message.startswith("log in: ")
+    assert "/nowhere/ca.pem" in found.message
+    assert "cacert" in found.hint
+
+
+def test_a_certificate_that_nobody_vouches_for_is_said() -> None:
+    why = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1006)"
+    pool = urllib3.HTTPSConnectionPool("cloud.example", 5000)
+    inner = urllib3.exceptions.SSLError(ssl.SSLCertVerificationError(1, why))
+    said = urllib3.exceptions.MaxRetryError(pool, "/v3/auth/tokens", inner)
+    found = meaning(keystone.SSLError(f"SSL exception connecting to https://cloud.example:5000/v3: {said}"), "log in")
+    assert found is not None
+    assert found.message == f"log in: SSL exception connecting to https://cloud.example:5000/v3: {why}"
+    assert "cacert" in found.hint
 
 
 class Service:
