@@ -10,7 +10,7 @@ from typing import Any
 
 from imageflow.config.clouds import OpenStackConfig
 from imageflow.errors import ConfigError, ImageflowError, Refused
-from imageflow.openstack.trouble import translated
+from imageflow.openstack.trouble import patiently, translated
 
 _HINT = "see [openstack] in imageflow.conf, clouds.yaml, and 'openstack token issue' with the same cloud"
 _NOVA = "2.42"  # the least that will do: Newton's; tags, and snapshots' ids come later and are not needed
@@ -21,8 +21,34 @@ def _region(cloud: str | None, region: str | None, file: Path | None, timeout: f
     """Openstacksdk's configuration of a cloud, which holds the session: whoever means the same cloud shares the token."""
     from openstack.config import OpenStackConfig as Loader
 
+    secure = [str(file.with_name("secure.yaml"))] if file else None
+    loader = Loader(config_files=[str(file)] if file else None, secure_files=secure)
+    _check(loader, cloud, file)
     wanted: dict[str, Any] = {"api_timeout": timeout} | ({"region_name": region} if region else {})
-    return Loader(config_files=[str(file)] if file else None).get_one(cloud, **wanted)
+    return loader.get_one(cloud, **wanted)
+
+
+def _check(loader: Any, cloud: str | None, file: Path | None) -> None:
+    """Raise ConfigError when openstacksdk found no such cloud: which file it has read, and what is in there."""
+    there, read = loader.get_cloud_names(), loader.config_filename
+    name = cloud or os.environ.get("OS_CLOUD")
+    if name is None:
+        said = any(os.environ.get(variable) for variable in ("OS_AUTH_URL", "OS_AUTH_TYPE"))
+        if not said and loader.default_cloud in (None, "defaults", loader.envvar_key):
+            raise ConfigError(
+                "no cloud is configured", hint="set [openstack] cloud to its name in clouds.yaml; see doc/openstack.md"
+            )
+    elif name not in there:
+        if read is None:
+            where = f"there is no file {file}" if file else "there is no clouds.yaml"
+            hint = (
+                "see [openstack] clouds_yaml" if file else "make ~/.config/openstack/clouds.yaml, or /etc/openstack/…"
+            )
+            raise ConfigError(f"there is no cloud {name!r}: {where}, or it can't be read", hint=hint)
+        known = ", ".join(sorted(one for one in there if one != loader.envvar_key)) or "none"
+        raise ConfigError(
+            f"there is no cloud {name!r} in {read}", hint=f"clouds in there: {known}; see [openstack] cloud"
+        )
 
 
 class Cloud:
@@ -51,6 +77,8 @@ class Cloud:
         written = file.stat().st_mtime_ns if file is not None and file.exists() else 0
         try:
             return _region(where.cloud, where.region, file, where.timeout, said, written)
+        except ImageflowError:
+            raise
         except Exception as error:  # noqa: BLE001 - openstacksdk's own classes, and those of every authentication plugin
             raise ConfigError(f"{self.name} can't be reached as configured: {error}", hint=_HINT) from None
 
@@ -103,6 +131,5 @@ class Cloud:
 
     @property
     def project(self) -> str:
-        """Id of the project that we are in."""
-        with translated(f"{self.name}: who we are"):
-            return str(self.session.get_project_id())
+        """Id of the project that we are in; asks Keystone where the token has expired."""
+        return str(patiently(f"{self.name}: log in", self.session.get_project_id, patience=self.config.patience))
