@@ -59,7 +59,7 @@ class ImageSet:
 
     build_id: str
     digest: str
-    images: tuple[Image, ...]  # one for each artifact that is there, active, in their order
+    images: tuple[Image, ...]  # one for each artifact that is there, with all of its data, in their order
     all: tuple[Image, ...]  # these, and copies and half-made ones
 
     @property
@@ -139,8 +139,13 @@ def sets_of(images: Iterable[Image]) -> list[ImageSet]:
 def _set(build_id: str, digest: str, there: list[Image]) -> ImageSet:
     chosen: dict[int, Image] = {}
     for image in sorted(there, key=lambda i: not i.says(WHOLE)):  # what was published stays; the oldest else
-        if image.active and image.says(POSITION).isdecimal():
+        if _has_data(image) and image.says(POSITION).isdecimal():
             chosen.setdefault(int(image.says(POSITION)), image)
     images = tuple(image for _, image in sorted(chosen.items()))
     rest = tuple(image for image in there if image not in images)
     return ImageSet(build_id, digest, images, images + rest)
+
+
+def _has_data(image: Image) -> bool:
+    """Whether all of its data is there: what an upload that broke off leaves may be active, and short."""
+    return image.active and image.says(SIZE) == str(image.size)

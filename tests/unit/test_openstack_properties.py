@@ -221,6 +221,7 @@ def made(position: int, count: int = 2, build: str = "b1", status: str = "active
         SELF: id,
         "name": name,
         "status": status,
+        "size": artifacts[position].size,
         "imageflow:build_id": build,
         "imageflow:digest": DISK.digest,
         "imageflow:artifact": artifacts[position].name,
@@ -250,6 +251,7 @@ def test_a_version_is_its_images() -> None:
         [made(0)],
         [made(1)],
         [made(0), made(1, status="queued")],
+        [made(0, size=3), made(1)],
         [made(0, status="saving"), made(1)],
         [made(0, imageflow_whole=None), made(1)],
         [made(0, imageflow_corrupt="true"), made(1)],
@@ -264,10 +266,12 @@ def test_a_version_that_is_not_whole(images: list[Image]) -> None:
 def test_copies_of_a_version() -> None:
     late = made(0, id="late", imageflow_whole=None)
     half = made(0, id="half", status="queued", imageflow_whole=None)
-    found = one(late, half, made(0), made(1))
+    short = made(0, id="short", size=3, imageflow_whole=None)  # Glance took the end of a connection for the data's
+    found = one(late, half, short, made(0), made(1))
     assert found.whole
     assert found.images[0].id == "b1-0"  # what was published, though another one is older
-    assert {image.id for image in found.superfluous} == {"late", "half"}
+    assert {image.id for image in found.superfluous} == {"late", "half", "short"}
+    assert one(short, made(0, id="good", imageflow_whole=None)).images[0].id == "good"  # whatever comes first
     never = one(made(0, imageflow_whole=None), made(1))
     assert len(never.superfluous) == 2
     beheaded = one(made(1))
