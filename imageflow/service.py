@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from imageflow.publications import Publications
     from imageflow.registry import Recipes
 
-_IMPATIENT = 10.0  # seconds that a cloud is asked again for somebody at a terminal
 BOARD = "builds"
 _WORKED_ON = (BuildState.QUEUED, BuildState.RUNNING, BuildState.REVERTING)
 
@@ -137,8 +136,7 @@ class Service:
         """The machines of builds on this host; whoever sits at a terminal does not wait long for a cloud that is away."""
         if not self.compute.shared:
             return Machines(self.config, self.compute)
-        impatient = replace(self.config.openstack, patience=min(_IMPATIENT, self.config.openstack.patience))
-        return Machines(self.config, self._compute(replace(self.config, openstack=impatient)))
+        return Machines(self.config, self._compute(self.config.impatient))
 
     @functools.cached_property
     def recipes(self) -> Recipes:

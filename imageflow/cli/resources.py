@@ -11,7 +11,7 @@ from imageflow.cli.present import Age, Optional
 
 
 class List(Lister):
-    """List what builds made and have not removed yet: folders, mounts, loop devices, uploads"""
+    """List what builds made and have not removed yet: folders, mounts, loop devices, machines, uploads"""
 
     nothing = "nothing is left over"
 
@@ -44,7 +44,7 @@ class Reap(Lister):
     nothing = "nothing to remove"
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with self.app.service() as service:
+        with self.app.service(self.app.config().impatient) as service:
             reaped = service.reap()
         if any(why is not None for _, why in reaped):
             self.exit_code = 1

@@ -39,6 +39,7 @@ _DATABASE: list[cfg.Opt] = [
     ),
 ]
 
+_IMPATIENT = 10.0  # seconds that a cloud is asked again for somebody at a terminal
 LOG = logging.getLogger(__name__)
 _LOCATION = re.compile(r"LocationInfo\(location=.*?, detail=(?P<quote>['\"])(?P<place>.*?)(?P=quote)\)")
 
@@ -83,6 +84,12 @@ class Config:
         if where == "none":
             return replace(self, listeners=others)
         return replace(self, listeners=("http", *others), api=replace(self.api, listen=where))
+
+    @property
+    def impatient(self) -> Config:
+        """The same for somebody at a terminal, who does not wait long for a cloud that is away."""
+        cloud = self.openstack
+        return replace(self, openstack=replace(cloud, patience=min(_IMPATIENT, cloud.patience)))
 
     @property
     def machines_dir(self) -> Path:
