@@ -116,6 +116,7 @@ class BootInstaller(Task):
 
 def boot_installer(bench: Workbench, remastered: Json) -> Json:
     """Boot it from the CD onto an empty disk; one that runs already is adopted."""
+    bench.forget_begun()
     bench.ledger.open(ResourceKind.MACHINE, bench.name)
     machine = bench.compute.ensure(
         bench.name,

@@ -16,13 +16,19 @@ class BootMachine(Task):
 
     step = "boot-machine"
     title = "Boot the machine"
-    default_provides = "machine"  # imageflow.compute.Machine, and "stage": index of what was on its disk then
+    # imageflow.compute.Machine, "stage": index of what was on its disk then, and "key": the layer of that
+    default_provides = "machine"
 
     def execute(self, bench: Workbench, start: Json, base: Json) -> Json:
-        stage, key = bench.deepest(max(start["stage"], 0)) or (start["stage"], start["key"] or base["key"])
+        stage, key = start["stage"], start["key"] or base["key"]
+        if bench.compute.state(bench.name) is MachineState.RUNNING:  # it stands on what it was started from
+            stage, key = bench.begun or (stage, key)
+        else:
+            stage, key = bench.deepest(max(stage, 0)) or (stage, key)
+            bench.begin(stage, key)
         machine = bench.start(key)
         bench.say_running(machine)
-        return asdict(machine) | {"stage": stage}
+        return asdict(machine) | {"stage": stage, "key": key}
 
     def revert(self, bench: Workbench) -> None:
         bench.delete()
@@ -40,6 +46,7 @@ class AwaitSsh(Task):
     default_provides = "reached"  # {"system": what the guest calls itself}
 
     def execute(self, bench: Workbench, start: Json, base: Json, machine: Json) -> Json:
-        system = bench.on_guest(start["key"] or base["key"], lambda guest: guest.facts.system, report=True)
+        key = machine.get("key") or start["key"] or base["key"]  # an earlier imageflow did not say it
+        system = bench.on_guest(key, lambda guest: guest.facts.system, report=True)
         bench.log(f"{system}; log in with: imageflow build ssh {bench.build.id}")
         return {"system": system}

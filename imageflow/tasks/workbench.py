@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from imageflow.tasks.observer import Observer
 from imageflow.workspace import MAIN, THROW_AWAY, Workspace, machine_name
 
 T = TypeVar("T")
+_BEGUN = "begun.json"
 LIVES = 3  # times that a machine may die under one step before that is the step's failure
 
 
@@ -115,6 +117,25 @@ class Workbench:
         )
 
     # -- the machine -----------------------------------------------------------------------------
+
+    @property
+    def begun(self) -> tuple[int, str] | None:
+        """(index, key) of the stage that the machine was started from; None where it was installed, or is yet to start."""
+        try:
+            index, key = json.loads((self.work.path / _BEGUN).read_text())
+        except (FileNotFoundError, ValueError):  # ValueError: the host went down while it was written
+            return None
+        return int(index), str(key)
+
+    def begin(self, index: int, key: str) -> None:
+        """Write down that the machine is about to be started from this stage."""
+        aside = self.work.path / f"{_BEGUN}.new"
+        aside.write_text(json.dumps([index, key]))
+        aside.rename(self.work.path / _BEGUN)
+
+    def forget_begun(self) -> None:
+        """The machine is installed anew."""
+        (self.work.path / _BEGUN).unlink(missing_ok=True)
 
     def start(self, key: str) -> Machine:
         """A new machine on this layer; one that runs already is adopted.

@@ -1,0 +1,145 @@
+"""What a build believes to be on its machine is what the machine was started from, whatever layers there are by now."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from imageflow import config as configuration
+from imageflow.compute import Address, Layer, MachineState
+from imageflow.compute.fake import FakeCompute
+from imageflow.control import Control
+from imageflow.errors import ImageflowError
+from imageflow.model import Build, BuildState
+from imageflow.tasks.machine import AwaitSsh, BootMachine
+from imageflow.tasks.workbench import Workbench
+
+BUILD, OTHER = "0123456789ab", "ba9876543210"
+RECIPE: dict[str, Any] = {
+    "name": "web",
+    "method": "boot",
+    "base": {"file": "base.qcow2"},
+    "machine": {"vcpus": 1, "memory": 256, "disk": None, "firmware": "bios", "user": "root"},
+    "configure": [{"packages": ["nginx"]}, {"packages": ["curl"]}],
+    "verify": [],
+    "outputs": ["qcow2"],
+    "publish": {},
+}
+START = {"stage": 0}
+
+
+class Bench:
+    """A build's workbench on machines that nothing runs in, and the layer of its base."""
+
+    def __init__(self, folder: Path) -> None:
+        loaded = configuration.load(state_dir=str(folder / "state"))
+        install = dataclasses.replace(loaded.install, ssh=0.3)
+        self.config = dataclasses.replace(loaded, compute="fake", install=install)
+        self.compute = FakeCompute(self.config)
+        self.compute.answer_at(Address("127.0.0.1", 1))
+        build = Build(
+            BUILD,
+            "web",
+            "boot",
+            BuildState.RUNNING,
+            "new",
+            "k" * 64,
+            "flow",
+            time.time(),
+            recipe=RECIPE,
+            pins={"base:file:base.qcow2": "a" * 64},
+        )
+        ledger = SimpleNamespace(open=lambda *_: None, close=lambda *_: None)
+        self.log: list[str] = []
+        self.bench = Workbench(
+            build,
+            self.config,
+            self.compute,
+            ledger,
+            Control(time.monotonic() + 60, build_id=BUILD),
+            self.log.append,
+            lambda *_: None,
+        )
+        self.bench.work.path.mkdir(parents=True)
+        disk = folder / "base.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "64M"], check=True)
+        self.base = self.compute.layers.add_base(
+            self.bench.stages[0].key, disk, "qcow2", title="base", build_id=BUILD, control=self.bench.control
+        )
+
+    def layer_of(self, stage: int, build_id: str = OTHER) -> Layer:
+        """A build that has come further makes the layer of a stage, on a machine of its own."""
+        name = f"{build_id}-other"
+        self.compute.ensure(
+            name,
+            self.bench.spec(),
+            build_id=build_id,
+            control=self.bench.control,
+            log=self.log.append,
+            disk=self.base.source,
+        )
+        key = self.bench.stages[stage].key
+        made = self.compute.checkpoint(name, key, parent=self.base.key, title="other", build_id=build_id)
+        self.compute.delete(name)
+        return made
+
+    def boot(self) -> dict[str, Any]:
+        """As a worker does, and another one after it."""
+        result = BootMachine().execute(self.bench, START | {"key": self.base.key}, {"key": self.base.key})
+        assert json.loads(json.dumps(result)) == result
+        return dict(result)
+
+    def stands_on(self, layer: Layer) -> bool:
+        """Whether the machine's disk begins as this layer."""
+        folder = self.config.machines_dir / self.bench.name
+        chains = [
+            subprocess.run(
+                ["qemu-img", "info", "-U", "--backing-chain", str(file)], check=True, capture_output=True, text=True
+            ).stdout
+            for file in folder.glob("*.qcow2")
+        ]
+        assert chains, list(folder.iterdir())
+        return any(layer.source.path in chain for chain in chains)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_layer_that_somebody_makes_meanwhile_is_not_on_a_machine_that_runs(site: Bench) -> None:
+    first = site.boot()
+    assert (first["stage"], first["key"]) == (0, site.base.key)
+    theirs = site.layer_of(2)
+    again = site.boot()  # its first worker died before this was written down
+    assert (again["stage"], again["key"], again["process"]) == (0, site.base.key, first["process"])
+    site.compute.delete(site.bench.name)
+    anew = site.boot()
+    assert (anew["stage"], anew["key"]) == (2, theirs.key)
+    assert site.stands_on(theirs)
+
+
+def test_a_machine_that_was_installed_has_nothing_else_on_it(site: Bench) -> None:
+    """On Nova it runs already, when it has been installed."""
+    site.boot()
+    site.bench.forget_begun()
+    site.layer_of(1)
+    assert site.boot()["stage"] == 0
+
+
+def test_a_machine_that_dies_before_it_is_reached_starts_from_what_it_was_started_from(site: Bench) -> None:
+    theirs = site.layer_of(1)
+    machine = site.boot()
+    assert machine["stage"] == 1
+    site.compute.delete(site.bench.name)
+    with pytest.raises(ImageflowError):  # nobody answers
+        AwaitSsh().execute(site.bench, START | {"key": site.base.key}, {"key": site.base.key}, machine)
+    assert site.compute.state(site.bench.name) is MachineState.RUNNING
+    assert site.stands_on(theirs), site.log
