@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from imageflow.config import Config
 from imageflow.config.clouds import OpenStackConfig
 from imageflow.errors import ConfigError, ImageflowError, Refused
 from imageflow.openstack.trouble import patiently, translated
@@ -49,6 +50,12 @@ def _check(loader: Any, cloud: str | None, file: Path | None) -> None:
         raise ConfigError(
             f"there is no cloud {name!r} in {read}", hint=f"clouds in there: {known}; see [openstack] cloud"
         )
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError where machines or images are to be in a cloud that is not configured; nothing is reached."""
+    if config.compute == "nova" or config.store == "glance":
+        _ = Cloud(config.openstack).session
 
 
 class Cloud:
@@ -133,3 +140,9 @@ class Cloud:
     def project(self) -> str:
         """Id of the project that we are in; asks Keystone where the token has expired."""
         return str(patiently(f"{self.name}: log in", self.session.get_project_id, patience=self.config.patience))
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether Glance lists what belongs to others for us, too."""
+        with translated(f"{self.name}: who we are"):
+            return "admin" in self.session.auth.get_access(self.session).role_names

@@ -77,19 +77,36 @@ class Images:
                 found += list(self.cloud.glance.images.list(filters={**filters, "os_hidden": one}))
             return found
 
-        images = [_image(raw) for raw in self.ask("our images", look)]
+        # One that is hidden meanwhile is in both answers.
+        images = {str(raw["id"]): _image(raw) for raw in self.ask("our images", look)}.values()
         there = [i for i in images if i.status not in _GONE and (snapshots or not i.inherited)]
         return sorted(there, key=Image.age)
 
-    def offered(self, name: str, properties: Mapping[str, str]) -> list[Image]:
+    def offered(self, name: str, properties: Mapping[str, str]) -> Iterator[Image]:
         """Active images of this name that we may boot, and that have all of these properties, newest first.
 
-        Everybody's own, those that are public, and those that were shared with us and accepted: not `community`, where
-        anybody can offer anything under any name.
+        Our own, those that are public, and those that were shared with us and accepted: not `community`, where
+        anybody can offer anything under any name, and not what only an administrator sees.
         """
         filters = {**properties, "name": name, "status": "active"}
         found = self.ask(f"images named {name!r}", lambda: list(self.cloud.glance.images.list(filters=filters)))
-        return sorted(map(_image, found), key=lambda i: (i.says("created_at"), i.id), reverse=True)
+        images = sorted(map(_image, found), key=lambda i: (i.says("created_at"), i.id), reverse=True)
+        return filter(self._is_for_us, images)
+
+    def _is_for_us(self, image: Image) -> bool:
+        visibility, ours = image.says("visibility"), self.cloud.project
+        if visibility == "public" or image.says("owner") == ours:
+            return True
+        if visibility != "shared":
+            return False
+        if not self.cloud.is_administrator:
+            return True  # lists have only those that we accepted
+        members = self.cloud.glance.image_members
+        try:
+            said = self.ask(f"members of image {image.id}", lambda: members.get(image.id, ours))
+        except NotFound:
+            return False
+        return bool(said["status"] == "accepted")
 
     # -- making --------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from imageflow.openstack import Cloud
 from imageflow.openstack.image import BUILD, CREATED, WHOLE, Image
 from imageflow.openstack.images import Images
 from imageflow.openstack.properties import checked, formats
-from imageflow.openstack.trouble import BrokeOff
+from imageflow.openstack.trouble import BrokeOff, OverQuota
 from imageflow.stores import About, ImageRef
 from imageflow.stores.places import DIGEST as IS_DIGEST
 from imageflow.stores.places import appearing, artifact_of, check_names
@@ -63,6 +63,11 @@ class GlanceStore:
     shared = True
 
     def __init__(self, config: Config) -> None:
+        """Raises ConfigError where [glance] contradicts itself; the cloud is not reached yet."""
+        if len(config.glance.stores) > 1 and config.glance.import_method == "upload":
+            raise ConfigError(
+                "[glance] stores: an upload goes into one store", hint="set [glance] import_method = glance-direct"
+            )
         self._config = config.glance
         self._images = Images(Cloud(config.openstack))
 
@@ -133,10 +138,6 @@ class GlanceStore:
         wanted = self._config
         if wanted.import_method != "upload":
             self._images.check_import(wanted.import_method)
-        elif len(wanted.stores) > 1:
-            raise ConfigError(
-                "[glance] stores: an upload goes into one store", hint="set [glance] import_method = glance-direct"
-            )
         if wanted.stores:
             self._images.check_stores(wanted.stores)
         if self._visibility(about) in ("public", "community"):
@@ -208,6 +209,8 @@ class GlanceStore:
             for position, image in reversed(list(enumerate(there.images))):
                 control.check()  # the last moment at which a worker that lost its claim can still be stopped
                 self._images.update(image.id, change | (kernels if position == 0 else {}))
+        except NotFound as error:
+            raise Unavailable(f"{error.message}: it went away while it was published") from error
         except Refused as error:
             raise self._not_visible(about, error) from error
         done = self._own(digest, build_id)
@@ -226,7 +229,7 @@ class GlanceStore:
 
     def _not_visible(self, about: About, error: Refused) -> Refused:
         visibility = self._visibility(about)
-        if visibility in ("private", "shared"):
+        if visibility in ("private", "shared") or isinstance(error, OverQuota):
             return error
         return Refused(
             f"{self._images.cloud.name} does not let us publish {visibility} images: {error.message}",

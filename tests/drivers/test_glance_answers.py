@@ -1,0 +1,114 @@
+"""The store in Glance, where Glance answers as it does to an administrator, when somebody interferes, or when it is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imageflow.control import Control
+from imageflow.errors import RecipeError, Unavailable
+from imageflow.openstack.trouble import OverQuota
+from imageflow.pins import glance as pins
+from imageflow.stores import About
+from imageflow.stores.glance import GlanceStore
+from tests.glance_server import PROJECT, Glance, configured, glance_server
+from tests.store_contract import image
+
+HASH = {"os_hash_algo": "sha512", "os_hash_value": "ab" * 64}
+OTHERS = "e" * 32  # another project
+
+
+@pytest.fixture
+def glance() -> Iterator[Glance]:
+    with glance_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(glance: Glance, tmp_path: Path) -> GlanceStore:
+    return GlanceStore(configured(glance, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("visibility", "membership", "taken"),
+    [
+        ("private", None, False),
+        ("shared", None, False),  # as every image is that somebody makes
+        ("shared", "pending", False),
+        ("community", None, False),
+        ("shared", "accepted", True),
+        ("public", None, True),
+    ],
+)
+@pytest.mark.parametrize("role", ["member", "admin"])
+def test_whose_image_is_taken_as_a_base(
+    glance: Glance, tmp_path: Path, role: str, visibility: str, membership: str | None, taken: bool
+) -> None:
+    """Glance lists everybody's for an administrator: under any name anybody may have put anything."""
+    glance.roles = [role]
+    glance.add("ours", name="debian", visibility="shared", created_at="2026-01-01T00:00:00Z", **HASH)
+    theirs = glance.add("theirs", name="debian", owner=OTHERS, created_at="2026-01-02T00:00:00Z", **HASH)
+    theirs["visibility"] = visibility
+    if membership:
+        glance.members["theirs", PROJECT] = membership
+    config = configured(glance, tmp_path)
+    assert pins.look_up({"glance": "debian"}, config).partition(":")[0] == ("theirs" if taken else "ours")
+    del glance.images["ours"]
+    if not taken:
+        with pytest.raises(RecipeError, match="no active image named 'debian'"):
+            pins.look_up({"glance": "debian"}, config)
+
+
+def test_a_full_quota_is_not_a_question_of_visibility(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
+    full = {"error": {"message": "Denying attempt to create an image because it exceeds the quota"}}
+    glance.before = lambda request: (413, full) if request.startswith("POST /v2/images") else None
+    with pytest.raises(OverQuota, match="exceeds the quota") as full_error:
+        store.add(image(tmp_path / "one"), build_id="b1", control=Control(), about=About("web", visibility="community"))
+    assert "quota show" in full_error.value.hint
+
+
+def test_an_image_that_goes_away_while_the_version_is_published(
+    glance: Glance, store: GlanceStore, tmp_path: Path
+) -> None:
+    files = image(tmp_path / "one")
+
+    def before(request: str) -> None:
+        method, _, path = request.partition(" ")
+        if method == "PATCH":  # the manifest comes first
+            glance.before = lambda request: None
+            del glance.images[path.rpartition("/")[2]]
+
+    glance.before = before
+    with pytest.raises(Unavailable, match="went away while it was published"):
+        store.add(files, build_id="b1", control=Control())
+    [disk] = glance.images
+    assert store.add(files, build_id="b1", control=Control()).path == disk, "what was sent is not sent again"
+    assert len(glance.images) == 2
+
+
+def test_an_image_that_is_hidden_while_it_is_looked_for_is_one(
+    glance: Glance, store: GlanceStore, tmp_path: Path
+) -> None:
+    ref = store.add(image(tmp_path / "one"), build_id="b1", control=Control())
+
+    def hide(request: str) -> None:
+        if "os_hidden=True" in request:
+            glance.images[ref.path]["os_hidden"] = True
+
+    glance.before = hide
+    [found] = store._sets(ref.digest)
+    assert found.whole and found.others == ()  # others are removed
+
+
+def test_what_an_upload_left_short_is_not_what_is_published(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
+    """Some servers take the end of a connection for the end of the data: such an image is active."""
+    files = image(tmp_path / "one")
+    digest = files[0][1].digest
+    store._send(files[:1], digest, "b1", About("web"), Control(), lambda _: None)
+    [short] = glance.images.values()
+    short |= {"size": 5, "created_at": "2026-01-01T00:00:00Z", **HASH}
+    ref = store.add(files, build_id="b1", control=Control())
+    assert ref.path != short["id"] and glance.images[ref.path]["size"] == files[0][1].size
+    assert len(glance.images) == 2
