@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Any
 
 import stevedore
@@ -21,5 +22,8 @@ def load(kind: str, group: str, name: str, option: str = "") -> Any:
         group, [name], on_load_failure_callback=fail, on_missing_entrypoints_callback=lambda names: None
     )
     if name not in found.names():
-        raise ConfigError(f"there is no {kind} driver {name!r}", hint=f"see {option or f'[{kind}] driver'}")
+        there = ", ".join(sorted(point.name for point in importlib.metadata.entry_points(group=group)))
+        raise ConfigError(
+            f"there is no {kind} driver {name!r}", hint=f"there are {there}; see {option or f'[{kind}] driver'}"
+        )
     return found[name].plugin

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from imageflow import drivers, targets
+from imageflow import drivers, openstack, targets
 from imageflow.comparing import Comparing
 from imageflow.conductor import Conductor
 from imageflow.dispatcher import Dispatcher
@@ -38,9 +38,10 @@ class Serving:
     """One process of the service."""
 
     def __init__(self, service: Service) -> None:
-        """Raises ConfigError for a listener or target that there is not."""
+        """Raises ConfigError for a listener, target or cloud that there is not."""
         self._service = service
         config = service.config
+        openstack.check(config)
         self._stop = Flag()
         self._conductor = Conductor(service)
         self._inbox = SqlInbox(service.database, wake=self._wake, heard=self._heard)

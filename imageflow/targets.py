@@ -40,12 +40,15 @@ class Target:
         return (self.driver, os.path.realpath(self.config.store_path))
 
     def open(self) -> Store:
-        """Its store; nothing of it is reached yet. Raises ConfigError: no such driver, or no such cloud."""
-        store: Store = drivers.load("store", "imageflow.stores", self.driver, OPTION)(self.config)
-        if self.driver == "glance":
-            from imageflow.openstack import Cloud
+        """Its store; nothing of it is reached yet. Raises ConfigError, naming the target: no such driver, or no such cloud."""
+        try:
+            store: Store = drivers.load("store", "imageflow.stores", self.driver, OPTION)(self.config)
+            if self.driver == "glance":
+                from imageflow.openstack import Cloud
 
-            _ = Cloud(self.config.openstack).session
+                _ = Cloud(self.config.openstack).session
+        except ConfigError as error:
+            raise ConfigError(f"{OPTION}: {self.name!r}: {error.message}", hint=error.hint) from error
         return store
 
     def look(self, *, used: bool) -> None:

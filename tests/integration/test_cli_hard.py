@@ -112,6 +112,7 @@ def test_a_folder_whose_name_is_not_text_is_refused(program: Program, tmp_path: 
         (b"[builds]\ntimeout = inf\n", "[builds] timeout can't be inf"),
         (b"\xff\xfe\n", "{file}: not text in UTF-8"),
         (b"[store]\ndriver = nope\n", "there is no store driver 'nope'"),
+        (b"[store]\ndriver = glance\n[glance]\nstores = fast, archive\n", "an upload goes into one store"),
         (b"[database]\nconnection = nonsense://me:pass-4711@host/db\n", "'nonsense' is not supported"),
     ],
 )
@@ -124,6 +125,15 @@ def test_a_wrong_configuration_names_the_place_and_keeps_passwords(
     shown = complained(program.run("image", "export", "tiny", str(tmp_path / "out"), expect=2))
     assert said.format(file=file) in shown
     assert "pass-4711" not in shown
+
+
+@pytest.mark.parametrize("who", ["[store]\ndriver = glance", "[compute]\ndriver = nova"])
+def test_nothing_is_served_where_the_cloud_is_not_configured(program: Program, tmp_path: Path, who: str) -> None:
+    file = tmp_path / "imageflow.conf"
+    (tmp_path / "clouds.yaml").write_text("clouds: {site: {auth: {auth_url: 'http://127.0.0.1:9/v3'}}}\n")
+    file.write_text(f"{who}\n[openstack]\ncloud = sight\nclouds_yaml = {tmp_path}/clouds.yaml\n")
+    done = program.run("--config-file", str(file), "serve", "--listen", "none", expect=2)
+    assert f"there is no cloud 'sight' in {tmp_path}/clouds.yaml" in complained(done)
 
 
 def test_a_configuration_that_is_a_folder_is_bad_input(program: Program, tmp_path: Path) -> None:

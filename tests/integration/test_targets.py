@@ -464,8 +464,9 @@ def test_builds_of_the_same_bytes_share_what_is_in_a_target(place: Place) -> Non
         ("a=directory:/x, a=directory:/y", "there is another target 'a'"),
         ("a=directory:/x, b=directory:/x/", "is the same place as a"),
         ("a=directory:{store}", "is the same place as [store]"),
-        ("a=nothing:/x", "no store driver 'nothing'"),
-        ("a=glance:no-such-cloud", "no-such-cloud"),
+        ("a=nothing:/x", "'a': there is no store driver 'nothing'"),
+        ("a=nothing:/x", "there are directory, glance"),
+        ("lab=glance:no-such-cloud", "'lab': there is no cloud 'no-such-cloud'"),
     ],
 )
 def test_a_wrong_target_ends_serve_before_anything_starts(place: Place, entry: str, said: str) -> None:
