@@ -95,7 +95,8 @@ class Glance:
             offered = self.members.get((image["id"], PROJECT)) == "accepted" and image["visibility"] == "shared"
             if (
                 (ours or admin or offered or image["visibility"] in ("public", "community"))
-                and (visibility == "all" or ours or image["visibility"] != "community")
+                and visibility in (None, "all", image["visibility"])
+                and (visibility is not None or ours or image["visibility"] != "community")
                 and str(image["os_hidden"]) == query.get("os_hidden", "False")
                 and all(str(image.get(key)) == value for key, value in wanted.items())
             ):

@@ -143,6 +143,9 @@ class Cloud:
 
     @property
     def is_administrator(self) -> bool:
-        """Whether Glance lists what belongs to others for us, too."""
-        with translated(f"{self.name}: who we are"):
-            return "admin" in self.session.auth.get_access(self.session).role_names
+        """Whether Glance lists what belongs to others for us, too; asks Keystone where the token has expired."""
+        session = self.session
+        token = patiently(
+            f"{self.name}: log in", lambda: session.auth.get_access(session), patience=self.config.patience
+        )
+        return "admin" in token.role_names

@@ -85,18 +85,21 @@ class Images:
     def offered(self, name: str, properties: Mapping[str, str]) -> Iterator[Image]:
         """Active images of this name that we may boot, and that have all of these properties, newest first.
 
-        Our own, those that are public, and those that were shared with us and accepted: not `community`, where
-        anybody can offer anything under any name, and not what only an administrator sees.
+        Our own, those that are public, and those that were shared with us and accepted: not what only an administrator
+        sees, and not `community`, where anybody can offer anything under any name, unless the properties ask for that
+        visibility. Where they say whose the images are, that is believed.
         """
         filters = {**properties, "name": name, "status": "active"}
         found = self.ask(f"images named {name!r}", lambda: list(self.cloud.glance.images.list(filters=filters)))
         images = sorted(map(_image, found), key=lambda i: (i.says("created_at"), i.id), reverse=True)
-        return filter(self._is_for_us, images)
+        return filter(lambda image: "owner" in properties or self._is_for_us(image, properties), images)
 
-    def _is_for_us(self, image: Image) -> bool:
+    def _is_for_us(self, image: Image, asked: Mapping[str, str]) -> bool:
         visibility, ours = image.says("visibility"), self.cloud.project
         if visibility == "public" or image.says("owner") == ours:
             return True
+        if visibility == "community":
+            return asked.get("visibility") == visibility
         if visibility != "shared":
             return False
         if not self.cloud.is_administrator:

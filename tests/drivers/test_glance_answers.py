@@ -61,6 +61,16 @@ def test_whose_image_is_taken_as_a_base(
             pins.look_up({"glance": "debian"}, config)
 
 
+@pytest.mark.parametrize("asked", [{"visibility": "community"}, {"owner": OTHERS}])
+@pytest.mark.parametrize("role", ["member", "admin"])
+def test_a_base_of_others_may_be_asked_for(glance: Glance, tmp_path: Path, role: str, asked: dict[str, str]) -> None:
+    glance.roles = [role]
+    visibility = asked.get("visibility", "public" if role == "member" else "private")
+    glance.add("theirs", name="debian", owner=OTHERS, visibility=visibility, **HASH)
+    found = pins.look_up({"glance": "debian", "properties": asked}, configured(glance, tmp_path))
+    assert found.startswith("theirs:")
+
+
 def test_a_full_quota_is_not_a_question_of_visibility(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
     full = {"error": {"message": "Denying attempt to create an image because it exceeds the quota"}}
     glance.before = lambda request: (413, full) if request.startswith("POST /v2/images") else None
