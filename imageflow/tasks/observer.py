@@ -56,14 +56,23 @@ class Observer:
         self, marker: str, control: Control, log: Callable[[str], None], progress: Callable[[float, str], None]
     ) -> Trouble | None:
         """Wait until an installer has powered the machine off; -> what went wrong, None when it said that it is done."""
+        delay = self._compute.console_delay
+        looked: float | None = None
+        alive = False  # it has said something since nobody looked for so long that its last words may be lost
         try:
             while True:
                 control.check()
+                known = self._offset
                 trouble = self.look(log, progress)
+                if looked is not None:  # the first look is at old words, too
+                    alive = self._offset > known or (alive and time.monotonic() - looked <= delay)
+                looked = time.monotonic()
                 state = self._compute.state(self._name)
                 if state is MachineState.STOPPED:
                     self.look(log, progress)
-                    return None if self._watch.said(marker) else self._not_installed(log)
+                    if self._watch.said(marker):
+                        return None
+                    return self._unseen() if delay and not alive else self._not_installed(log)
                 if trouble is not None:
                     return trouble
                 control.wait(_LOOK)
@@ -102,6 +111,14 @@ class Observer:
         )
         self._tell(trouble, log)
         return trouble
+
+    @staticmethod
+    def _unseen() -> Trouble:
+        return Trouble(
+            Cause.DIED,
+            "it was powered off while nobody looked, and whether the installer was done can't be seen any more",
+            "imageflow, or the cloud, was away",
+        )
 
     def _written(self) -> int | None:
         try:
