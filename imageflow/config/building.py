@@ -42,18 +42,30 @@ DIB: list[cfg.Opt] = [
     cfg.FloatOpt("min_free", default=2.0, min=0.0, help="GiB that must be free in state_dir before a build starts."),
 ]
 STORE: list[cfg.Opt] = [
-    cfg.StrOpt("driver", default="directory", help="Where images live."),
+    cfg.StrOpt(
+        "driver",
+        default="directory",
+        help="Where images live: 'directory' (a folder) or 'glance' (the cloud of [openstack]).",
+    ),
     cfg.StrOpt("path", help="Folder of the directory store; images/ in state_dir by default."),
 ]
 COMPUTE: list[cfg.Opt] = [
-    cfg.StrOpt("driver", default="qemu", help="Where build machines run."),
+    cfg.StrOpt(
+        "driver",
+        default="qemu",
+        help="Where build machines run: 'qemu' (this host) or 'nova' (the cloud of [openstack]).",
+    ),
 ]
 QEMU: list[cfg.Opt] = [
     cfg.StrOpt(
         "accelerator",
         default="auto",
-        choices=("auto", "kvm", "tcg"),
-        help="auto: KVM where a probe shows that it runs guests, else TCG.",
+        choices=(
+            ("auto", "KVM where a probe shows that it runs guests, else emulated"),
+            ("kvm", "hardware virtualization"),
+            ("tcg", "emulated: slow, runs everywhere"),
+        ),
+        help="How machines' processors are run.",
     ),
     cfg.IntOpt("max_memory", min=64, help="MiB for all machines together; three quarters of the host's by default."),
     cfg.IntOpt("max_vcpus", min=1, help="Virtual processors of all machines together; twice the host's by default."),
@@ -63,7 +75,12 @@ QEMU: list[cfg.Opt] = [
 ]
 LAYERS: list[cfg.Opt] = [
     cfg.FloatOpt("max_age", default=7 * 86400.0, min=0.0, help="Seconds after which an unused layer is removed."),
-    cfg.FloatOpt("max_size", default=40.0, min=0.0, help="GiB that all layers may take together."),
+    cfg.FloatOpt(
+        "max_size",
+        default=40.0,
+        min=0.0,
+        help="GiB that all layers may take together; in a cloud, those of this imageflow's builds.",
+    ),
 ]
 INSTALL: list[cfg.Opt] = [
     cfg.FloatOpt(

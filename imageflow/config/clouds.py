@@ -12,7 +12,7 @@ OPENSTACK: list[cfg.Opt] = [
         "cloud",
         help="Name of the cloud in clouds.yaml; OS_CLOUD, or the OS_* variables, by default.",
     ),
-    cfg.StrOpt("region", help="Region, where the cloud has several and clouds.yaml does not say."),
+    cfg.StrOpt("region", help="Region; by default the one that clouds.yaml says."),
     cfg.StrOpt("clouds_yaml", help="This file instead of those that openstacksdk looks for."),
     cfg.FloatOpt("timeout", default=60.0, min=1.0, help="Seconds that one request to a cloud may be silent."),
     cfg.FloatOpt(
@@ -26,23 +26,39 @@ GLANCE: list[cfg.Opt] = [
     cfg.StrOpt(
         "visibility",
         default="private",
-        choices=("private", "shared", "community", "public"),
-        help="Of published images whose recipe does not say; public needs a role for it.",
+        choices=(
+            ("private", "only our project sees them"),
+            ("shared", "our project, and those that it shares each with"),
+            ("community", "everybody may use them, and sees them only when asking for such"),
+            ("public", "everybody; needs a role for it"),
+        ),
+        help="Who sees published images whose recipe does not say.",
     ),
     cfg.StrOpt(
         "import_method",
         default="upload",
-        choices=("upload", "glance-direct"),
-        help="How data gets into Glance; glance-direct (interoperable import) where the cloud spreads images over stores.",
+        choices=(
+            ("upload", "sent to Glance, into one store"),
+            ("glance-direct", "interoperable import: staged, and spread over stores by the cloud"),
+        ),
+        help="How data gets into Glance.",
     ),
-    cfg.ListOpt("stores", default=[], help="Glance's stores that images go to, by their names; the cloud's default."),
+    cfg.ListOpt(
+        "stores",
+        default=[],
+        help="Glance's stores that images go to, by their names; by default the cloud chooses. Several: with glance-direct.",
+    ),
 ]
 NOVA: list[cfg.Opt] = [
     cfg.StrOpt("network", help="Name or id of the network of build machines; the only one there is by default."),
     cfg.StrOpt("floating_network", help="Network of floating addresses; none by default: the fixed address is used."),
     cfg.StrOpt("flavor", help="This flavor for every machine; by default the smallest that is large enough."),
     cfg.StrOpt("availability_zone", help="Where machines are put; the cloud's choice by default."),
-    cfg.ListOpt("security_groups", default=[], help="Groups that let in SSH from here; the project's default."),
+    cfg.ListOpt(
+        "security_groups",
+        default=[],
+        help="Security groups of machines: they must let in SSH from here. By default the project's group 'default'.",
+    ),
     cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between two looks at a server."),
     cfg.FloatOpt("build_timeout", default=600.0, min=1.0, help="Seconds until a server must be active."),
     cfg.FloatOpt("snapshot_timeout", default=3600.0, min=1.0, help="Seconds until a snapshot must be active."),
