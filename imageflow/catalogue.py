@@ -13,13 +13,16 @@ from imageflow import missing
 from imageflow.compute import FORMATS
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import Conflict, Corrupt, NotFound, Refused
+from imageflow.errors import Conflict, Corrupt, ImageflowError, NotFound, Refused
 from imageflow.model import Json, ResourceKind, Version
 from imageflow.persistence import builds, ledger, outbox, publications, versions
 from imageflow.persistence.database import Database
 from imageflow.stores import ImageRef, Store
 
 PATIENCE = 10.0  # seconds that a request waits for a database that is away
+_LATER = (
+    "the version is deleted all the same: 'imageflow serve' or 'imageflow resource reap' removes what is left of it"
+)
 
 
 class Catalogue:
@@ -136,7 +139,11 @@ class Catalogue:
             ledger.close(conn, version.build_id, ResourceKind.PUBLICATION, name, self._config.host, time.time())
 
         self._database.transact(forget, patience=PATIENCE)
-        self._store.delete(version.digest, version.build_id)  # killed before this, the janitor does it
+        try:
+            self._store.delete(version.digest, version.build_id)  # killed before this, the janitor does it
+        except ImageflowError as error:
+            error.hint = "; ".join(filter(None, [error.hint, _LATER]))
+            raise
         self._database.transact(forgotten, patience=PATIENCE)
 
     def retire(self, image: str, recipe: Json) -> list[Version]:
@@ -147,7 +154,7 @@ class Catalogue:
         retired, kept = [], 0
         for version in self.versions(image):
             if kept < int(keep):
-                kept += version.state != versions.MISSING
+                kept += version.state == versions.STORED
                 continue
             try:
                 self._delete(version)

@@ -5,6 +5,7 @@ What Glance's notifications tell is looked at within a second; without them, and
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from sqlalchemy import Connection
 
 from imageflow import missing, newer_bases
 from imageflow.complaints import Complaints
+from imageflow.errors import DatabaseUnavailable
 from imageflow.model import Event, Version
 from imageflow.openstack.image import BUILD
 from imageflow.persistence import events, publications, versions
@@ -25,6 +27,7 @@ _DELETE, _UPDATE = "glance.image.delete", "glance.image.update"
 _GONE = ("deleted", "pending_delete", "deactivated", "killed")  # states of an image that can't be used
 _MANY = 25  # versions that one round asks for
 _TELLING = 200  # events of one look
+_BEFORE = 1000  # events that came before the first look and are looked at all the same: nothing may have served
 _REST = 1.0  # seconds between two looks at events, however many come
 _RETRY = 60.0  # seconds until a cloud that did not answer is asked again
 _SETTLE = 5.0  # seconds after which an image is there for all: Glance tells of it just before
@@ -40,7 +43,7 @@ class Comparing:
         self._rest = rest
         self._bell = Flag()
         self._complaints = Complaints()
-        self._told: int | None = None  # seq of the last event that was looked at; the rounds find what was before
+        self._told: int | None = None  # seq of the last event that was looked at
         self._settled: float | None = None  # when to see whether who was told of a base came too early
         self._before: int | None = None  # id of the oldest version that this pass through all of them has seen
 
@@ -93,16 +96,21 @@ class Comparing:
     def listen(self) -> list[Version]:
         """Look at what was told since the last time; -> the versions that are missing."""
         gone: list[Version] = []
-        for event in self._news():
+        before, news = self._told, self._news()
+        try:
+            # All of them first: rounds find versions, whatever happens below, but not what is gone from targets.
+            self._look_at_targets(news)
+        except DatabaseUnavailable:
+            self._told = before
+            raise
+        for event in news:
             if event.type == newer_bases.ACTIVATE:
                 self._settled = self._settled or time.monotonic() + _SETTLE
                 continue
-            data: Mapping[str, Any] = event.data if isinstance(event.data, dict) else {}
+            data = _data(event)
             if event.type != _DELETE and data.get("status") not in _GONE:
                 continue
             what = "deleted" if event.type == _DELETE else data.get("status")
-            if event.type == _DELETE and data.get("id"):
-                self._database.transact(lambda conn, path=str(data["id"]): _lost(conn, path))  # type: ignore[misc]
             properties = data.get("properties")
             build = properties.get(BUILD) if isinstance(properties, dict) else None
             if isinstance(build, str) and self._service.store.shared:
@@ -114,21 +122,30 @@ class Comparing:
                     )
         return gone
 
+    def _look_at_targets(self, news: list[Event]) -> None:
+        deleted = [str(_data(event)["id"]) for event in news if event.type == _DELETE and _data(event).get("id")]
+        if deleted:
+            self._database.transact(functools.partial(_lost, paths=deleted))
+
     def _look(self, suspects: list[Version], why: str) -> list[Version]:
         there = [version for version in suspects if version.state == versions.STORED]
         return missing.look(self._database, self._service.config, self._service.store, there, why)
 
     def _news(self) -> list[Event]:
-        """The events of Glance that came since the last time, oldest first."""
+        """The events of Glance that came since the last time, oldest first; at first those that nobody may have looked at."""
         with self._database.read() as conn:
             if self._told is None:
-                self._told = events.last(conn)
-                return []
+                self._told = max(0, events.last(conn) - _BEFORE)
             found = events.of_types(conn, (_DELETE, _UPDATE, newer_bases.ACTIVATE), after=self._told, limit=_TELLING)
             self._told = found[-1].seq if len(found) == _TELLING else max(self._told, events.last(conn))
         return found
 
 
-def _lost(conn: Connection, path: str) -> None:
-    for one in publications.lost(conn, path):
-        LOG.warning("%s of build %s is missing in %s: somebody deleted it", one.image, one.build_id, one.target)
+def _data(event: Event) -> Mapping[str, Any]:
+    return event.data if isinstance(event.data, dict) else {}
+
+
+def _lost(conn: Connection, paths: list[str]) -> None:
+    for path in paths:
+        for one in publications.lost(conn, path):
+            LOG.warning("%s of build %s is missing in %s: somebody deleted it", one.image, one.build_id, one.target)

@@ -80,7 +80,7 @@ def ask(database: Database, config: Config) -> list[str]:
         if (newest := found[question]) is None:
             continue
         event, pin = newest
-        if _created(event) <= _created_of(database, one, pin, config):
+        if _created(event) < _created_of(database, one, pin, config):  # of one second, the one that is taken now
             continue
         if database.transact(functools.partial(_ask, one=one, event=event, pin=pin)):
             LOG.info("%s: %s in Glance is newer than what it was built from", one.image, event.subject)

@@ -75,6 +75,8 @@ class Glance:
             hashed = {"os_hash_algo": "sha512", "os_hash_value": hashlib.sha512(body).hexdigest()}
             image |= {"status": "active", "size": len(body), **hashed}
             return 204, None
+        if method == "DELETE" and image["protected"]:
+            return 403, None
         if method == "DELETE":
             del self.images[match[1]]
             return 204, None
@@ -174,11 +176,16 @@ def glance_server() -> Iterator[Glance]:
             thread.join()
 
 
-def configured(glance: Glance, folder: Path, patience: float = 5.0, **more: Any) -> Config:
-    """A configuration whose cloud it is."""
+def clouds_yaml(glance: Glance, folder: Path) -> Path:
+    """A file whose cloud `c` it is."""
     auth = {"auth_url": f"{glance.url}/v3", "username": "u", "password": "p", "project_name": "p"}
     auth |= {"user_domain_id": "default", "project_domain_id": "default"}
     file = folder / "clouds.yaml"
     file.write_text(json.dumps({"clouds": {"c": {"auth": auth, "region_name": "here", "identity_api_version": 3}}}))
-    reached = OpenStackConfig("c", None, file, 10.0, patience)
-    return dataclasses.replace(config.load(state_dir=str(folder / "state")), openstack=reached, **more)
+    return file
+
+
+def configured(glance: Glance, folder: Path) -> Config:
+    """A configuration whose cloud it is."""
+    reached = OpenStackConfig("c", None, clouds_yaml(glance, folder), 10.0, 5.0)
+    return dataclasses.replace(config.load(state_dir=str(folder / "state")), openstack=reached)

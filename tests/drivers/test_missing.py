@@ -16,7 +16,7 @@ from imageflow import config, missing
 from imageflow.catalogue import Catalogue
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import NotFound
+from imageflow.errors import Corrupt, NotFound
 from imageflow.model import Artifact, Build, BuildState, Version
 from imageflow.persistence import builds, outbox, versions
 from imageflow.persistence.database import Database
@@ -166,6 +166,17 @@ def test_what_is_missing_does_not_count_as_kept(images: Images) -> None:
     retired = images.catalogue.retire("web", {"publish": {"keep": 2}})
     assert [one.build_id for one in retired] == [made[0].build_id]
     assert [images.state(one) for one in made] == ["deleted", "stored", "stored", "missing"]
+
+
+def test_what_is_corrupt_does_not_count_as_kept(images: Images) -> None:
+    made = [images.made() for _ in range(4)]
+    file = Path(made[2].path)
+    file.chmod(0o600)
+    file.write_bytes(b"x" * 16)
+    with pytest.raises(Corrupt):
+        images.catalogue.verify(made[2].digest, Control())
+    images.catalogue.retire("web", {"publish": {"keep": 2}})
+    assert [images.state(one) for one in made] == ["deleted", "stored", "corrupt", "stored"]
 
 
 def test_all_are_looked_at_in_turn(images: Images) -> None:
