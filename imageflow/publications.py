@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from sqlalchemy import Connection
@@ -62,13 +63,14 @@ class Publications:
             if ref is not None:
                 version = versions.get(conn, ref)
                 publications.want(conn, version.id, into)
-                found = publications.select(conn, version_id=version.id)
+                look = functools.partial(publications.select, conn, version_id=version.id)
             else:
                 if target is not None:
                     for version in versions.newest(conn):
                         publications.want(conn, version.id, into)
-                found = publications.select(conn, states=_TROUBLED)
-            return [one for one in found if one.target in into and publications.again(conn, one)]
+                look = functools.partial(publications.select, conn, states=_TROUBLED)
+            asked = {_key(one) for one in look() if one.target in into and publications.again(conn, one)}
+            return [one for one in look() if _key(one) in asked]
 
         return self._database.transact(work, patience=PATIENCE)
 
@@ -83,3 +85,7 @@ class Publications:
         if not number:
             raise NotFound(f"nothing was published to {target!r}", hint="see 'imageflow publication list'")
         return number
+
+
+def _key(one: Publication) -> tuple[int, str]:
+    return one.version_id, one.target

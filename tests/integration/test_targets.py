@@ -355,7 +355,7 @@ def test_a_target_that_refuses_is_given_up_until_it_is_asked_for_again(
         assert (shown["state"], shown["attempts"]) == ("failed", 3)
         (place.folders["far"] / ".lock").rmdir()
         [again] = place.program.json("publication", "retry")
-        assert (again["target"], again["image"]) == ("far", "web")
+        assert (again["target"], again["image"], again["state"], again["error"]) == ("far", "web", "waiting", None)
         place.await_stored()
         assert "2/2" in place.program.run("image", "list").stdout
     place.exactly("far", version)
