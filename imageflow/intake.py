@@ -94,7 +94,7 @@ def wanted_image(
     from imageflow import fingerprint, pins, precheck
 
     canonical = image.canonical()
-    precheck.check(image, folder)
+    precheck.check(image, folder, config)
     pinned = pins.pin(image, folder, config, base_of) | _watched_images(canonical, base_of)
     if canonical.get("on"):
         pinned |= learnt(image.name)
@@ -179,5 +179,5 @@ def validate(
     picked = loaded.pick(images)
     for image in picked:
         pins.check(image, loaded.folder, config)
-        precheck.check(image, loaded.folder)
+        precheck.check(image, loaded.folder, config)
     return picked

@@ -1,13 +1,15 @@
-"""What can be known of an image before anything boots: its answer file, its installer's ISO, the tools of its provisioners."""
+"""What can be known of an image before anything boots: answer file, ISO, tools of provisioners, properties for Glance."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from imageflow import provisioners
+from imageflow import provisioners, targets
+from imageflow.config import Config
 from imageflow.errors import RecipeError, Refused
 from imageflow.iso import Answers, answers, media, method
+from imageflow.openstack.properties import checked
 from imageflow.recipe import ImageRecipe
 from imageflow.recipe.problems import path_name
 from imageflow.stages import kind_of
@@ -15,8 +17,9 @@ from imageflow.stages import kind_of
 _LARGEST = 1 << 20  # bytes of an answer file
 
 
-def check(image: ImageRecipe, folder: Path) -> None:
+def check(image: ImageRecipe, folder: Path, config: Config) -> None:
     """Raise RecipeError with every problem of the answer file, or the first other one; `folder` is the recipe's."""
+    _check_properties(image, config)
     if image.method == "dib":
         return
     if image.method == "install":
@@ -33,6 +36,17 @@ def check(image: ImageRecipe, folder: Path) -> None:
             provisioners.find(kind).check(step[kind], folder)
         except (RecipeError, Refused) as error:
             raise image.error(("configure", index, kind), error.message, error.hint) from None
+
+
+def _check_properties(image: ImageRecipe, config: Config) -> None:
+    """Where it goes into a Glance: what that would refuse when all is built."""
+    if config.store != "glance" and not any(target.driver == "glance" for target in targets.parse(config)):
+        return
+    try:
+        checked((image.data.get("publish") or {}).get("properties") or {})
+    except RecipeError as error:
+        path = ("publish", "properties")
+        raise image.error(path, error.message.removeprefix(f"{'.'.join(path)}: "), error.hint) from None
 
 
 def _check_answers(image: ImageRecipe, folder: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from imageflow import fingerprint, recipe, stages
+from imageflow import config as configuration
+from imageflow import fingerprint, precheck, recipe, stages
 from imageflow.errors import RecipeError
 from imageflow.pins.glance import Pinned
 from imageflow.recipe import ImageRecipe
@@ -110,3 +111,18 @@ def test_an_iso_in_glance_is_part_of_the_installed_system(tmp_path: Path) -> Non
     one = stages.stages(canonical, pins)
     other = stages.stages(canonical, pins | {"iso:glance:debian-netinst": f"{OTHER}:sha512:{'0' * 128}"})
     assert one[0].key != other[0].key
+
+
+@pytest.mark.parametrize("text", ["[store]\ndriver = glance\n", "[publish]\ntargets = prod=glance:prod\n"])
+def test_properties_that_glance_would_refuse_are_refused_before_anything_is_built(tmp_path: Path, text: str) -> None:
+    image = load(tmp_path, boot("{glance: d}", "    publish:\n      properties: {min_disk: ten}\n"))
+    (tmp_path / "empty.conf").touch()
+    precheck.check(
+        image, tmp_path, configuration.load([str(tmp_path / "empty.conf")], str(tmp_path))
+    )  # a folder takes it
+    (tmp_path / "imageflow.conf").write_text(text)
+    config = configuration.load([str(tmp_path / "imageflow.conf")], str(tmp_path))
+    with pytest.raises(
+        RecipeError, match=r"recipe.yaml:6: images\[0\].publish.properties: min_disk is a number of GiB"
+    ):
+        precheck.check(image, tmp_path, config)
