@@ -67,11 +67,14 @@ class Catalogue:
 
     def located(self, version: Version) -> Version:
         """With the path where it is now, as seen from here: a store can be moved, or mounted elsewhere."""
+        if version.store != self._store.name:
+            return version
         found = self._store.find(version.digest, version.build_id)
         return version if found is None else replace(version, path=found.path)
 
     def ref(self, version: Version) -> ImageRef:
-        """A version as its store knows it."""
+        """A version as its store knows it; raises NotFound."""
+        self._check_store(version)
         found = self._store.find(version.digest, version.build_id)
         if found is None and version.state == versions.MISSING:
             raise _missing(version)
@@ -85,9 +88,18 @@ class Catalogue:
             )
         return found
 
+    def _check_store(self, version: Version) -> None:
+        """Raise NotFound where the version is in another store than the one that is configured now."""
+        if version.store != self._store.name:
+            raise NotFound(
+                f"{version.image}@{version.digest[:12]} is in the store '{version.store}', and [store] driver is '{self._store.name}'",
+                hint=f"build it again, or ask with [store] driver = {version.store}",
+            )
+
     def verify(self, ref: str, control: Control, progress: Callable[[float], None] = lambda _: None) -> Version:
         """Read every byte of a version again; a corrupt or missing one is never reused from then on."""
         version = self.version(ref)
+        self._check_store(version)
         try:
             self._store.verify(version.digest, control, progress)
         except (Corrupt, NotFound) as error:
@@ -116,6 +128,7 @@ class Catalogue:
     def delete(self, ref: str) -> Version:
         """Delete a version; Conflict while a build uses it."""
         version = self.version(ref)
+        self._check_store(version)
         self._delete(version)
         return version
 
@@ -153,6 +166,8 @@ class Catalogue:
             return []
         retired, kept = [], 0
         for version in self.versions(image):
+            if version.store != self._store.name:
+                continue
             if kept < int(keep):
                 kept += version.state == versions.STORED
                 continue

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from imageflow import config, missing
 from imageflow.catalogue import Catalogue
@@ -18,7 +19,7 @@ from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import Corrupt, NotFound
 from imageflow.model import Artifact, Build, BuildState, Version
-from imageflow.persistence import builds, outbox, versions
+from imageflow.persistence import builds, outbox, tables, versions
 from imageflow.persistence.database import Database
 from imageflow.stores.directory import DirectoryStore
 
@@ -186,3 +187,22 @@ def test_all_are_looked_at_in_turn(images: Images) -> None:
         second = versions.some(conn, "directory", first[-1].id, 3)
         assert versions.some(conn, "glance", None, 3) == []
     assert [one.build_id for one in first + second] == [one.build_id for one in reversed(made)]
+
+
+def test_what_is_in_another_store_is_left_alone(images: Images) -> None:
+    version = images.made()
+    with images.database.begin() as conn:  # as before [store] driver was changed
+        conn.execute(sa.update(tables.versions).where(tables.versions.c.id == version.id).values(store="glance"))
+    for ask in (
+        lambda: images.catalogue.verify("web", Control()),
+        lambda: images.catalogue.export("web", images.folder, None, Control()),
+        lambda: images.catalogue.delete("web"),
+        lambda: images.catalogue.base("web"),
+    ):
+        with pytest.raises(NotFound, match="in the store 'glance', and .store. driver is 'directory'") as raised:
+            ask()
+        assert "driver = glance" in raised.value.hint
+    newer = images.made(), images.made()
+    assert [one.id for one in images.catalogue.retire("web", {"publish": {"keep": 1}})] == [newer[0].id]
+    assert images.state(version) == "stored"
+    assert images.told() == ["delete"]
