@@ -199,7 +199,7 @@ def test_what_is_in_another_store_is_left_alone(images: Images) -> None:
         lambda: images.catalogue.delete("web"),
         lambda: images.catalogue.base("web"),
     ):
-        with pytest.raises(NotFound, match="in the store 'glance', and .store. driver is 'directory'") as raised:
+        with pytest.raises(NotFound, match=r"in the store 'glance', and .store. driver is 'directory'") as raised:
             ask()
         assert "driver = glance" in raised.value.hint
     newer = images.made(), images.made()
