@@ -1,6 +1,6 @@
 """A reverse proxy between imageflow and a cloud that injects faults: one port for each service, in a thread of the test.
 
-    with CloudProxy.before(session) as proxy:           # a keystoneauth session; or CloudProxy({"keystone": URL, ...})
+    with CloudProxy.before(session, region=…) as proxy:  # a keystoneauth session; or CloudProxy({"keystone": URL, ...})
         ...                                             # imageflow is given proxy.auth_url and nothing else
         proxy.inject({"500": 0.02, "lost": 0.02, "delay": 0.05})    # kinds: tests.cloud_faults.KINDS
         proxy.once("lost", "POST", r"/servers$")        # the next such request, whatever the rates are
@@ -75,8 +75,11 @@ class CloudProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="cloud proxy", daemon=True)
 
     @classmethod
-    def before(cls, session: Any, *, seed: int = 0, region: str | None = None) -> Self:
-        """Before the cloud of a keystoneauth session: every service of SERVICES that its catalogue knows, in this region."""
+    def before(cls, session: Any, *, region: str | None, seed: int = 0) -> Self:
+        """Before the cloud of a keystoneauth session: every service of SERVICES that its catalogue knows, in this region.
+
+        `region`: None only where there is one; of several, a catalogue has any first.
+        """
         catalogue = session.auth.get_access(session).service_catalog
         found = {
             name: catalogue.get_urls(

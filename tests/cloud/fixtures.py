@@ -15,6 +15,7 @@ from tests.services import require
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
+    from tests.cloud.glance_rig import GlanceRig, Project
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
@@ -62,3 +63,23 @@ def nothing_left(cloud: Cloud) -> Iterator[None]:
     if left:
         remove(cloud)
     assert not left
+
+
+@pytest.fixture(scope="module")
+def glance_project(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project for the tests of a store, see tests/cloud/glance_rig.py."""
+    from tests.cloud.glance_rig import Project
+
+    made = Project(cloud, tmp_path_factory.mktemp("project"))
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def glance_rig(glance_project: Project, tmp_path: Path) -> Iterator[GlanceRig]:
+    """The store in Glance; its project is empty afterwards."""
+    from tests.cloud.glance_rig import GlanceRig
+
+    made = GlanceRig(glance_project, tmp_path / "rig")
+    yield made
+    made.clean()

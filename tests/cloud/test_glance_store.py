@@ -3,187 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import json
-import os
-import secrets
-import signal
-import subprocess
-import sys
-import textwrap
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
-import yaml
 
-from imageflow import config
-from imageflow.config import Config
-from imageflow.config.clouds import GlanceConfig, OpenStackConfig
 from imageflow.control import Control
-from imageflow.errors import Cancelled, Corrupt, NotFound, RecipeError, Refused, Unavailable
+from imageflow.errors import Cancelled, Corrupt, RecipeError, Refused, Unavailable
 from imageflow.model import Artifact
-from imageflow.openstack.image import WHOLE, Image
+from imageflow.openstack.image import WHOLE
 from imageflow.openstack.trouble import OverQuota
-from imageflow.stores import About, ImageRef
-from imageflow.stores.glance import GlanceStore
+from tests.cloud.glance_rig import GlanceRig, about, kernels, one_whole_set
+from tests.cloud.settings import REGION
 from tests.cloud_proxy import CloudProxy
 from tests.store_contract import *  # noqa: F403 - the tests of every driver
 from tests.store_contract import image
 
 pytestmark = pytest.mark.cloud
-SAMPLE = 10  # of its tests in each run, see sample.py
-
-
-class Project:
-    """A project of its own, whose only user is an ordinary member of it; and another that looks on."""
-
-    def __init__(self, cloud: Any, folder: Path) -> None:
-        from openstack.connection import Connection
-
-        self.cloud = cloud
-        self.admin = Connection(session=cloud.session("admin"), compute_api_version="2")
-        self._made: list[tuple[str, str]] = []
-        self.clouds_yaml = folder / "clouds.yaml"
-        identity = self.admin.identity
-        member = identity.find_role("member", ignore_missing=False)
-        said: dict[str, Any] = {}
-        for cloud_name in ("store", "outsider"):
-            name, password = f"{cloud_name}-{secrets.token_hex(4)}", secrets.token_hex(8)
-            project = identity.create_project(name=name, domain_id="default")
-            user = identity.create_user(name=name, password=password, domain_id="default")
-            identity.assign_project_role_to_user(project, user, member)
-            self._made.append((project.id, user.id))
-            auth = {
-                "auth_url": self.admin.session.auth.auth_url,
-                "username": name,
-                "password": password,
-                "project_name": name,
-                "user_domain_id": "default",
-                "project_domain_id": "default",
-            }
-            said[cloud_name] = {"auth": auth, "region_name": "RegionOne", "identity_api_version": 3}
-        self.clouds_yaml.write_text(yaml.safe_dump({"clouds": said}))
-        self.said = said
-
-    def session(self) -> Any:
-        """keystoneauth's, of the member."""
-        from openstack.connection import Connection
-
-        return Connection(**self.said["store"]).session
-
-    def outsider(self) -> Any:
-        """Somebody in another project."""
-        from openstack.connection import Connection
-
-        return Connection(**self.said["outsider"])
-
-    def remove(self) -> None:
-        """The projects, and their users."""
-        for project, user in self._made:
-            self.admin.identity.delete_user(user)
-            self.admin.identity.delete_project(project)
-
-
-class GlanceRig:
-    """The Glance of a cloud, in a project of the tests' own."""
-
-    shares = False
-
-    def __init__(self, project: Project, folder: Path) -> None:
-        self.project = project
-        self.folder = folder
-        self.config = self.configured()
-
-    def configured(self, **glance: Any) -> Config:
-        """The configuration, with other [glance] options."""
-        return dataclasses.replace(
-            config.load(state_dir=str(self.folder)),
-            openstack=OpenStackConfig("store", None, self.project.clouds_yaml, 60.0, 60.0),
-            glance=dataclasses.replace(GlanceConfig("private", "upload", ()), **glance),
-        )
-
-    def store(self, **glance: Any) -> GlanceStore:
-        return GlanceStore(self.configured(**glance))
-
-    def store_at(self, auth_url: str, patience: float = 60.0) -> GlanceStore:
-        """By another way to the same cloud."""
-        said = json.loads(json.dumps(self.project.said["store"]))
-        said["auth"]["auth_url"] = auth_url
-        file = self.folder.with_name(f"{secrets.token_hex(4)}.yaml")
-        file.write_text(yaml.safe_dump({"clouds": {"store": said}}))
-        reached = OpenStackConfig("store", None, file, 60.0, patience)
-        return GlanceStore(dataclasses.replace(self.config, openstack=reached))
-
-    @property
-    def images(self) -> list[Image]:
-        """All that is in our project, hidden and half-made ones, too."""
-        return self.store()._images.find({})
-
-    def of(self, name: str, **properties: str) -> Image:
-        """The image of an artifact."""
-        (found,) = self.store()._images.find({"imageflow:artifact": name, **properties})
-        return found
-
-    def file(self, id: str) -> Path:
-        """Where Glance keeps an image's data."""
-        folder: Path = self.project.cloud.settings.state
-        return folder / "glance-api" / "main" / id
-
-    def damage(self, ref: ImageRef, name: str, how: str) -> None:
-        there = self.of(name)
-        path = self.file(there.id)
-        if how == "remove":
-            self.project.admin.image.delete_image(there.id)
-        elif how == "truncate":
-            os.truncate(path, path.stat().st_size - 1)
-        else:
-            with path.open("r+b") as file:
-                file.seek(path.stat().st_size // 2)
-                byte = file.read(1)
-                file.seek(-1, os.SEEK_CUR)
-                file.write(bytes([byte[0] ^ 1]))
-
-    def clean(self) -> None:
-        """Nothing is left for the next test."""
-        images = self.store()._images
-        for one in images.find({}):
-            if one.data.get("protected"):
-                images.update(one.id, {"protected": False})
-            images.remove(one.id)
-
-
-@pytest.fixture(scope="module")
-def project(cloud: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    made = Project(cloud, tmp_path_factory.mktemp("project"))
-    yield made
-    made.remove()
+SAMPLE = 8  # of its tests in each run, see sample.py
 
 
 @pytest.fixture
-def rig(project: Project, tmp_path: Path) -> Iterator[GlanceRig]:
-    made = GlanceRig(project, tmp_path / "rig")
-    yield made
-    made.clean()
-
-
-def about(**more: Any) -> About:
-    return About("web", key="k" * 64, recipe="web", architecture="amd64", **more)
-
-
-def kernels(folder: Path) -> list[tuple[Path, Artifact]]:
-    """What a build leaves that keeps its kernel outside."""
-    files = image(folder)
-    for name, format, content in (("web.vmlinuz", "kernel", b"kernel" * 100), ("web.initrd", "initrd", b"")):
-        (folder / name).write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        files.append((folder / name, Artifact(name, format, len(content), digest)))
-    return files
+def rig(glance_rig: GlanceRig) -> GlanceRig:
+    return glance_rig
 
 
 def test_what_the_images_say(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
@@ -440,7 +284,7 @@ def test_through_a_connection_that_breaks(rig: GlanceRig, tmp_path: Path, contro
     files = image(tmp_path / "one", size=4 << 20)
     digest = files[0][1].digest
     rates = dict.fromkeys(("401", "404", "409", "500", "503", "reset", "lost", "delay"), 0.04)
-    with CloudProxy.before(rig.project.session(), seed=seed) as proxy:
+    with CloudProxy.before(rig.project.session(), region=REGION, seed=seed) as proxy:
         store = rig.store_at(proxy.auth_url)
         assert store.find(digest) is None  # whoever we are, is known then
         proxy.inject(rates | {"cut-upload": 0.2, "cut-download": 0.1}, services=["glance"], longest=2.0)
@@ -462,7 +306,7 @@ def test_through_a_connection_that_breaks(rig: GlanceRig, tmp_path: Path, contro
 
 def test_an_answer_that_gets_lost_costs_no_second_upload(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
     files = image(tmp_path / "one", size=4 << 20)
-    with CloudProxy.before(rig.project.session()) as proxy:
+    with CloudProxy.before(rig.project.session(), region=REGION) as proxy:
         store = rig.store_at(proxy.auth_url)
         proxy.once("lost", "POST", r"/v2/images$", service="glance")
         proxy.once("lost", "PUT", r"/file$", service="glance")
@@ -475,7 +319,7 @@ def test_an_answer_that_gets_lost_costs_no_second_upload(rig: GlanceRig, tmp_pat
 
 def test_a_cloud_that_is_away_is_no_reason_to_throw_away(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
     files = image(tmp_path / "one", size=4 << 20)
-    with CloudProxy.before(rig.project.session()) as proxy:
+    with CloudProxy.before(rig.project.session(), region=REGION) as proxy:
         store = rig.store_at(proxy.auth_url, patience=2.0)
 
         def stop(done: float) -> None:
@@ -491,175 +335,3 @@ def test_a_cloud_that_is_away_is_no_reason_to_throw_away(rig: GlanceRig, tmp_pat
         ref = store.add(files, build_id="b1", control=control)
         assert ref.path == sent.id
     one_whole_set(rig, ref.digest)
-
-
-# -- other processes -------------------------------------------------------------------------------
-
-_WORKER = """
-import json, os, resource, signal, sys
-from pathlib import Path
-said = json.loads(sys.argv[1])
-from imageflow import config
-from imageflow.config.clouds import GlanceConfig, OpenStackConfig
-from imageflow.control import Control
-from imageflow.model import Artifact
-from imageflow.stores.glance import GlanceStore
-import dataclasses
-def progress(fraction):
-    if fraction >= said["until"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-settings = dataclasses.replace(
-    config.load(state_dir=said["folder"]),
-    openstack=OpenStackConfig("store", None, Path(said["clouds_yaml"]), 60.0, 60.0),
-    glance=GlanceConfig("private", "upload", ()),
-)
-files = [(Path(path), Artifact(**artifact)) for path, artifact in said["files"]]
-if said["go"]:
-    print("ready", flush=True)
-    sys.stdin.readline()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ref = GlanceStore(settings).add(files, build_id="b1", control=Control(), progress=progress)
-print(json.dumps([ref.path, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
-"""
-
-
-@contextlib.contextmanager
-def worker(
-    rig: GlanceRig,
-    files: list[tuple[Path, Artifact]],
-    *,
-    until: float = 2.0,
-    go: bool = False,
-) -> Iterator[subprocess.Popen[str]]:
-    """A process that adds the files; it is killed when the fraction `until` is sent."""
-    said = {
-        "folder": str(rig.folder),
-        "clouds_yaml": str(rig.project.clouds_yaml),
-        "files": [[str(path), dataclasses.asdict(artifact)] for path, artifact in files],
-        "until": until,
-        "go": go,
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_WORKER), json.dumps(said)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
-
-
-def one_whole_set(rig: GlanceRig, digest: str, count: int = 2) -> None:
-    """There is this version, once, and nothing else."""
-    store = rig.store()
-    assert [r.digest for r in store.list()] == [digest]
-    assert len(rig.images) == count
-    store.verify(digest, Control())
-
-
-@pytest.mark.parametrize("until", [0.3, 1.0])
-def test_killed_while_it_is_sent(rig: GlanceRig, tmp_path: Path, control: Control, until: float) -> None:
-    files = image(tmp_path / "one", size=32 << 20)
-    with worker(rig, files, until=until) as child:
-        assert child.wait(120) == -signal.SIGKILL
-    assert rig.images
-    assert rig.store().find(files[0][1].digest) is None
-    ref = rig.store().add(files, build_id="b1", control=control)
-    one_whole_set(rig, ref.digest)
-
-
-def killed_at(rig: GlanceRig, files: list[tuple[Path, Artifact]], number: int, after: bool) -> bool:
-    """Whether a process that adds the files was killed at its request of this number, before or after it was answered."""
-    child = os.fork()
-    if child:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status in (0, -signal.SIGKILL)
-        return status != 0
-    try:
-        store = rig.store()
-        session = store._images.cloud.session
-        session.session = requests.Session()  # not the parent's connections
-        send = session.session.send
-        left = number
-
-        def count(*arguments: Any, **more: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0 and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            answer = send(*arguments, **more)
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return answer
-
-        session.session.send = count
-        store.add(files, build_id="b1", control=Control())
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def test_killed_at_every_request(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
-    files = image(tmp_path / "one", size=64_000)
-    digest = files[0][1].digest
-    store = rig.store()
-    number = 0
-    while killed_at(rig, files, number, after=number % 2 == 1) or killed_at(rig, files, number, after=True):
-        if number % 3 == 2:  # nobody goes on: then it is tidied away
-            store.tidy(lambda build_id: False)
-            assert len(rig.images) in (0, 2)
-        store.add(files, build_id="b1", control=control)
-        assert [r.digest for r in store.list()] == [digest]
-        assert len(rig.images) == 2
-        store.delete(digest, "b1")
-        assert rig.images == []
-        number += 1
-    assert number > 10
-
-
-def test_four_at_once(rig: GlanceRig, tmp_path: Path) -> None:
-    files = image(tmp_path / "one", size=16 << 20)
-    with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(worker(rig, files, go=True)) for _ in range(4)]
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        for child in children:
-            assert child.wait(200) == 0
-    one_whole_set(rig, files[0][1].digest)
-
-
-def test_a_large_file_needs_little_memory(rig: GlanceRig, tmp_path: Path) -> None:
-    path = tmp_path / "disk.raw"
-    with path.open("wb") as file:
-        for number in range(300):
-            file.write(number.to_bytes(4, "big") * (1 << 18))
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            sha256.update(piece)
-    artifact = Artifact("disk.raw", "raw", 300 << 20, sha256.hexdigest(), 300 << 20)
-    with worker(rig, [(path, artifact)]) as child:
-        out, _ = child.communicate(timeout=250)
-    _id, before, peak = json.loads(out)
-    assert peak - before < 100 << 10  # KiB; the clients themselves take most of it
-    one_whole_set(rig, artifact.digest, 1)
-
-
-def test_reading_needs_little_memory_and_can_be_left(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
-    files = image(tmp_path / "one", size=16 << 20)
-    store = rig.store()
-    ref = store.add(files, build_id="b1", control=control)
-    for _ in range(20):  # more than a session has connections: each is given back
-        with store.open(ref) as file:
-            assert len(file.read(10)) == 10
-    with pytest.raises(NotFound):
-        store.open(dataclasses.replace(ref, digest="e" * 64))
