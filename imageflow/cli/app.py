@@ -221,11 +221,15 @@ class App(CliffApp):
         return config.load(self.options.config_file, self.options.state_dir)
 
     @contextmanager
-    def service(self, config: Config | None = None) -> Iterator[Service]:
-        """The service, open; with another configuration than the global options ask for, if one is given."""
+    def service(self, config: Config | None = None, *, builds: bool = False) -> Iterator[Service]:
+        """The service, open; with another configuration than the global options ask for, if one is given.
+
+        `builds`: it may build in this process. Otherwise somebody waits for an answer, and a cloud that is away gets less time.
+        """
         from imageflow.service import Service
 
-        with Service.open(config or self.config()) as service:
+        found = config or self.config()
+        with Service.open(found if builds or config is not None else found.impatient) as service:
             yield service
 
     def _show_traceback_if_asked(self) -> None:

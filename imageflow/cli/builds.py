@@ -272,7 +272,7 @@ class _Change(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         from imageflow.cli.wait import exit_code, see_through, tell_if_nothing_serves
 
-        with self.app.service() as service:
+        with self.app.service(builds=parsed_args.wait) as service:
             if not parsed_args.build:
                 raise BadInput("which build?", hint="'imageflow build list' shows them")
             build = self.ask(service, parsed_args.build)

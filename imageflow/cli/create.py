@@ -42,7 +42,7 @@ class Create(TextLister):
         settings = dict(parsed_args.settings)
         self._results = []
         self._logins: dict[str, list[str]] = {}
-        with self.app.service() as service:
+        with self.app.service(builds=parsed_args.wait) as service:
             left = list(intake.bases(parsed_args.file, parsed_args.images, settings))
             while left:
                 submissions = service.submit(parsed_args.file, left, force=parsed_args.force, settings=settings)

@@ -274,7 +274,7 @@ class Send(TextLister):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         from imageflow.cli.aftermath import Aftermath
 
-        with self.app.service() as service:
+        with self.app.service(builds=parsed_args.wait) as service:
             receipts = service.events.send(events_of(parsed_args))
             for receipt in receipts:
                 new = (

@@ -119,7 +119,7 @@ class Verify(_OneVersion):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         from imageflow.control import Control
 
-        with self.app.service(self.app.config().impatient) as service, _Percent(self.app, "verifying") as percent:
+        with self.app.service() as service, _Percent(self.app, "verifying") as percent:
             version = service.images.verify(parsed_args.ref, Control(), percent)
         return self.describe(version)
 
@@ -139,7 +139,7 @@ class Export(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         from imageflow.control import Control
 
-        with self.app.service(self.app.config().impatient) as service:
+        with self.app.service() as service:
             version = service.images.version(parsed_args.ref)
             path = service.images.export(version.digest, parsed_args.to, parsed_args.artifact, Control())
         return self.dict2columns(
@@ -161,7 +161,7 @@ class Delete(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with self.app.service(self.app.config().impatient) as service:
+        with self.app.service() as service:
             version = service.images.delete(parsed_args.ref)
         return self.dict2columns({"image": version.image, "digest": version.digest, "state": "deleted"})
 

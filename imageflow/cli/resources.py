@@ -44,7 +44,7 @@ class Reap(Lister):
     nothing = "nothing to remove"
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        with self.app.service(self.app.config().impatient) as service:
+        with self.app.service() as service:
             reaped = service.reap()
         if any(why is not None for _, why in reaped):
             self.exit_code = 1

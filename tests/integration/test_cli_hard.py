@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -134,6 +135,21 @@ def test_nothing_is_served_where_the_cloud_is_not_configured(program: Program, t
     file.write_text(f"{who}\n[openstack]\ncloud = sight\nclouds_yaml = {tmp_path}/clouds.yaml\n")
     done = program.run("--config-file", str(file), "serve", "--listen", "none", expect=2)
     assert f"there is no cloud 'sight' in {tmp_path}/clouds.yaml" in complained(done)
+
+
+def test_nobody_waits_long_for_a_cloud_that_is_away(program: Program, tmp_path: Path) -> None:
+    """Those that build, as patiently as [openstack] patience says, would ask for five minutes."""
+    with socket.socket() as bound:  # nobody listens at its port
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/v3"
+        auth = (
+            f"{{auth_url: '{url}', username: u, password: p, project_name: p, user_domain_id: d, project_domain_id: d}}"
+        )
+        (tmp_path / "clouds.yaml").write_text(f"clouds: {{site: {{auth: {auth}}}}}\n")
+        file = tmp_path / "imageflow.conf"
+        file.write_text(f"[store]\ndriver = glance\n[openstack]\ncloud = site\nclouds_yaml = {tmp_path}/clouds.yaml\n")
+        done = program.run("--config-file", str(file), "resource", "reap", expect=1, seconds=90)
+    assert "Connection refused" in complained(done)
 
 
 def test_a_configuration_that_is_a_folder_is_bad_input(program: Program, tmp_path: Path) -> None:
