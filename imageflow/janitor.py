@@ -136,6 +136,7 @@ class Janitor:
     def _is_active(self, build_id: str, unknown: bool = False) -> bool:
         try:
             with self._database.read() as conn:
-                return not builds.get(conn, build_id).state.ended
+                build = builds.get(conn, build_id)
         except NotFound:
             return unknown
+        return unknown if build.id != build_id else not build.state.ended  # `get` takes an id's beginning, too

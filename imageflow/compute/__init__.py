@@ -215,7 +215,16 @@ class Compute(Protocol):
         Raises Unavailable when it broke: `ensure` it first, so that its disk is in order.
         """
 
-    def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
+    def checkpoint(
+        self,
+        name: str,
+        key: str,
+        *,
+        parent: str | None,
+        title: str,
+        build_id: str,
+        control: Control | None = None,
+    ) -> Layer:
         """Freeze the disk of a machine, running or stopped, as a layer held by the build; it goes on on top of it.
 
         What the guest has not written to its disk is not in it: `sync` there first. Again with the same

@@ -163,11 +163,20 @@ class FakeCompute:
         if self.state(name) is MachineState.RUNNING:
             self.power_off(name)
 
-    def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
+    def checkpoint(
+        self,
+        name: str,
+        key: str,
+        *,
+        parent: str | None,
+        title: str,
+        build_id: str,
+        control: Control | None = None,
+    ) -> Layer:
         machine = self._folder(name)
         if self.state(name) is MachineState.ABSENT:
             raise Refused(f"there is no machine {name}")
-        with locked(machine.lock):
+        with locked(machine.lock, control):
             place = self.layers.begin(key, build_id)
             if (made := self.layers.made(place)) is not None:
                 return made

@@ -114,6 +114,7 @@ class Workbench:
             parent=parent,
             title=f"{self.build.image}: {stage.title}",
             build_id=self.build.id,
+            control=self.control,
         )
 
     # -- the machine -----------------------------------------------------------------------------

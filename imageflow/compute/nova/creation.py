@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imageflow.compute import MachineSpec, Seed, Source
-from imageflow.compute.nova import flavors, media
+from imageflow.compute.nova import flavors, layers
 from imageflow.compute.nova.keypairs import Keypairs
 from imageflow.compute.nova.media import Media
 from imageflow.compute.nova.network import Network
@@ -39,7 +39,6 @@ class Creation:
     network: Network
     keypairs: Keypairs
     media: Media
-    machines: Callable[[], Collection[str]]  # names of all of ours that are there
 
     def check(self, spec: MachineSpec) -> None:
         """Raise Refused when there can't be such a server."""
@@ -90,6 +89,7 @@ class Creation:
                 log(f"{error.message}: once more")
                 control.wait(2.0**start)
                 continue
+            self.servers.changed(name)
             self.servers.keep_only(found, control)
             log(f"machine {name} runs as server {found.id}: flavor {flavor.name}")
             return found
@@ -105,9 +105,10 @@ class Creation:
         image = self.images.get(disk.path)
         if image is None:
             raise Refused(f"image {disk.path} of layer {disk.layer[:12]} is gone")
-        wanted = media.firmware(spec)
-        if wanted and image.says("owner") == self.cloud.project and image.says(BUILD):
-            image = self.images.update(image.id, wanted)
+        if image.says("owner") == self.cloud.project:
+            change, drop = layers.firmware(image, spec)
+            if change or drop:
+                image = self.images.update(image.id, change, remove=drop)
         return image
 
     def _post(
@@ -125,8 +126,7 @@ class Creation:
             try:
                 self.servers.ask_once("create a server", create)
             except OverQuota as error:
-                others = [other for other in self.machines() if other != name]
-                if not others:
+                if not any(server.metadata[MACHINE] != name for server in self.servers.all()):
                     raise
                 if not said:
                     log(f"machine {name} ({flavor.name}) waits: {error.message}")

@@ -44,6 +44,14 @@ from imageflow.openstack.images import Images
 
 _STOP = 300.0  # seconds until a server must be off, that its guest would not power off: Nova does it by then
 _HOLD = 15.0  # seconds; Nova shows nothing of a server that is off, and may be slow to show what one says that is on
+# What brings back a server that somebody has put aside, by its status; nothing else can be done to it before.
+_WAKE: dict[str, Callable[[Any], object]] = {
+    "PAUSED": lambda server: server.unpause(),
+    "SUSPENDED": lambda server: server.resume(),
+    "RESCUE": lambda server: server.unrescue(),
+    "SHELVED": lambda server: server.unshelve(),
+    "SHELVED_OFFLOADED": lambda server: server.unshelve(),
+}
 
 
 class NovaCompute:
@@ -72,7 +80,6 @@ class NovaCompute:
             self._network,
             self._keypairs,
             self._media,
-            self.list,
         )
 
     def check(self, spec: MachineSpec) -> None:
@@ -96,13 +103,13 @@ class NovaCompute:
             raise NotFound(f"there is no ISO {cdrom}")
         with self._locked(name, control):
             server = self._servers.one(name)
-            if server is not None and server.status == "ERROR" and not launched(server):
-                self._servers.delete(name, control)  # it never ran
+            if server is not None and server.status == "ERROR" and (not launched(server) or _stage(server) == BLANK):
+                self._servers.delete(name, control)  # there is nothing on its disk
                 server = None
             if server is None or server.status == "BUILD":
                 server = self._creation.create(name, spec, build_id, control, log, disk, cdrom, seed)
             self._network.give_floating(server.id, name, control)
-            stage = server.metadata.get(STAGE)
+            stage = _stage(server)
             begun = stage == INSTALLING and (server.status == "RESCUE" or self._servers.ejected(server))
             if cdrom is not None and stage in (BLANK, INSTALLING) and not begun:
                 server = self._insert(server, name, build_id, spec, cdrom, control)
@@ -117,7 +124,7 @@ class NovaCompute:
             server = self._servers.one(name)
             if server is None:
                 raise Refused(f"there is no machine {name} whose disk could be booted")
-            if server.metadata.get(STAGE) == INSTALLING:
+            if _stage(server) == INSTALLING:
                 if self._servers.state(server) is MachineState.RUNNING:
                     raise Unavailable(f"machine {name} still runs from its CD")
                 server = self._eject(server, control)
@@ -138,7 +145,7 @@ class NovaCompute:
             server,
             "power a server off",
             lambda s: s.status == "SHUTOFF" and task(s) is None,
-            lambda s: s.stop(),
+            _power_off,
             control=control,
             timeout=max(timeout, _STOP),
         )
@@ -190,16 +197,25 @@ class NovaCompute:
 
     # -- disks ---------------------------------------------------------------------------------------
 
-    def checkpoint(self, name: str, key: str, *, parent: str | None, title: str, build_id: str) -> Layer:
+    def checkpoint(
+        self,
+        name: str,
+        key: str,
+        *,
+        parent: str | None,
+        title: str,
+        build_id: str,
+        control: Control | None = None,
+    ) -> Layer:
         """See the protocol. What was installed from a CD runs from its disk afterwards: Nova can't do otherwise."""
-        control = Control()
+        control = control or Control()
         if self._servers.one(name) is None:
             raise Refused(f"there is no machine {name}")
         with self._locked(name, control):
             server = self._servers.one(name)
             if server is None or self._servers.state(server) is MachineState.ERROR:
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
-            installing = server.metadata.get(STAGE) == INSTALLING
+            installing = _stage(server) == INSTALLING
             layer = self._layers.of(key, build_id)
             if layer is None:
                 if installing:
@@ -244,8 +260,8 @@ class NovaCompute:
         self._media.remove(name, media.DISK)
 
         def act(found: Any) -> None:
-            if found.status in ("PAUSED", "SUSPENDED"):
-                found.unpause() if found.status == "PAUSED" else found.resume()
+            if (wake := _WAKE.get(found.status)) is not None:
+                wake(found)
             elif found.status == "SHUTOFF":
                 found.start()
             else:
@@ -331,10 +347,19 @@ class NovaCompute:
         if server.status in ("BUILD", "ERROR"):
             return
         try:
-            text = self._servers.ask("a console", server.get_console_output)
-        except (NotFound, Refused, TimedOut):
-            return
-        except Unavailable:
+            text = self._servers.ask_briefly("a console", server.get_console_output)
+        except (NotFound, Refused, TimedOut, Unavailable):
             return
         with locked(self._site / f".{name}.console.lock"):
             self._console(name).add(text.encode("utf-8", "replace"))
+
+
+def _power_off(server: Any) -> None:
+    """Ask Nova for what comes next on a server's way down."""
+    wake = None if _stage(server) == INSTALLING else _WAKE.get(server.status)  # its rescue is the installer
+    wake(server) if wake is not None else server.stop()
+
+
+def _stage(server: Any) -> str:
+    """What a server of ours is at."""
+    return str(server.metadata.get(STAGE) or "")

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imageflow.compute import FORMATS, Layer, Source
+from imageflow.compute import FORMATS, Layer, MachineSpec, Source
+from imageflow.compute.nova import media
 from imageflow.compute.nova.adopted import Adopted
 from imageflow.compute.qemu.disks import check_base
 from imageflow.control import Control
@@ -176,6 +177,19 @@ class NovaLayers:
 def ours(image: Image) -> bool:
     """Whether a layer was made by us: a snapshot that a person takes of a build's server says the same of itself."""
     return image.says(LAYER) != "" and image.name == f"{_NAME}{image.says(LAYER)[:12]}"
+
+
+def firmware(image: Image, spec: MachineSpec) -> tuple[dict[str, str], list[str]]:
+    """What a layer has to say, and not to say, so that a server boots it by this firmware; nothing for other images.
+
+    A snapshot says what its server was. A base that was taken in is one layer for machines of every firmware.
+    """
+    if not ours(image):
+        return {}, []
+    wanted = media.firmware(spec)
+    change = {name: value for name, value in wanted.items() if image.says(name) != value}
+    drop = [] if wanted or PARENT in image.data else [name for name in media.UEFI if name in image.data]
+    return change, drop
 
 
 def _good(image: Image) -> bool:

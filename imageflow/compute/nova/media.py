@@ -18,7 +18,7 @@ from imageflow.openstack.images import Images
 
 PURPOSE = f"{PREFIX}purpose"
 BLANK, ISO, SOURCE, DISK = "blank", "iso", "source", "disk"
-_UEFI = {"hw_firmware_type": "uefi", "hw_machine_type": "q35"}
+UEFI = {"hw_firmware_type": "uefi", "hw_machine_type": "q35"}
 
 
 class Media:
@@ -28,12 +28,12 @@ class Media:
         self._images = images
 
     def blank(self, name: str, build_id: str, spec: MachineSpec, control: Control) -> Image:
-        """An empty disk of `spec.disk` GiB, that is powered off at once when it is told so: nothing runs on it."""
+        """An empty disk of `spec.disk` GiB. It says no os_shutdown_timeout: that would be the installed system's, too."""
         assert spec.disk is not None
         with tempfile.TemporaryDirectory(prefix="imageflow-") as folder:
             file = Path(folder) / "blank.qcow2"
             process.run(["qemu-img", "create", "-q", "-f", "qcow2", str(file), f"{spec.disk}G"], control=control)
-            about = {"min_disk": spec.disk, "os_shutdown_timeout": "0", **firmware(spec)}
+            about = {"min_disk": spec.disk, **firmware(spec)}
             return self._upload(name, build_id, BLANK, file, "qcow2", about, control)
 
     def iso(self, name: str, build_id: str, spec: MachineSpec, file: Path, control: Control) -> Image:
@@ -87,4 +87,4 @@ def ours(image: Image) -> bool:
 
 def firmware(spec: MachineSpec) -> dict[str, str]:
     """What an image says so that a server boots it by this firmware."""
-    return dict(_UEFI) if spec.firmware == "uefi" else {}
+    return dict(UEFI) if spec.firmware == "uefi" else {}

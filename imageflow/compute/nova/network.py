@@ -51,7 +51,17 @@ class Network:
     def give_floating(self, server_id: str, name: str, control: Control) -> None:
         """See that the server has a floating address, where they are configured; again is fine."""
         wanted = self._config.floating_network
-        if wanted is None or self._floating(name):
+        if wanted is None:
+            return
+        ports = self._ask("ports", "GET", "ports", params={"device_id": server_id})["ports"]
+        if not ports:
+            raise Unavailable(f"machine {name} has no port yet")
+        port = ports[0]["id"]
+        if (found := self._floating(name)) and any(entry.get("port_id") == port for entry in found):
+            return
+        if found:  # an earlier server's
+            moved = {"floatingip": {"port_id": port}}
+            self._ask("a floating address", "PUT", f"floatingips/{found[0]['id']}", json=moved)
             return
         external = self._ask("networks", "GET", "networks", params={"router:external": "true"})["networks"]
         pools = [n["id"] for n in external if wanted in (n["name"], n["id"])]
@@ -59,12 +69,14 @@ class Network:
             raise Refused(
                 f"there is no one network {wanted!r} of floating addresses", hint="see [nova] floating_network"
             )
-        ports = self._ask("ports", "GET", "ports", params={"device_id": server_id})["ports"]
-        if not ports:
-            raise Unavailable(f"machine {name} has no port yet")
-        body = {"floating_network_id": pools[0], "port_id": ports[0]["id"], "description": name}
+        body = {"floating_network_id": pools[0], "port_id": port, "description": name}
         control.check()
-        self._ask("a floating address", "POST", "floatingips", json={"floatingip": body})
+
+        def make() -> None:  # an answer that got lost may have been a yes, and a port has but one
+            if not self._floating(name):
+                self._cloud.network.request("/v2.0/floatingips", "POST", json={"floatingip": body})
+
+        patiently(f"{self._cloud.name}: a floating address", make, patience=self._cloud.config.patience)
 
     def take_floating(self, name: str) -> None:
         """Give the machine's floating addresses back; absent is fine."""

@@ -21,6 +21,7 @@ from imageflow.openstack.trouble import patiently
 MACHINE, STAGE = f"{PREFIX}machine", f"{PREFIX}stage"
 BLANK, INSTALLING, DISK = "blank", "installing", "disk"  # what a server of ours is at; `disk`: it boots from its disk
 _SLICE = 0.25  # seconds
+_BRIEFLY = 10.0  # seconds
 _TRIES = 3  # times that a server in ERROR is asked to come back
 _AGAIN = 20.0  # seconds until a server that does nothing is asked once more
 _SHUTDOWN, _CRASHED = 4, 6  # power states of Nova
@@ -43,7 +44,7 @@ class Servers:
     def get(self, id: str) -> Any:
         """The server with this id right now, None when it is gone."""
         try:
-            server = self.ask(f"server {id}", lambda: self._cloud.nova.servers.get(id))
+            server = self.ask(f"server {id}", lambda: _known(self._cloud.nova.servers.get(id)))
         except NotFound:
             return None
         return None if server.status in ("DELETED", "SOFT_DELETED") else server
@@ -51,7 +52,12 @@ class Servers:
     def all(self, name: str | None = None) -> list[Any]:
         """Those of a machine, or of all machines, the oldest first."""
         search = {} if name is None else {"name": f"^{name}$"}
-        found = self.ask("our servers", lambda: list(self._cloud.nova.servers.list(search_opts=search, limit=-1)))
+
+        def look() -> list[Any]:
+            listed = self._cloud.nova.servers.list(search_opts=search, limit=-1)
+            return [_known(server) for server in listed if name is not None or hasattr(server, "metadata")]
+
+        found = self.ask("our servers", look)
         ours = [s for s in found if s.metadata.get(MACHINE) and name in (None, s.metadata[MACHINE])]
         return sorted((s for s in ours if s.status not in ("DELETED", "SOFT_DELETED")), key=lambda s: (s.created, s.id))
 
@@ -131,6 +137,11 @@ class Servers:
                 raise trouble or TimedOut(f"{what}: {found.name} is {found.status} for {timeout:.0f} seconds")
             self.pause(server.id, control)
 
+    def ask_briefly(self, what: str, work: Callable[[], Any]) -> Any:
+        """For what will be asked for again in a moment, and may never be there."""
+        patience = min(_BRIEFLY, self._cloud.config.patience)
+        return patiently(f"{self._cloud.name}: {what}", work, patience=patience)
+
     def ask_once(self, what: str, work: Callable[[], Any]) -> Any:
         """Without trying again: the caller looks what came of it."""
         return patiently(f"{self._cloud.name}: {what}", work, patience=0.0)
@@ -145,7 +156,9 @@ class Servers:
         return any(action.action == "unrescue" for action in actions)
 
     def note(self, server: Any, stage: str) -> None:
-        """Write onto the server what it is at; again is fine. Nova refuses it while the server runs from a CD."""
+        """Write onto the server what it is at; again is fine. Nova refuses it in RESCUE, and in ERROR."""
+        if server.metadata.get(STAGE) == stage:
+            return
         self.ask("a server's metadata", lambda: self._cloud.nova.servers.set_meta(server, {STAGE: stage}))
         self.changed(server.metadata[MACHINE])
 
@@ -173,6 +186,13 @@ class Servers:
             control.wait(min(self._poll, 1.0))
         self._ids.pop(name, None)
         self.changed(name)
+
+
+def _known(server: Any) -> Any:
+    """The server; raises Unavailable while Nova itself does not know more of it than its id: its cell is away."""
+    if not hasattr(server, "metadata"):
+        raise Unavailable(f"Nova can't say how server {server.id} is right now")
+    return server
 
 
 def task(server: Any) -> str | None:

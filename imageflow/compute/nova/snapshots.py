@@ -9,13 +9,14 @@ from typing import Any
 
 from imageflow.compute.nova.servers import Servers, task
 from imageflow.control import Control
-from imageflow.errors import NotFound, TimedOut, Unavailable
+from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
 from imageflow.openstack.image import PREFIX, Image
 from imageflow.openstack.images import Images
 from imageflow.openstack.properties import product
 
 _POLL = 0.5  # seconds
+_TRIES = 5
 _LATE = 15.0  # seconds until the image of a snapshot that Nova may have begun must be seen
 
 
@@ -35,7 +36,7 @@ def snapshot(
     Nova's image is active before the server can be asked for something else: this waits for both.
     """
     end = time.monotonic() + timeout
-    asked = -_LATE
+    asked, begun = -_LATE, 0
     said = _said(images, server, identity)
     trouble: Exception | None = None
     while True:
@@ -55,9 +56,14 @@ def snapshot(
         if idle:
             for half in there:
                 images.remove(half.id, control)
+            if begun == _TRIES:
+                raise Refused(
+                    f"Nova has begun the snapshot of {server.name} {begun} times, and finished none",
+                    hint="is there space where it runs, and in Glance? nova-compute's log says why",
+                )
             try:
                 servers.ask_once("a snapshot", functools.partial(cloud.nova.servers.create_image, found, name, said))
-                asked = time.monotonic()
+                asked, begun = time.monotonic(), begun + 1
             except Unavailable as error:
                 trouble = error
         if time.monotonic() > end:
