@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from imageflow import fetch, resources
-from imageflow.compute import FORMATS, Compute
+from imageflow.compute import FORMATS, Compute, MachineState
 from imageflow.compute.locks import locked
 from imageflow.config import Config
 from imageflow.errors import Corrupt, InputChanged, NotFound, RecipeError, Refused
@@ -37,6 +37,9 @@ class PrepareMachine(Task):
         build, compute = bench.build, bench.compute
         compute.check(bench.spec())
         bench.ledger.open(ResourceKind.DIRECTORY, str(bench.work.path))
+        if not bench.work.path.exists() and compute.state(bench.name) is not MachineState.ABSENT:
+            bench.log("a machine of this build runs that only another host has the keys of: it is deleted")
+            compute.delete(bench.name)
         bench.work.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         bench.ledger.open(ResourceKind.LAYERS, build.id)
         stages = bench.stages

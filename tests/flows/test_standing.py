@@ -19,6 +19,7 @@ from imageflow.control import Control
 from imageflow.errors import ImageflowError
 from imageflow.model import Build, BuildState
 from imageflow.tasks.machine import AwaitSsh, BootMachine
+from imageflow.tasks.prepare_machine import PrepareMachine
 from imageflow.tasks.workbench import Workbench
 
 BUILD, OTHER = "0123456789ab", "ba9876543210"
@@ -143,3 +144,13 @@ def test_a_machine_that_dies_before_it_is_reached_starts_from_what_it_was_starte
         AwaitSsh().execute(site.bench, START | {"key": site.base.key}, {"key": site.base.key}, machine)
     assert site.compute.state(site.bench.name) is MachineState.RUNNING
     assert site.stands_on(theirs), site.log
+
+
+def test_a_machine_that_only_another_host_can_get_into_is_made_anew(site: Bench, tmp_path: Path) -> None:
+    """In a cloud it is there for every host, and its keys are where they were made."""
+    site.boot()
+    PrepareMachine().execute(site.bench)
+    assert site.compute.state(site.bench.name) is MachineState.RUNNING
+    elsewhere = configuration.load(state_dir=str(tmp_path / "another host"))
+    PrepareMachine().execute(dataclasses.replace(site.bench, config=elsewhere))
+    assert site.compute.state(site.bench.name) is MachineState.ABSENT
