@@ -25,6 +25,9 @@ def _region(cloud: str | None, region: str | None, file: Path | None, timeout: f
     secure = [str(file.with_name("secure.yaml"))] if file else None
     loader = Loader(config_files=[str(file)] if file else None, secure_files=secure)
     _check(loader, cloud, file)
+    entry = loader.cloud_config["clouds"].get(cloud or loader.default_cloud)
+    if region and entry and not entry.get("regions"):  # openstacksdk would refuse any other than region_name
+        entry["region_name"] = region
     wanted: dict[str, Any] = {"api_timeout": timeout} | ({"region_name": region} if region else {})
     return loader.get_one(cloud, **wanted)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -106,6 +107,19 @@ def test_without_any_cloud_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="no cloud is configured") as raised:
         _ = Cloud(configured(tmp_path, None)).session
     assert "[openstack] cloud" in raised.value.hint
+
+
+def test_the_configured_region_wins(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    file = tmp_path / "clouds.yaml"
+    one = file.read_text().replace("  other:", "    region_name: RegionOne\n  other:")
+    file.write_text(one)
+    assert Cloud(config)._where("image")["region_name"] == "RegionOne"
+    assert Cloud(replace(config, region="RegionTwo"))._where("image")["region_name"] == "RegionTwo"
+    file.write_text(one.replace("region_name: RegionOne", "regions: [RegionOne, RegionThree]"))
+    assert Cloud(replace(config, region="RegionThree"))._where("image")["region_name"] == "RegionThree"
+    with pytest.raises(ConfigError, match="RegionTwo is not a valid region"):
+        _ = Cloud(replace(config, region="RegionTwo", timeout=11.0)).session
 
 
 def test_secrets_may_be_in_a_file_beside(tmp_path: Path, keystone: Keystone) -> None:
