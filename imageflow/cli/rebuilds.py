@@ -33,7 +33,7 @@ def _row(rebuild: Rebuild) -> tuple[Any, ...]:
 class _One(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("image", metavar="IMAGE")
+        parser.add_argument("image", metavar="IMAGE", help="its name, from 'imageflow rebuild list'")
         return parser
 
 
