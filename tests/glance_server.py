@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from imageflow import config
 from imageflow.config import Config
@@ -63,7 +63,7 @@ class Glance:
         if path in ("/v2/schemas/image", "/v2/schemas/member"):
             return 200, _SCHEMA
         if path == "/v2/images":
-            return (201, self._make(json.loads(body))) if method == "POST" else (200, {"images": self._found(query)})
+            return (201, self._make(json.loads(body))) if method == "POST" else self._page(query)
         match = re.fullmatch(r"/v2/images/([^/]+)(?:/(file|members)(?:/([^/]+))?)?", path)
         if match is None or match[1] not in self.images:
             return 404, None
@@ -86,6 +86,18 @@ class Glance:
 
     def _make(self, said: dict[str, Any]) -> dict[str, Any]:
         return self.add(said.pop("id"), **{"status": "queued", "size": None, **said})
+
+    def _page(self, query: dict[str, str]) -> Answer:
+        """The newest first, so many at once; 400 when the image is gone that the page before ended with."""
+        found = sorted(self._found(query), key=lambda image: (image["created_at"], image["id"]), reverse=True)
+        if (marker := query.pop("marker", None)) is not None:
+            if marker not in self.images:
+                return 400, None
+            found = found[[image["id"] for image in found].index(marker) + 1 :]
+        page = found[: int(query["limit"])]
+        more = len(page) == int(query["limit"])
+        following = {"next": "/v2/images?" + urlencode({**query, "marker": page[-1]["id"]})} if more else {}
+        return 200, {"images": page, **following}
 
     def _found(self, query: dict[str, str]) -> list[dict[str, Any]]:
         """As Glance does: an administrator sees everybody's images, community images are not seen unless asked for."""

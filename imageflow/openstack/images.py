@@ -74,13 +74,25 @@ class Images:
         def look() -> list[Any]:
             found: list[Any] = []
             for one in (False, True) if hidden is None else (hidden,):
-                found += list(self.cloud.glance.images.list(filters={**filters, "os_hidden": one}))
+                found += self._list({**filters, "os_hidden": one})
             return found
 
         # One that is hidden meanwhile is in both answers.
         images = {str(raw["id"]): _image(raw) for raw in self.ask("our images", look)}.values()
         there = [i for i in images if i.status not in _GONE and (snapshots or not i.inherited)]
         return sorted(there, key=Image.age)
+
+    def _list(self, filters: Mapping[str, Any]) -> list[Any]:
+        found: list[Any] = []
+        try:
+            with translated(f"{self.cloud.name}: images"):
+                found.extend(self.cloud.glance.images.list(filters=dict(filters)))
+        except (NotFound, Refused) as error:
+            # A proxy says 404 when Glance is away. 400 after the first page: the image that it ended with is deleted.
+            if found or isinstance(error, NotFound):
+                raise Unavailable(error.message) from error
+            raise
+        return found
 
     def offered(self, name: str, properties: Mapping[str, str]) -> Iterator[Image]:
         """Active images of this name that we may boot, and that have all of these properties, newest first.
@@ -90,7 +102,7 @@ class Images:
         visibility. Where they say whose the images are, that is believed.
         """
         filters = {**properties, "name": name, "status": "active"}
-        found = self.ask(f"images named {name!r}", lambda: list(self.cloud.glance.images.list(filters=filters)))
+        found = self.ask(f"images named {name!r}", lambda: self._list(filters))
         images = sorted(map(_image, found), key=lambda i: (i.says("created_at"), i.id), reverse=True)
         return filter(lambda image: "owner" in properties or self._is_for_us(image, properties), images)
 

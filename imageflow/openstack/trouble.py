@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -69,12 +69,20 @@ def translated(what: str) -> Iterator[None]:
 
 def meaning(error: BaseException, what: str) -> ImageflowError | None:
     """The error of ours for one of a client's; None when it is none of theirs, but a bug."""
+    if (answer := _not_understood(error)) is not None:
+        from keystoneauth1.exceptions import from_response
+
+        error = from_response(answer, answer.request.method if answer.request else "", answer.url)
     code = _status(error)
     said = f"{what}: {_text(error)}"
     if code is None or code == 0:
         return _without_answer(error, said)
     if code == 401:
         return NotAccepted(said)
+    if code in (404, 410) and str(getattr(error, "url", "")).endswith(
+        "/auth/tokens"
+    ):  # says nothing of what was asked for
+        return Unavailable(said, hint="is Keystone there? See auth_url in clouds.yaml")
     if code in (404, 410):
         return NotFound(said)
     if code == 409:
@@ -86,6 +94,17 @@ def meaning(error: BaseException, what: str) -> ImageflowError | None:
     if code == 403:
         return Refused(said, hint="the account of imageflow needs a role for it: see 'Roles' in doc/openstack.md")
     return Refused(said)
+
+
+def _not_understood(error: BaseException) -> Any:
+    """The answer with an error that glanceclient could not read, as proxies give them; None when that is not what happened."""
+    at = error.__traceback__ if isinstance(error, AttributeError | KeyError | TypeError | ValueError) else None
+    while at is not None:
+        frame = at.tb_frame
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("glanceclient.exc", "from_response"):
+            return frame.f_locals["response"]
+        at = at.tb_next
+    return None
 
 
 def _status(error: BaseException) -> int | None:

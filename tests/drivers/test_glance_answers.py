@@ -122,3 +122,30 @@ def test_what_an_upload_left_short_is_not_what_is_published(glance: Glance, stor
     ref = store.add(files, build_id="b1", control=Control())
     assert ref.path != short["id"] and glance.images[ref.path]["size"] == files[0][1].size
     assert len(glance.images) == 2
+
+
+def test_an_image_between_two_pages_is_deleted(glance: Glance, store: GlanceStore) -> None:
+    """Glance knows where a page begins by the last image of the one before."""
+    for number in range(250):
+        glance.add(f"{number:03}")
+
+    def take_away(request: str) -> None:
+        if "marker=" in request:
+            glance.before = lambda request: None
+            del glance.images[request.rpartition("marker=")[2]]
+
+    glance.before = take_away
+    assert len(store._images.find({})) == 249
+
+
+def test_no_list_is_no_empty_list(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
+    """What stands before a Glance that is restarted may say 404."""
+    ref = store.add(image(tmp_path / "one"), build_id="b1", control=Control())
+    left = iter(range(2))
+    glance.before = lambda request: (
+        (404, None) if "GET /v2/images?" in request and next(left, None) is not None else None
+    )
+    assert store.find(ref.digest) == ref
+    glance.before = lambda request: (404, None)
+    with pytest.raises(Unavailable):
+        GlanceStore(configured(glance, tmp_path)).verify(ref.digest, Control())

@@ -173,6 +173,38 @@ def test_a_status_that_glanceclient_has_no_name_for() -> None:
     assert type(meaning(error, "x")) is Unavailable
 
 
+@pytest.mark.parametrize(
+    ("content_type", "text"),
+    [
+        ("application/json", '{"message": "no Route matched with those values"}'),
+        ("application/json", '["no"]'),
+        ("application/json", "no"),
+        ("application/json", "null"),
+        (None, "no"),
+        ("text/plain", "\xe4"),
+    ],
+)
+@pytest.mark.parametrize(("status", "expected"), [(404, NotFound), (403, Refused), (503, Unavailable)])
+def test_what_a_proxy_says_in_its_own_way(
+    content_type: str | None, text: str, status: int, expected: type[ImageflowError]
+) -> None:
+    said = answer(status, content_type=content_type or "")
+    said._content = text.encode("latin-1")
+    if content_type is None:
+        del said.headers["Content-Type"]
+    with pytest.raises(expected) as raised, translated("image x"):
+        raise glance.from_response(said, said.content)
+    assert type(raised.value) is expected
+    assert raised.value.message.startswith("image x: ") and "attribute" not in raised.value.message
+
+
+def test_nobody_to_log_in_with_is_no_answer() -> None:
+    """Else a server or image would count as deleted while Keystone is restarted behind a proxy."""
+    said = answer(404, "default backend - 404")
+    error = keystone.from_response(said, "POST", "http://cloud/v3/auth/tokens")
+    assert type(meaning(error, "server x")) is Unavailable
+
+
 def test_our_own_errors_pass() -> None:
     ours = Conflict("mine")
     with pytest.raises(Conflict) as raised, translated("x"):
