@@ -197,7 +197,7 @@ def clouds_yaml(glance: Glance, folder: Path) -> Path:
     return file
 
 
-def configured(glance: Glance, folder: Path) -> Config:
+def configured(glance: Glance, folder: Path, patience: float = 5.0) -> Config:
     """A configuration whose cloud it is."""
-    reached = OpenStackConfig("c", None, clouds_yaml(glance, folder), 10.0, 5.0)
+    reached = OpenStackConfig("c", None, clouds_yaml(glance, folder), 10.0, patience)
     return dataclasses.replace(config.load(state_dir=str(folder / "state")), openstack=reached)

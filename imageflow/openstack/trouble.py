@@ -79,11 +79,9 @@ def meaning(error: BaseException, what: str) -> ImageflowError | None:
         return _without_answer(error, said)
     if code == 401:
         return NotAccepted(said)
-    if code in (404, 410) and str(getattr(error, "url", "")).endswith(
-        "/auth/tokens"
-    ):  # says nothing of what was asked for
-        return Unavailable(said, hint="is Keystone there? See auth_url in clouds.yaml")
     if code in (404, 410):
+        if str(getattr(error, "url", "")).endswith("/auth/tokens"):  # it says nothing of what was asked for
+            return Unavailable(said, hint="is Keystone there? See auth_url in clouds.yaml")
         return NotFound(said)
     if code == 409:
         return Busy(said)

@@ -148,4 +148,4 @@ def test_no_list_is_no_empty_list(glance: Glance, store: GlanceStore, tmp_path: 
     assert store.find(ref.digest) == ref
     glance.before = lambda request: (404, None)
     with pytest.raises(Unavailable):
-        GlanceStore(configured(glance, tmp_path)).verify(ref.digest, Control())
+        GlanceStore(configured(glance, tmp_path, patience=0.1)).verify(ref.digest, Control())
