@@ -46,7 +46,9 @@ def _check(loader: Any, cloud: str | None, file: Path | None) -> None:
         if read is None:
             where = f"there is no file {file}" if file else "there is no clouds.yaml"
             hint = (
-                "see [openstack] clouds_yaml" if file else "make ~/.config/openstack/clouds.yaml, or /etc/openstack/…"
+                "see [openstack] clouds_yaml"
+                if file
+                else "make ~/.config/openstack/clouds.yaml, or /etc/openstack/clouds.yaml"
             )
             raise ConfigError(f"there is no cloud {name!r}: {where}, or it can't be read", hint=hint)
         known = ", ".join(sorted(one for one in there if one != loader.envvar_key)) or "none"
