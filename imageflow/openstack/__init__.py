@@ -111,7 +111,19 @@ class Cloud:
             "interface": region.get_interface(service),
             "endpoint_override": region.get_endpoint(service),
         }
+        if not found["region_name"] and not found["endpoint_override"]:
+            self._check_one_region(service)
         return {key: value for key, value in found.items() if value}
+
+    def _check_one_region(self, service: str) -> None:
+        """Raise ConfigError where the catalogue has several: clients take any, and not always the same."""
+        endpoints = self._access().service_catalog.get_endpoints_data(service_type=service)
+        regions = sorted({str(one.region_name) for found in endpoints.values() for one in found if one.region_name})
+        if len(regions) > 1:
+            raise ConfigError(
+                f"{self.name} has several regions, and it is not said which is meant",
+                hint=f"set [openstack] region, or region_name in clouds.yaml, to one of {', '.join(regions)}",
+            )
 
     @functools.cached_property
     def glance(self) -> Any:
@@ -149,8 +161,11 @@ class Cloud:
     @property
     def is_administrator(self) -> bool:
         """Whether Glance lists what belongs to others for us, too; asks Keystone where the token has expired."""
+        return "admin" in self._access().role_names
+
+    def _access(self) -> Any:
+        """What Keystone said when we logged in: roles, and the catalogue."""
         session = self.session
-        token = patiently(
+        return patiently(
             f"{self.name}: log in", lambda: session.auth.get_access(session), patience=self.config.patience
         )
-        return "admin" in token.role_names

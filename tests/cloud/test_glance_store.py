@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
+from imageflow.config.clouds import OpenStackConfig
 from imageflow.control import Control
-from imageflow.errors import Cancelled, Corrupt, RecipeError, Refused, Unavailable
+from imageflow.errors import Cancelled, ConfigError, Corrupt, RecipeError, Refused, Unavailable
 from imageflow.model import Artifact
 from imageflow.openstack.image import WHOLE
 from imageflow.openstack.trouble import OverQuota
+from imageflow.stores.glance import GlanceStore
 from tests.cloud.glance_rig import GlanceRig, about, kernels, one_whole_set
 from tests.cloud.settings import REGION
 from tests.cloud_proxy import CloudProxy
@@ -73,6 +78,23 @@ def test_what_the_images_say(rig: GlanceRig, tmp_path: Path, control: Control) -
     assert "kernel_id" not in kernel.data
     assert list(rig.store().list()) == [ref]
     rig.store().verify(ref.digest, control)
+
+
+def test_which_of_several_regions_must_be_said(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
+    said = json.loads(json.dumps(rig.project.said["store"]))
+    del said["region_name"]
+    file = tmp_path / "clouds.yaml"
+    file.write_text(yaml.safe_dump({"clouds": {"store": said}}))
+
+    def store(region: str | None) -> GlanceStore:
+        reached = OpenStackConfig("store", region, file, 60.0, 60.0)
+        return GlanceStore(dataclasses.replace(rig.config, openstack=reached))
+
+    with pytest.raises(ConfigError, match="several regions") as raised:
+        store(None).add(image(tmp_path / "one"), build_id="b1", control=control)
+    assert str(raised.value.hint).endswith("to one of RegionOne, RegionTwo")
+    ref = store(REGION).add(image(tmp_path / "two"), build_id="b1", control=control)
+    assert [one.id for one in rig.images if one.says(WHOLE)].count(ref.path) == 1
 
 
 def test_nobody_sees_it_before_it_is_whole(rig: GlanceRig, tmp_path: Path, control: Control) -> None:
