@@ -171,8 +171,9 @@ class App(CliffApp):
         under = [name for name in known if name.split()[0] == words[0]]
         if len(words) == 1 and under:
             raise BadInput(f"'{words[0]}' what?", hint=f"one of: {', '.join(under)}")
-        near = get_close_matches(" ".join(words), known, n=3, cutoff=0.7)
-        near = near or under
+        near = [name for name in known if name.split()[-1] in words]  # 'build plan' is 'recipe plan'
+        if len(near) != 1:
+            near = get_close_matches(" ".join(words), known, n=3, cutoff=0.7) or under
         hint = f"did you mean {', '.join(near)}?" if near else "'imageflow --help' lists the commands"
         raise BadInput(f"there is no command '{' '.join(words)}'", hint=hint)
 

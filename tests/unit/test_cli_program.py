@@ -55,6 +55,7 @@ def test_help_of_one_command(program: Program) -> None:
         (("build",), "'build' what?", "build abort, build cancel, build console, build create"),
         (("bild", "list"), "there is no command 'bild list'", "build list"),
         (("build", "lsit", "x"), "there is no command 'build lsit'", "build list"),
+        (("build", "plan", "r.yaml"), "there is no command 'build plan'", "did you mean recipe plan?"),
         (("qqq",), "there is no command 'qqq'", "--help"),
         (("--nope",), "there is no option --nope", "--help"),
         (("build", "show"), "there is no build yet", "build create"),
