@@ -209,7 +209,8 @@ def patiently(
         error = state.outcome.exception()
         assert isinstance(error, Unavailable)
         if state.attempt_number == 1:
-            (log or LOG.info)(f"{error.message}: trying again")
+            # A warning: a person at a terminal sees what is waited for.
+            (log or LOG.warning)(f"{error.message}: trying again, for {patience:.0f} s at most")
 
     def stop(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
