@@ -137,6 +137,7 @@ class Glance:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     glance: Glance
 
     def _do(self) -> None:

@@ -200,6 +200,8 @@ class Images:
             image = self.get(id)
             if image is None or image.status in _GONE:
                 raise Refused(f"{self.cloud.name}: image {id} is gone, it was not made")
+            if image.status == "deactivated":
+                raise Refused(f"{self.cloud.name}: an administrator deactivated image {id}", hint="ask why")
             importing = image.says("os_glance_importing_to_stores")
             if image.active and not importing:
                 return image

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imageflow.control import Control
-from imageflow.errors import RecipeError, Unavailable
+from imageflow.errors import RecipeError, Refused, Unavailable
 from imageflow.openstack.trouble import OverQuota
 from imageflow.pins import glance as pins
 from imageflow.stores import About
@@ -122,6 +122,19 @@ def test_what_an_upload_left_short_is_not_what_is_published(glance: Glance, stor
     ref = store.add(files, build_id="b1", control=Control())
     assert ref.path != short["id"] and glance.images[ref.path]["size"] == files[0][1].size
     assert len(glance.images) == 2
+
+
+def test_an_image_that_an_administrator_takes_out_of_use_is_not_waited_for(
+    glance: Glance, store: GlanceStore, tmp_path: Path
+) -> None:
+    def deactivate(request: str) -> None:
+        for one in glance.images.values():
+            if request == f"GET /v2/images/{one['id']}":
+                one["status"] = "deactivated"
+
+    glance.before = deactivate
+    with pytest.raises(Refused, match="deactivated image"):
+        store.add(image(tmp_path / "one"), build_id="b1", control=Control())
 
 
 def test_an_image_between_two_pages_is_deleted(glance: Glance, store: GlanceStore) -> None:
