@@ -120,16 +120,23 @@ class Publisher:
     def _publish(self, one: Publication, hold: Hold) -> None:
         began = time.monotonic()
         control = Control(guard=hold.check)
-        version, about = self._known(one)
-        with self._files(version, control) as files:
-            try:
-                ref = self._store.add(files, build_id=one.build_id, control=control, about=about)
-            except NotFound:
-                self._source(version)  # deleted while it was read?
-                raise
+        if (ref := self._found(one)) is None:
+            version, about = self._known(one)
+            with self._files(version, control) as files:
+                try:
+                    ref = self._store.add(files, build_id=one.build_id, control=control, about=about)
+                except NotFound:
+                    self._source(version)  # deleted while it was read?
+                    raise
         self._record(lambda conn: publications.stored(conn, one, self._owner, ref.path))
         took = time.monotonic() - began
         LOG.info("target %s: %s is published, %s, in %.1f s", self._target.name, _named(one), ref.path, took)
+
+    def _found(self, one: Publication) -> ImageRef | None:
+        """What the target has of it; asked before files are copied out of a cloud for a target that is away, or has them."""
+        if self._store.find(one.digest, one.build_id) is None:
+            return None
+        return next((ref for ref in self._store.list(one.build_id) if ref.digest == one.digest), None)
 
     def _remove(self, one: Publication) -> None:
         self._store.delete(one.digest, one.build_id)

@@ -71,9 +71,11 @@ class Glance:
         if match[2] == "members":
             status = self.members.get((match[1], match[3]))
             return (404, None) if status is None else (200, {"member_id": match[3], "status": status})
+        if match[2] == "file" and method == "GET":
+            return 200, image["data"]
         if match[2] == "file":
             hashed = {"os_hash_algo": "sha512", "os_hash_value": hashlib.sha512(body).hexdigest()}
-            image |= {"status": "active", "size": len(body), **hashed}
+            image |= {"status": "active", "size": len(body), **hashed, "data": body}
             return 204, None
         if method == "DELETE" and image["protected"]:
             return 403, None
@@ -82,7 +84,7 @@ class Glance:
             return 204, None
         for change in json.loads(body) if method == "PATCH" else ():
             image[change["path"][1:].replace("~1", "/").replace("~0", "~")] = change["value"]
-        return 200, image
+        return 200, _shown(image)
 
     def _make(self, said: dict[str, Any]) -> dict[str, Any]:
         return self.add(said.pop("id"), **{"status": "queued", "size": None, **said})
@@ -114,7 +116,7 @@ class Glance:
                 and str(image["os_hidden"]) == query.get("os_hidden", "False")
                 and all(str(image.get(key)) == value for key, value in wanted.items())
             ):
-                found.append(dict(image))
+                found.append(_shown(image))
         return found
 
     def _keystone(self, method: str) -> Answer:
@@ -135,6 +137,10 @@ class Glance:
         return 201, {"token": token}
 
 
+def _shown(image: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in image.items() if key != "data"}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -145,11 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
         where = urlsplit(self.path)
         body = self._body()
         status, said = self.glance.answer(self.command, where.path, dict(parse_qsl(where.query)), body)
-        content = b"" if said is None else json.dumps(said).encode()
+        content = said if isinstance(said, bytes) else b"" if said is None else json.dumps(said).encode()
         self.send_response(status)
-        if status == 201 and "token" in (said or {}):
+        if status == 201 and "token" in said:
             self.send_header("X-Subject-Token", "t")
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "application/octet-stream" if isinstance(said, bytes) else "application/json")
         if status != 204:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -189,16 +195,19 @@ def glance_server() -> Iterator[Glance]:
             thread.join()
 
 
-def clouds_yaml(glance: Glance, folder: Path) -> Path:
-    """A file whose cloud `c` it is."""
-    auth = {"auth_url": f"{glance.url}/v3", "username": "u", "password": "p", "project_name": "p"}
-    auth |= {"user_domain_id": "default", "project_domain_id": "default"}
+def clouds_yaml(folder: Path, **clouds: Glance) -> Path:
+    """A file with these clouds."""
+    said = {}
+    for name, glance in clouds.items():
+        auth = {"auth_url": f"{glance.url}/v3", "username": "u", "password": "p", "project_name": "p"}
+        auth |= {"user_domain_id": "default", "project_domain_id": "default"}
+        said[name] = {"auth": auth, "region_name": "here", "identity_api_version": 3}
     file = folder / "clouds.yaml"
-    file.write_text(json.dumps({"clouds": {"c": {"auth": auth, "region_name": "here", "identity_api_version": 3}}}))
+    file.write_text(json.dumps({"clouds": said}))
     return file
 
 
 def configured(glance: Glance, folder: Path, patience: float = 5.0) -> Config:
     """A configuration whose cloud it is."""
-    reached = OpenStackConfig("c", None, clouds_yaml(glance, folder), 10.0, patience)
+    reached = OpenStackConfig("c", None, clouds_yaml(folder, c=glance), 10.0, patience)
     return dataclasses.replace(config.load(state_dir=str(folder / "state")), openstack=reached)

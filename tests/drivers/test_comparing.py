@@ -39,7 +39,7 @@ def glance() -> Iterator[Glance]:
 @pytest.fixture
 def site(glance: Glance, tmp_path: Path) -> Iterator[Site]:
     more = {"store__driver": "glance", "openstack__cloud": "c", "openstack__patience": "0"}
-    with Site(tmp_path, openstack__clouds_yaml=str(clouds_yaml(glance, tmp_path)), **more) as site:
+    with Site(tmp_path, openstack__clouds_yaml=str(clouds_yaml(tmp_path, c=glance)), **more) as site:
         yield site
 
 
