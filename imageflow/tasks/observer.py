@@ -45,6 +45,8 @@ class Observer:
 
         def dead() -> str | None:
             trouble = self.look(log, progress)
+            if trouble is None and self._compute.state(self._name) is MachineState.STOPPED:
+                return "it was powered off"
             return None if trouble is None else f"{trouble.message} ({trouble.hint})"
 
         try:

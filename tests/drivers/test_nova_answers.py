@@ -224,6 +224,14 @@ def test_a_version_that_a_build_stands_on_is_not_changed(nova: Nova, compute: No
     assert not [request for request in nova.seen if request.startswith("PATCH")]
 
 
+def test_a_layer_that_can_not_be_removed_keeps_no_other(nova: Nova, compute: NovaCompute) -> None:
+    name = f"imageflow-layer-{KEY[:12]}"
+    nova.add("half", name=name, protected=True, status="queued", **LAYER)
+    nova.add("old", name=name, **LAYER)
+    assert [layer.key for layer in compute.layers.collect(0.0, 0.0, lambda _: False)] == [KEY]
+    assert "old" not in nova.images and "half" in nova.images
+
+
 # -- floating addresses ------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from imageflow import config as configuration
 from imageflow.compute import Address, Layer, MachineState
 from imageflow.compute.fake import FakeCompute
 from imageflow.control import Control
-from imageflow.errors import ImageflowError
+from imageflow.errors import ImageflowError, MachineTrouble
 from imageflow.model import Build, BuildState
 from imageflow.tasks.machine import AwaitSsh, BootMachine
 from imageflow.tasks.prepare_machine import PrepareMachine
@@ -154,3 +155,14 @@ def test_a_machine_that_only_another_host_can_get_into_is_made_anew(site: Bench,
     elsewhere = configuration.load(state_dir=str(tmp_path / "another host"))
     PrepareMachine().execute(dataclasses.replace(site.bench, config=elsewhere))
     assert site.compute.state(site.bench.name) is MachineState.ABSENT
+
+
+def test_a_machine_that_powers_off_while_it_boots_is_not_waited_for(site: Bench) -> None:
+    install = dataclasses.replace(site.config.install, ssh=60.0)
+    bench = dataclasses.replace(site.bench, config=dataclasses.replace(site.config, install=install))
+    machine = site.boot()
+    threading.Timer(0.5, site.compute.power_off, [bench.name]).start()
+    began = time.monotonic()
+    with pytest.raises(MachineTrouble, match="was powered off in this step"):
+        AwaitSsh().execute(bench, START | {"key": site.base.key}, {"key": site.base.key}, machine)
+    assert time.monotonic() - began < 20

@@ -17,7 +17,7 @@ from imageflow.compute.nova import media
 from imageflow.compute.nova.adopted import Adopted
 from imageflow.compute.qemu.disks import check_base
 from imageflow.control import Control
-from imageflow.errors import ImageflowError, NotFound, Refused
+from imageflow.errors import NotFound, Refused
 from imageflow.openstack.image import BUILD, PREFIX, Image
 from imageflow.openstack.images import Images
 
@@ -105,7 +105,7 @@ class NovaLayers:
         gone = [*self._adopted.collect(max_age, alive)]
         for image in images.values():
             if not _good(image) and not alive(image.says(BUILD)):
-                self._images.remove(image.id)
+                self._images.try_to_remove(image.id)  # one that is protected must not keep the others
         # Who is alive may also be another imageflow's: what its builds made is its own to collect.
         mine = (image for image in images.values() if _good(image) and not alive(image.says(BUILD)))
         layers = [(image, self._layer(image)) for image in mine]
@@ -153,8 +153,7 @@ class NovaLayers:
             if now is not None and any(map(alive, _holders(now.data))):
                 self._images.update(image.id, {}, remove=[_COLLECTED])
                 return False
-            with contextlib.suppress(ImageflowError):  # a server that stands on it, where disks are not copied
-                self._images.remove(image.id)
+            self._images.try_to_remove(image.id)  # a server may stand on it, where disks are not copied
         return self._images.get(image.id) is None
 
     def _layer(self, image: Image) -> Layer:
