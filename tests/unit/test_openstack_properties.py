@@ -251,7 +251,6 @@ def test_a_version_is_its_images() -> None:
         [made(0)],
         [made(1)],
         [made(0), made(1, status="queued")],
-        [made(0, size=3), made(1)],
         [made(0, status="saving"), made(1)],
         [made(0, imageflow_whole=None), made(1)],
         [made(0, imageflow_corrupt="true"), made(1)],
@@ -272,6 +271,7 @@ def test_copies_of_a_version() -> None:
     assert found.images[0].id == "b1-0"  # what was published, though another one is older
     assert {image.id for image in found.superfluous} == {"late", "half", "short"}
     assert one(short, made(0, id="good", imageflow_whole=None)).images[0].id == "good"  # whatever comes first
+    assert one(made(0, size=3), made(1)).superfluous == ()  # what was published is not tidied away
     never = one(made(0, imageflow_whole=None), made(1))
     assert len(never.superfluous) == 2
     beheaded = one(made(1))
