@@ -194,7 +194,7 @@ def nova_server() -> Iterator[Nova]:
 
 def configured(nova: Nova, folder: Path, patience: float = 5.0, **options: Any) -> Config:
     """A configuration whose cloud it is; `options` of [nova]."""
-    reached = OpenStackConfig("c", None, clouds_yaml(nova, folder), 10.0, patience)
+    reached = OpenStackConfig("c", None, clouds_yaml(folder, c=nova), 10.0, patience)
     loaded = config.load(state_dir=str(folder / "state"))
     quick = dataclasses.replace(loaded.nova, **{"poll": 0.1, **options})
     return dataclasses.replace(loaded, compute="nova", openstack=reached, nova=quick)

@@ -182,7 +182,7 @@ def test_a_console_that_nova_can_not_show_holds_nobody_up(
 def test_the_janitor_removes_what_an_ended_build_left_and_nothing_else(nova: Nova, tmp_path: Path) -> None:
     """The key pairs of a person are in the same account, and may be named like ours: builds begin with hex digits, too."""
     cloud = {"openstack__cloud": "c", "openstack__patience": "0", "nova__poll": "0.1", "compute__driver": "nova"}
-    with Site(tmp_path, openstack__clouds_yaml=str(clouds_yaml(nova, tmp_path)), **cloud) as site:
+    with Site(tmp_path, openstack__clouds_yaml=str(clouds_yaml(tmp_path, c=nova)), **cloud) as site:
         ended = Build(BUILD, "web", "boot", BuildState.SUCCEEDED, "a test", BUILD * 5, str(uuid.uuid4()), time.time())
         site.service.database.transact(lambda conn: builds.insert(conn, ended, claim=False))
         theirs = f"{OTHER}-main"
