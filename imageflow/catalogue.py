@@ -84,7 +84,7 @@ class Catalogue:
             )
             raise NotFound(
                 f"{version.image}@{version.digest[:12]} {wrong}",
-                hint=f"build it again, or 'imageflow image delete {version.digest[:12]}'",
+                hint=_way_out(version),
             )
         return found
 
@@ -111,6 +111,7 @@ class Catalogue:
                     missing.lose(conn, self._config, same, state, why)
 
             self._database.transact(lose, patience=PATIENCE)
+            error.hint = error.hint or _way_out(version)
             raise
         if version.state != versions.STORED:
 
@@ -177,6 +178,10 @@ class Catalogue:
                 continue  # the next build of the image tries again
             retired.append(version)
         return retired
+
+
+def _way_out(version: Version) -> str:
+    return f"build it again, or 'imageflow image delete {version.digest[:12]}'"
 
 
 def _missing(version: Version) -> NotFound:

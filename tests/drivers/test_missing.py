@@ -174,8 +174,9 @@ def test_what_is_corrupt_does_not_count_as_kept(images: Images) -> None:
     file = Path(made[2].path)
     file.chmod(0o600)
     file.write_bytes(b"x" * 16)
-    with pytest.raises(Corrupt):
+    with pytest.raises(Corrupt) as corrupt:
         images.catalogue.verify(made[2].digest, Control())
+    assert "build it again" in corrupt.value.hint
     images.catalogue.retire("web", {"publish": {"keep": 2}})
     assert [images.state(one) for one in made] == ["deleted", "stored", "corrupt", "stored"]
 
