@@ -37,7 +37,9 @@ def described(about: About, artifacts: Sequence[Artifact], position: int) -> tup
         said |= hardware(about.architecture, about.firmware)
         if artifact.virtual_size:
             said["min_disk"] = math.ceil(artifact.virtual_size / _GIB)
-        said |= checked(about.properties)
+        wins = checked(about.properties)
+        lower = {key.lower() for key in wins}  # names that differ in their case only are one name to Glance
+        said = {key: value for key, value in said.items() if key.lower() not in lower} | wins
     ours = {
         IMAGE: about.image,
         KEY: about.key,

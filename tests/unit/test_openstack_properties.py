@@ -205,6 +205,8 @@ def test_what_the_recipe_says_wins() -> None:
     assert (said["architecture"], said["min_disk"]) == ("i686", 9)
     _, said = described(dataclasses.replace(about, properties={}), [DISK, MANIFEST], 0)
     assert (said["architecture"], said["min_disk"]) == ("x86_64", 2)
+    _, said = described(dataclasses.replace(about, properties={"Architecture": "i686"}), [DISK, MANIFEST], 0)
+    assert said["Architecture"] == "i686" and "architecture" not in said  # Glance takes them for one
     name, said = described(about, [DISK, MANIFEST], 1)
     assert name == "web.manifest"
     assert "architecture" not in said
