@@ -161,11 +161,14 @@ class Catalogue:
         self._database.transact(forgotten, patience=PATIENCE)
 
     def retire(self, image: str, recipe: Json) -> list[Version]:
-        """Delete the versions of an image past the recipe's `publish.keep`, except what builds use."""
+        """Delete the versions of an image past the recipe's `publish.keep`, except what builds use.
+
+        Raises Unavailable, and in the end Refused, for what the janitor has to remove later.
+        """
         keep = (recipe.get("publish") or {}).get("keep")
         if not keep:
             return []
-        retired, kept = [], 0
+        retired, kept, refused = [], 0, None
         for version in self.versions(image):
             if version.store != self._store.name:
                 continue
@@ -176,7 +179,11 @@ class Catalogue:
                 self._delete(version)
             except Conflict:
                 continue  # the next build of the image tries again
+            except Refused as error:
+                refused = error
             retired.append(version)
+        if refused is not None:
+            raise refused
         return retired
 
 

@@ -211,6 +211,7 @@ def test_by_properties_by_id_and_what_is_not_there(cloud: Cloud, bases: Bases, t
     from imageflow import pins, recipe
 
     first = bases.upload(os_distro="debian", os_version="12")
+    time.sleep(1)  # Glance's times are whole seconds
     newer = bases.upload(os_distro="debian", os_version="13")
     with Site(tmp_path, **options(cloud)) as site:
 

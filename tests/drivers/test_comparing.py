@@ -51,10 +51,10 @@ def built(site: Site, **more: object) -> Build:
     return build
 
 
-def published(site: Site, folder: Path) -> Version:
+def published(site: Site, folder: Path, seed: bytes = b"a") -> Version:
     """A version in the store, and, as `far-id`, in the target `far`."""
     build = built(site)
-    ref = site.service.store.add(image(folder / "files"), build_id=build.id, control=Control())
+    ref = site.service.store.add(image(folder / "files", seed), build_id=build.id, control=Control())
     made = Version(0, "web", build.id, build.key, ref.digest, time.time(), ref.store, ref.path, ref.artifacts)
     with site.service.database.begin() as conn:
         version = versions.add(conn, made)
@@ -124,3 +124,13 @@ def test_what_can_not_be_deleted_now_is_deleted_later_and_that_is_said(
     glance.images[version.path]["protected"] = False
     assert [why for _, why in site.service.reap()] == [None]
     assert glance.images == {}
+
+
+def test_a_protected_version_does_not_keep_older_ones(site: Site, glance: Glance, tmp_path: Path) -> None:
+    made = [published(site, tmp_path / str(number), bytes([number])) for number in range(4)]
+    glance.images[made[1].path]["protected"] = True
+    with pytest.raises(Refused, match="is protected"):
+        site.service.images.retire("web", {"publish": {"keep": 2}})
+    assert [one.id for one in site.service.images.versions("web")] == [made[3].id, made[2].id]
+    there = {one["imageflow:build_id"] for one in glance.images.values()}
+    assert there == {one.build_id for one in made[1:]}
