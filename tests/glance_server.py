@@ -64,13 +64,16 @@ class Glance:
             return 200, _SCHEMA
         if path == "/v2/images":
             return (201, self._make(json.loads(body))) if method == "POST" else self._page(query)
-        match = re.fullmatch(r"/v2/images/([^/]+)(?:/(file|members)(?:/([^/]+))?)?", path)
+        match = re.fullmatch(r"/v2/images/([^/]+)(?:/(file|members|tags)(?:/([^/]+))?)?", path)
         if match is None or match[1] not in self.images:
             return 404, None
         image = self.images[match[1]]
         if match[2] == "members":
             status = self.members.get((match[1], match[3]))
             return (404, None) if status is None else (200, {"member_id": match[3], "status": status})
+        if match[2] == "tags":
+            image["tags"] = [tag for tag in image["tags"] if tag != match[3]] + [match[3]] * (method == "PUT")
+            return 204, None
         if match[2] == "file" and method == "GET":
             return 200, image["data"]
         if match[2] == "file":
@@ -105,6 +108,7 @@ class Glance:
         """As Glance does: an administrator sees everybody's images, community images are not seen unless asked for."""
         admin, visibility = "admin" in self.roles, query.get("visibility")
         wanted = {key: value for key, value in query.items() if key not in _CONDITIONS}
+        tag = wanted.pop("tag", None)
         found = []
         for image in self.images.values():
             ours = image["owner"] == PROJECT
@@ -113,6 +117,7 @@ class Glance:
                 (ours or admin or offered or image["visibility"] in ("public", "community"))
                 and visibility in (None, "all", image["visibility"])
                 and (visibility is not None or ours or image["visibility"] != "community")
+                and (tag is None or tag in image["tags"])
                 and str(image["os_hidden"]) == query.get("os_hidden", "False")
                 and all(str(image.get(key)) == value for key, value in wanted.items())
             ):
@@ -155,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 201 and "token" in said:
             self.send_header("X-Subject-Token", "t")
-        self.send_header("Content-Type", "application/octet-stream" if isinstance(said, bytes) else "application/json")
+        if said is not None:
+            self.send_header("Content-Type", f"application/{'octet-stream' if isinstance(said, bytes) else 'json'}")
         if status != 204:
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from imageflow.compute.nova.layers import NovaLayers
 from imageflow.control import Control
 from imageflow.errors import RecipeError, Refused, Unavailable
+from imageflow.openstack import Cloud
+from imageflow.openstack.images import Images
 from imageflow.openstack.trouble import OverQuota
 from imageflow.pins import glance as pins
 from imageflow.stores import About
@@ -162,3 +165,35 @@ def test_no_list_is_no_empty_list(glance: Glance, store: GlanceStore, tmp_path: 
     glance.before = lambda request: (404, None)
     with pytest.raises(Unavailable):
         GlanceStore(configured(glance, tmp_path, patience=0.1)).verify(ref.digest, Control())
+
+
+def test_a_base_that_was_not_sent_to_its_end_is_no_layer(glance: Glance, tmp_path: Path) -> None:
+    """Whoever sent it was killed, and the server took the end of the connection for the end of the data."""
+
+    class Killed(BaseException):
+        pass
+
+    layers = NovaLayers(Images(Cloud(configured(glance, tmp_path).openstack)), tmp_path)
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"disk" * 1000)
+    key = "ab" * 32
+
+    def kill(request: str) -> None:
+        if request.startswith("POST /v2/images"):
+            killed.append(request)
+
+    def guard() -> None:
+        if killed:
+            raise Killed
+
+    killed: list[str] = []
+    glance.before = kill
+    with pytest.raises(Killed):
+        layers.add_base(key, disk, "raw", title="base", build_id="b1", control=Control(guard=guard))
+    glance.before = lambda request: None
+    [short] = glance.images.values()
+    short |= {"status": "active", "size": 5, **HASH}
+    assert layers.find(key) is None
+    made = layers.add_base(key, disk, "raw", title="base", build_id="b2", control=Control())
+    assert layers.find(key) == made
+    assert glance.images[made.source.path]["data"] == disk.read_bytes()

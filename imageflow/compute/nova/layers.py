@@ -81,11 +81,11 @@ class NovaLayers:
             name=_NAME + key[:12],
             disk_format=format,
             identity={LAYER: key, BUILD: build_id},
-            about={"visibility": "private", "os_hidden": True, TITLE: title, _USED: _time(time.time())},
+            about={"visibility": "private", "os_hidden": True, TITLE: title},
             control=control,
         )
         self._images.tag(image.id, _HELD + build_id)
-        return self._layer(image)
+        return self._layer(self._images.update(image.id, {_USED: _time(time.time())}))  # last: see `_good`
 
     def adopt(self, key: str, image: str, *, title: str, build_id: str) -> Layer | None:
         if (found := self.hold(key, build_id)) is not None:
@@ -192,7 +192,10 @@ def firmware(image: Image, spec: MachineSpec) -> tuple[dict[str, str], list[str]
 
 
 def _good(image: Image) -> bool:
-    """Whether machines can start from it: it was said to be a layer once its data was there, and nobody collects it."""
+    """Whether machines can start from it: it was said to be a layer once its data was there, and nobody collects it.
+
+    Not every image that is active is one: an upload that broke off may leave it active, and short.
+    """
     said = image.says(_USED) != "" and image.says("image_type") != "snapshot"
     return image.active and said and not image.says(_COLLECTED)
 
