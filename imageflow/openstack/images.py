@@ -281,25 +281,31 @@ class Images:
 
     # -- reading -------------------------------------------------------------------------------------
 
-    def chunks(self, image: Image, control: Control) -> Iterator[bytes]:
-        """Its data, in pieces, as Glance sends it; asked for at once. Raises NotFound, Unavailable, and BrokeOff later."""
+    def chunks(self, image: Image, control: Control) -> Generator[bytes, None, None]:
+        """Its data, in pieces, as Glance sends it; asked for at once. Raises NotFound, Unavailable, and BrokeOff later.
 
-        def begin() -> Iterator[bytes]:
+        Whoever does not read it to its end closes it.
+        """
+
+        def begin() -> tuple[Any, Iterator[bytes]]:
             # Whatever of its data is missing in Glance's store, the server closes, and nobody waits for the rest.
             answer, body = self.cloud.glance.http_client.get(
                 f"/v2/images/{image.id}/file", headers={"Connection": "close"}
             )
-            if answer.status_code == 204 or not isinstance(body, Generator):
-                answer.close()
-                return iter(())
-            return body
+            return answer, body if isinstance(body, Generator) and answer.status_code != 204 else iter(())
 
-        return self._pieces(image, self.ask(f"download image {image.id}", begin, control), control)
+        answer, body = self.ask(f"download image {image.id}", begin, control)
+        pieces = self._pieces(image, answer, body, control)
+        next(pieces)  # what never began would not close the connection
+        return pieces
 
-    def _pieces(self, image: Image, found: Iterator[bytes], control: Control) -> Iterator[bytes]:
+    def _pieces(
+        self, image: Image, answer: Any, found: Iterator[bytes], control: Control
+    ) -> Generator[bytes, None, None]:
         done, size = 0, int(image.data.get("size") or 0)
         named = f"{self.cloud.name}: image {image.id}"
         try:
+            yield b""
             while True:
                 control.check()
                 try:
@@ -312,8 +318,7 @@ class Images:
                 done += len(piece)
                 yield piece
         finally:
-            if (close := getattr(found, "close", None)) is not None:
-                close()
+            answer.close()
         if done < size:
             raise BrokeOff(f"{named}: there are {done} of its {size} bytes", at=done)
 
@@ -347,13 +352,14 @@ class Images:
         algorithm, _, value = image.hash.partition(":")
         other = hashlib.new(algorithm) if algorithm in hashlib.algorithms_available else None
         digest, done, size = hashlib.sha256(), 0, int(image.data.get("size") or 0)
-        for piece in self.chunks(image, control):
-            to.write(piece)
-            digest.update(piece)
-            if other is not None:
-                other.update(piece)
-            done += len(piece)
-            progress(min(1.0, done / size) if size else 0.0)
+        with contextlib.closing(self.chunks(image, control)) as pieces:
+            for piece in pieces:
+                to.write(piece)
+                digest.update(piece)
+                if other is not None:
+                    other.update(piece)
+                done += len(piece)
+                progress(min(1.0, done / size) if size else 0.0)
         if (other is not None and other.hexdigest() != value) or (sha256 is not None and digest.hexdigest() != sha256):
             raise Corrupt(f"{self.cloud.name}: image {image.id} is not what was stored")
         return digest.hexdigest()

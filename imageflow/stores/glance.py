@@ -307,10 +307,13 @@ class GlanceStore:
         if missing := one.missing:
             raise Corrupt(f"{missing} of {one.digest[:12]} is missing in {self._images.cloud.name}")
         # All are asked for first: a version that is deleted meanwhile can still be read to its end, where Glance can.
-        streams = [self._images.chunks(image, control) for image in one.images]
-        for image, stream, artifact in zip(one.images, streams, one.artifacts, strict=True):
-            if self._digest(image, stream, control, report) != artifact.digest:
-                raise Corrupt(f"{artifact.name} (image {image.id}) is not what was stored: its SHA-256 differs")
+        with contextlib.ExitStack() as stack:
+            streams = [
+                stack.enter_context(contextlib.closing(self._images.chunks(image, control))) for image in one.images
+            ]
+            for image, stream, artifact in zip(one.images, streams, one.artifacts, strict=True):
+                if self._digest(image, stream, control, report) != artifact.digest:
+                    raise Corrupt(f"{artifact.name} (image {image.id}) is not what was stored: its SHA-256 differs")
 
     def _digest(self, image: Image, stream: Iterator[bytes], control: Control, report: Callable[[int], None]) -> str:
         ends: list[int | None] = []

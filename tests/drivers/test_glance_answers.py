@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from imageflow.compute.nova.layers import NovaLayers
 from imageflow.control import Control
-from imageflow.errors import RecipeError, Refused, Unavailable
+from imageflow.errors import Corrupt, RecipeError, Refused, Unavailable
 from imageflow.openstack import Cloud
 from imageflow.openstack.images import Images
 from imageflow.openstack.trouble import OverQuota
@@ -197,3 +199,25 @@ def test_a_base_that_was_not_sent_to_its_end_is_no_layer(glance: Glance, tmp_pat
     made = layers.add_base(key, disk, "raw", title="base", build_id="b2", control=Control())
     assert layers.find(key) == made
     assert glance.images[made.source.path]["data"] == disk.read_bytes()
+
+
+def test_connections_are_given_back(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
+    """At once: a collection of garbage may be long in coming."""
+    ref = store.add(image(tmp_path / "one", size=8 << 20), build_id="b1", control=Control())
+
+    def open_connections() -> int:
+        found = psutil.Process().net_connections()
+        return sum(one.raddr != () and glance.url.endswith(f":{one.raddr.port}") for one in found)
+
+    before = open_connections()
+    gc.disable()
+    try:
+        for _ in range(5):
+            store.open(ref).close()
+        glance.images[ref.path]["data"] = bytes(8 << 20)
+        for _ in range(5):
+            with pytest.raises(Corrupt):
+                store.verify(ref.digest, Control())
+        assert open_connections() <= before + 1
+    finally:
+        gc.enable()
