@@ -217,7 +217,7 @@ class GlanceStore:
         if done is None or not done.whole:
             raise Unavailable(f"{self._images.cloud.name}: images of {digest[:12]} went away while they were published")
         for image in done.others:
-            self._images.remove(image.id, control, patience=_BUSY)
+            self._images.try_to_remove(image.id)
         return done
 
     def _own(self, digest: str, build_id: str) -> ImageSet | None:

@@ -201,6 +201,17 @@ def test_a_base_that_was_not_sent_to_its_end_is_no_layer(glance: Glance, tmp_pat
     assert glance.images[made.source.path]["data"] == disk.read_bytes()
 
 
+def test_what_is_left_over_is_no_reason_to_fail(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
+    files = image(tmp_path / "one")
+    store._send(files[:1], files[0][1].digest, "b1", About("web"), Control(), lambda _: None)
+    [left] = glance.images.values()
+    left |= {"status": "saving", "protected": True}
+    ref = store.add(files, build_id="b1", control=Control())
+    assert store.find(ref.digest) == ref and left["id"] in glance.images
+    left["protected"] = False
+    assert len(store.tidy(lambda build: False)) == 1
+
+
 def test_connections_are_given_back(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
     """At once: a collection of garbage may be long in coming."""
     ref = store.add(image(tmp_path / "one", size=8 << 20), build_id="b1", control=Control())
