@@ -68,6 +68,8 @@ class Nova(Glance):
             return self._nova(method, path.removeprefix("/v2.1"), query, json.loads(body) if body else {})
         if path.startswith("/v2.0"):
             return self._neutron(method, path.removeprefix("/v2.0/"), query, json.loads(body) if body else {})
+        if tagged := re.fullmatch("/v2/images/([^/]+)/tags/([^/]+)", path):
+            return self._tag(method, tagged[1], tagged[2])
         if method == "PATCH" and (image := self.images.get(path.rpartition("/")[2])) is not None:
             changes = json.loads(body)
             for change in changes:
@@ -81,6 +83,16 @@ class Nova(Glance):
                 endpoint["url"] = f"{self.url}{version}"
                 answer[1]["token"]["catalog"].append({"type": type, "name": type, "id": type, "endpoints": [endpoint]})
         return answer
+
+    def _tag(self, method: str, id: str, tag: str) -> Answer:
+        if (image := self.images.get(id)) is None or (method == "DELETE" and tag not in image["tags"]):
+            return 404, None
+        image["tags"] = [other for other in image["tags"] if other != tag] + ([tag] if method == "PUT" else [])
+        return 204, None
+
+    def _found(self, query: dict[str, str]) -> list[dict[str, Any]]:
+        tag = query.pop("tag", None)
+        return [image for image in super()._found(query) if tag is None or tag in image["tags"]]
 
     def _nova(self, method: str, path: str, query: dict[str, str], said: dict[str, Any]) -> Answer:
         if path in ("", "/"):
