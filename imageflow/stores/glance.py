@@ -34,7 +34,7 @@ from imageflow.openstack import Cloud
 from imageflow.openstack.image import BUILD, CREATED, WHOLE, Image
 from imageflow.openstack.images import Images
 from imageflow.openstack.properties import checked, formats
-from imageflow.openstack.trouble import BrokeOff, OverQuota
+from imageflow.openstack.trouble import BrokeOff, Busy, OverQuota
 from imageflow.stores import About, ImageRef
 from imageflow.stores.places import DIGEST as IS_DIGEST
 from imageflow.stores.places import appearing, artifact_of, check_names
@@ -367,8 +367,13 @@ class GlanceStore:
                 continue
             for one in self._sets(found.digest, found.build_id):  # a list takes two looks: it may have grown meanwhile
                 for image in one.superfluous:
-                    self._images.remove(image.id, patience=_BUSY)
-                    removed.append(f"image {image.id} ({image.name or 'nameless'}) of build {one.build_id}")
+                    said = f"image {image.id} ({image.name or 'nameless'}) of build {one.build_id}"
+                    try:
+                        self._images.remove(image.id, patience=_BUSY)
+                    except (Refused, Busy) as error:  # one that is protected, or used, must not keep the others
+                        LOG.info("%s is left: %s", said, error)
+                    else:
+                        removed.append(said)
         return removed
 
 

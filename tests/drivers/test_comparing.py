@@ -134,3 +134,11 @@ def test_a_protected_version_does_not_keep_older_ones(site: Site, glance: Glance
     assert [one.id for one in site.service.images.versions("web")] == [made[3].id, made[2].id]
     there = {one["imageflow:build_id"] for one in glance.images.values()}
     assert there == {one.build_id for one in made[1:]}
+
+
+def test_the_janitor_goes_on_while_the_store_is_away(
+    site: Site, glance: Glance, caplog: pytest.LogCaptureFixture
+) -> None:
+    glance.before = lambda request: (503, None)
+    assert site.service.reap() == []  # layers, which come after it, lie here
+    assert "the store can't be tidied up" in caplog.text

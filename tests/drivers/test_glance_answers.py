@@ -208,6 +208,9 @@ def test_what_is_left_over_is_no_reason_to_fail(glance: Glance, store: GlanceSto
     left |= {"status": "saving", "protected": True}
     ref = store.add(files, build_id="b1", control=Control())
     assert store.find(ref.digest) == ref and left["id"] in glance.images
+    other = image(tmp_path / "two", b"b")
+    store._send(other, other[0][1].digest, "b2", About("web"), Control(), lambda _: None)
+    assert len(store.tidy(lambda build: False)) == 2, "it does not keep the others either"
     left["protected"] = False
     assert len(store.tidy(lambda build: False)) == 1
 
