@@ -13,7 +13,7 @@ from imageflow import fetch, resources
 from imageflow.compute import FORMATS, Compute, MachineState
 from imageflow.compute.locks import locked
 from imageflow.config import Config
-from imageflow.errors import Corrupt, InputChanged, NotFound, RecipeError, Refused
+from imageflow.errors import Corrupt, InputChanged, NotFound, RecipeError, Refused, Unavailable
 from imageflow.flight.record import Record, masked
 from imageflow.guest import keys
 from imageflow.model import Json, ResourceKind
@@ -235,5 +235,8 @@ class DeleteMachine(Task):
     def execute(self, bench: Workbench, verified: Any) -> None:
         record = Record(bench.config.records_dir / bench.build.id, bench.name)
         record.console(masked(bench.compute.console(bench.name), bench.log), 0)
-        bench.delete()
-        bench.release_layers()
+        for remove in (bench.delete, bench.release_layers):
+            try:
+                remove()
+            except (Refused, Unavailable) as error:  # the image is made: what it was made on is no reason to wait
+                bench.log(f"{error.message}: it is left for the janitor")

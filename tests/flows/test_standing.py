@@ -17,10 +17,10 @@ from imageflow import config as configuration
 from imageflow.compute import Address, Layer, MachineState
 from imageflow.compute.fake import FakeCompute
 from imageflow.control import Control
-from imageflow.errors import ImageflowError, MachineTrouble
-from imageflow.model import Build, BuildState
+from imageflow.errors import ImageflowError, MachineTrouble, Refused, Unavailable
+from imageflow.model import Build, BuildState, ResourceKind
 from imageflow.tasks.machine import AwaitSsh, BootMachine
-from imageflow.tasks.prepare_machine import PrepareMachine
+from imageflow.tasks.prepare_machine import DeleteMachine, PrepareMachine
 from imageflow.tasks.workbench import Workbench
 
 BUILD, OTHER = "0123456789ab", "ba9876543210"
@@ -58,7 +58,8 @@ class Bench:
             recipe=RECIPE,
             pins={"base:file:base.qcow2": "a" * 64},
         )
-        ledger = SimpleNamespace(open=lambda *_: None, close=lambda *_: None)
+        self.closed: list[ResourceKind] = []
+        ledger = SimpleNamespace(open=lambda *_: None, close=lambda kind, _: self.closed.append(kind))
         self.log: list[str] = []
         self.bench = Workbench(
             build,
@@ -166,3 +167,21 @@ def test_a_machine_that_powers_off_while_it_boots_is_not_waited_for(site: Bench)
     with pytest.raises(MachineTrouble, match="was powered off in this step"):
         AwaitSsh().execute(bench, START | {"key": site.base.key}, {"key": site.base.key}, machine)
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("problem", [Unavailable("nova-compute is away"), Refused("it is locked")], ids=repr)
+def test_a_machine_that_can_not_be_deleted_is_no_reason_not_to_publish(
+    site: Bench, monkeypatch: pytest.MonkeyPatch, problem: ImageflowError
+) -> None:
+    site.boot()
+
+    def delete(name: str) -> None:
+        raise problem
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.compute, "delete", delete)
+        DeleteMachine().execute(site.bench, {"checks": 0})
+    assert site.closed == [ResourceKind.LAYERS]  # the machine is still in the ledger, where the janitor finds it
+    assert any("left for the janitor" in line for line in site.log)
+    DeleteMachine().execute(site.bench, {"checks": 0})
+    assert ResourceKind.MACHINE in site.closed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class NovaCompute:
         self.cloud = Cloud(config.openstack)
         self._images = Images(self.cloud)
         self._servers = Servers(self.cloud, config.nova.poll)
+        self._looked: dict[str, float] = {}  # name -> when its console was asked for last
         self._network = Network(self.cloud, config.nova)
         self._keypairs = Keypairs(self.cloud)
         self._media = Media(self._images)
@@ -175,7 +177,8 @@ class NovaCompute:
     def console(self, name: str, offset: int = 0) -> bytes:
         if (server := self._servers.seen(checked(name))) is None:
             return b""
-        self._look(name, server)
+        if time.monotonic() - self._looked.get(name, -math.inf) >= self._config.poll:
+            self._look(name, server)
         return self._console(name).read(offset)
 
     def screenshot(self, name: str) -> bytes | None:
@@ -346,6 +349,7 @@ class NovaCompute:
         """Take in what the console says now; a server that says nothing yet has none."""
         if server.status in ("BUILD", "ERROR"):
             return
+        self._looked[name] = time.monotonic()
         try:
             text = self._servers.ask_briefly("a console", server.get_console_output)
         except (NotFound, Refused, TimedOut, Unavailable):
