@@ -451,6 +451,19 @@ def _holders(adopted: Adopted) -> dict[str, tuple[str, ...]]:
     return {layer.key: layer.holders for layer in adopted.all()}
 
 
+def test_an_adopted_image_that_is_forgotten_in_this_moment(tmp_path: Path) -> None:
+    class Hasty(Adopted):
+        def _read(self, key: str) -> dict[str, Any] | None:
+            record = super()._read(key)
+            self._file(key).unlink(missing_ok=True)
+            return record
+
+    Adopted(tmp_path).put(KEY, "image-1", "qcow2", title="the base", build_id="one")
+    found = Hasty(tmp_path).find(KEY)
+    assert found is not None and found.source.path == "image-1"
+    assert Hasty(tmp_path).find(KEY) is None
+
+
 def test_to_let_go_of_an_image_is_not_to_use_it(tmp_path: Path) -> None:
     adopted = Adopted(tmp_path)
     adopted.put(KEY, "image-1", "qcow2", title="the base", build_id="one")

@@ -40,8 +40,12 @@ class Adopted:
 
     def find(self, key: str) -> Layer | None:
         """The layer with this key."""
-        record = self._read(key)
-        return None if record is None else _layer(key, record, self._file(key).stat().st_mtime)
+        try:
+            used = self._file(key).stat().st_mtime
+        except FileNotFoundError:
+            return None
+        record = self._read(key)  # None where it was forgotten in this very moment
+        return None if record is None else _layer(key, record, used)
 
     def hold(self, key: str, build_id: str) -> None:
         """It stays as long as this build needs it."""
