@@ -177,7 +177,7 @@ class Compute(Protocol):
         is now, with the arguments given now. A new one gets an empty disk of `spec.disk`, or one that
         starts as `disk` (which is never written to). With `cdrom` it boots from that, else from its disk.
         Waits while the host's memory or processors are taken by other machines, and says so to `log`.
-        Raises Refused, NoSpace, Unavailable.
+        Raises Refused, NoSpace, Unavailable; MachineLost where a new one would have nothing to start from.
         """
 
     def state(self, name: str) -> MachineState:

@@ -16,7 +16,7 @@ from imageflow.compute.nova.driver import NovaCompute
 from imageflow.compute.nova.layers import PARENT
 from imageflow.compute.nova.servers import BLANK, DISK, INSTALLING, MACHINE, STAGE
 from imageflow.control import Control
-from imageflow.errors import Cancelled, ImageflowError, Refused, Unavailable
+from imageflow.errors import Cancelled, ImageflowError, MachineLost, Refused, Unavailable
 from imageflow.model import Build, BuildState
 from imageflow.openstack.trouble import OverQuota
 from imageflow.persistence import builds
@@ -117,6 +117,17 @@ def test_a_blank_server_that_broke_is_made_anew(nova: Nova, compute: NovaCompute
     (blank,) = (image for image in nova.images.values() if image["name"] == f"{NAME}-blank")
     # Nova keeps it as long as the server lives: what was installed would be powered off without being asked
     assert "os_shutdown_timeout" not in blank
+
+
+@pytest.mark.parametrize("left", ["nothing", "one that never ran"])
+def test_a_server_that_goes_while_it_is_to_go_on_is_not_replaced_by_an_empty_one(
+    nova: Nova, compute: NovaCompute, left: str
+) -> None:
+    if left != "nothing":
+        ours(nova, "ERROR", 0, **{"OS-SRV-USG:launched_at": None})
+    with pytest.raises(MachineLost):
+        ensure(compute, disk=None)
+    assert nova.servers == {}
 
 
 def test_a_new_machine_is_seen_at_once(nova: Nova, tmp_path: Path) -> None:

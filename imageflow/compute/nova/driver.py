@@ -38,7 +38,7 @@ from imageflow.compute.nova.snapshots import snapshot
 from imageflow.compute.qemu.disks import check_base
 from imageflow.config import Config
 from imageflow.control import Control
-from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
+from imageflow.errors import MachineLost, NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
 from imageflow.openstack.image import Image
 from imageflow.openstack.images import Images
@@ -108,6 +108,8 @@ class NovaCompute:
             if server is not None and server.status == "ERROR" and (not launched(server) or _stage(server) == BLANK):
                 self._servers.delete(name, control)  # there is nothing on its disk
                 server = None
+            if server is None and disk is None and cdrom is None:
+                raise MachineLost  # who asks for none was to go on from what was on its disk
             if server is None or server.status == "BUILD":
                 server = self._creation.create(name, spec, build_id, control, log, disk, cdrom, seed)
             self._network.give_floating(server.id, name, control)
