@@ -35,6 +35,14 @@ def make(folder: Path) -> Keys:
     return Keys(client, _pair(client, COMMENT), host, _pair(host, HOST_COMMENT))
 
 
+def copy(keys: Keys, to: Path) -> None:
+    """The same keys in another folder, where there are none yet; it may be on another file system."""
+    to.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for file in (keys.private, keys.host_private):
+        if not (to / file.name).exists():
+            _write(to / file.name, file.read_bytes())
+
+
 def access(keys: Keys, host: str, port: int, user: str = "root", *, host_known: bool) -> Access:
     """How to reach a machine that was told of these keys.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +71,7 @@ def _take_install_keys(config: Config, key: str, to: Path) -> bool:
     folder = config.install_keys_dir / key
     with locked(config.install_keys_dir / f".{key}.lock"):  # two builds that make them at once would have one each
         known = (folder / "client_key").exists()
-        made = keys.make(folder)
-    to.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for file in (made.private, made.host_private):
-        with contextlib.suppress(FileExistsError):
-            os.link(file, to / file.name)
+        keys.copy(keys.make(folder), to)
     return known
 
 
