@@ -33,21 +33,18 @@ class Janitor:
         self._board = board
 
     def round(self) -> list[tuple[Resource, str | None]]:
-        """One round; -> what was to be removed, with None or the reason why it is still there."""
+        """One round; -> what was to be removed, with None or the reason why it is still there.
+
+        Raises ImageflowError when the store can't be tidied up, after all the rest: machines and layers may be elsewhere.
+        """
         self._expire_paused()
         self._database.transact(conductors.forget_dead)
         found = self._reap()
-        self._tidy()
         self._sweep()
         self._collect_layers()
+        for path in self._store.tidy(self._alive(self._store)):
+            LOG.info("removed %s: its build has ended", path)
         return found
-
-    def _tidy(self) -> None:
-        try:
-            for path in self._store.tidy(self._alive(self._store)):
-                LOG.info("removed %s: its build has ended", path)
-        except ImageflowError as error:  # machines and layers may be elsewhere
-            LOG.warning("the store can't be tidied up: %s", error)
 
     def _sweep(self) -> None:
         """Remove machines of ended builds that no ledger tells of: a worker asked for them while it was taken over."""
