@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +38,19 @@ def store(rig: Rig) -> Store:
 @pytest.fixture
 def control() -> Control:
     return Control()
+
+
+def damage(file: Path, how: str) -> None:
+    """'flip' a bit in its middle, or 'truncate' it by a byte."""
+    size = file.stat().st_size
+    if how == "truncate":
+        os.truncate(file, size - 1)
+        return
+    with file.open("r+b") as content:
+        content.seek(size // 2)
+        byte = content.read(1)
+        content.seek(-1, os.SEEK_CUR)
+        content.write(bytes([byte[0] ^ 1]))
 
 
 def image(folder: Path, seed: bytes = b"a", size: int = 100_000) -> list[tuple[Path, Artifact]]:

@@ -216,14 +216,7 @@ class Compute(Protocol):
         """
 
     def checkpoint(
-        self,
-        name: str,
-        key: str,
-        *,
-        parent: str | None,
-        title: str,
-        build_id: str,
-        control: Control | None = None,
+        self, name: str, key: str, *, parent: str | None, title: str, build_id: str, control: Control
     ) -> Layer:
         """Freeze the disk of a machine, running or stopped, as a layer held by the build; it goes on on top of it.
 

@@ -164,14 +164,7 @@ class FakeCompute:
             self.power_off(name)
 
     def checkpoint(
-        self,
-        name: str,
-        key: str,
-        *,
-        parent: str | None,
-        title: str,
-        build_id: str,
-        control: Control | None = None,
+        self, name: str, key: str, *, parent: str | None, title: str, build_id: str, control: Control
     ) -> Layer:
         machine = self._folder(name)
         if self.state(name) is MachineState.ABSENT:

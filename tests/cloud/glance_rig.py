@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from imageflow.openstack.image import Image
 from imageflow.stores import About, ImageRef
 from imageflow.stores.glance import GlanceStore
 from tests.cloud.settings import REGION
-from tests.store_contract import image
+from tests.store_contract import damage, image
 
 
 class Project:
@@ -121,17 +120,10 @@ class GlanceRig:
 
     def damage(self, ref: ImageRef, name: str, how: str) -> None:
         there = self.of(name)
-        path = self.file(there.id)
         if how == "remove":
             self.project.admin.image.delete_image(there.id)
-        elif how == "truncate":
-            os.truncate(path, path.stat().st_size - 1)
         else:
-            with path.open("r+b") as file:
-                file.seek(path.stat().st_size // 2)
-                byte = file.read(1)
-                file.seek(-1, os.SEEK_CUR)
-                file.write(bytes([byte[0] ^ 1]))
+            damage(self.file(there.id), how)
 
     def clean(self) -> None:
         """Nothing is left for the next test."""

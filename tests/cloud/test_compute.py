@@ -102,8 +102,8 @@ def test_a_layer_is_what_the_machine_had_and_nothing_it_inherited(place: NovaPla
     first = place.boot(base)
     with place.inside() as guest:
         guest.run("echo layered > /srv/layer; sync", control=place.control())
-    layer = place.compute.checkpoint(NAME, key("c"), parent=base.key, title="c", build_id=BUILD)
-    assert place.compute.checkpoint(NAME, key("c"), parent=base.key, title="c", build_id=BUILD) == layer
+    layer = place.checkpoint("c", parent=base.key)
+    assert place.checkpoint("c", parent=base.key) == layer
     assert (layer.key, layer.parent, layer.title, layer.holders) == (key("c"), base.key, "c", (BUILD,))
     assert {layer.key, base.key} <= {each.key for each in place.compute.layers.list()}
     compute = place.compute

@@ -77,7 +77,9 @@ class Site:
 
     def checkpoint(self, letter: str, name: str = NAME, parent: str | None = None) -> Layer:
         build_id = name.partition("-")[0]
-        return self.compute.checkpoint(name, key(letter), parent=parent, title=letter, build_id=build_id)
+        return self.compute.checkpoint(
+            name, key(letter), parent=parent, title=letter, build_id=build_id, control=self.control()
+        )
 
     def crash(self, name: str = NAME) -> None:
         """The machine's process is killed."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.drivers.compute_site import BUILD, NAME, SPEC, Site, key
+from tests.drivers.compute_site import NAME, SPEC, Site
 
 
 def main(driver: str, folder: str, memory: str, what: str, *words: str) -> None:
@@ -18,7 +18,7 @@ def main(driver: str, folder: str, memory: str, what: str, *words: str) -> None:
         print(site.ensure(*words).process)
     elif what == "ensure-and-checkpoint":
         site.ensure()
-        print(site.compute.checkpoint(NAME, key("c"), parent=None, title="c", build_id=BUILD).key)
+        print(site.checkpoint("c").key)
     elif what == "ensure-and-delete":
         site.ensure(*words)
         site.compute.delete(words[0] if words else NAME)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from imageflow import config
 from imageflow.stores import ImageRef, Store
 from imageflow.stores.directory import DirectoryStore
 from tests.store_contract import *  # noqa: F403 - the tests of every driver
-from tests.store_contract import Rig
+from tests.store_contract import Rig, damage
 
 
 class DirectoryRig:
@@ -33,14 +32,8 @@ class DirectoryRig:
         path.chmod(0o644)
         if how == "remove":
             path.unlink()
-        elif how == "truncate":
-            os.truncate(path, path.stat().st_size - 1)
         else:
-            with path.open("r+b") as file:
-                file.seek(path.stat().st_size // 2)
-                byte = file.read(1)
-                file.seek(-1, os.SEEK_CUR)
-                file.write(bytes([byte[0] ^ 1]))
+            damage(path, how)
 
 
 @pytest.fixture

@@ -89,7 +89,9 @@ class Bench:
             disk=self.base.source,
         )
         key = self.bench.stages[stage].key
-        made = self.compute.checkpoint(name, key, parent=self.base.key, title="other", build_id=build_id)
+        made = self.compute.checkpoint(
+            name, key, parent=self.base.key, title="other", build_id=build_id, control=self.bench.control
+        )
         self.compute.delete(name)
         return made
 

@@ -203,17 +203,9 @@ class NovaCompute:
     # -- disks ---------------------------------------------------------------------------------------
 
     def checkpoint(
-        self,
-        name: str,
-        key: str,
-        *,
-        parent: str | None,
-        title: str,
-        build_id: str,
-        control: Control | None = None,
+        self, name: str, key: str, *, parent: str | None, title: str, build_id: str, control: Control
     ) -> Layer:
         """See the protocol. What was installed from a CD runs from its disk afterwards: Nova can't do otherwise."""
-        control = control or Control()
         if self._servers.one(name) is None:
             raise Refused(f"there is no machine {name}")
         with self._locked(name, control):

@@ -190,14 +190,7 @@ class QemuCompute:
     # -- disks ---------------------------------------------------------------------------------------
 
     def checkpoint(
-        self,
-        name: str,
-        key: str,
-        *,
-        parent: str | None,
-        title: str,
-        build_id: str,
-        control: Control | None = None,
+        self, name: str, key: str, *, parent: str | None, title: str, build_id: str, control: Control
     ) -> Layer:
         machine = self._folder(name)
         if self.state(name) is MachineState.ABSENT:
