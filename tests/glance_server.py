@@ -94,7 +94,8 @@ class Glance:
 
     def _page(self, query: dict[str, str]) -> Answer:
         """The newest first, so many at once; 400 when the image is gone that the page before ended with."""
-        found = sorted(self._found(query), key=lambda image: (image["created_at"], image["id"]), reverse=True)
+        found = self._found(query)[::-1]
+        found.sort(key=lambda image: str(image["created_at"]), reverse=True)
         if (marker := query.pop("marker", None)) is not None:
             if marker not in self.images:
                 return 400, None

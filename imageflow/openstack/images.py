@@ -103,7 +103,8 @@ class Images:
         """
         filters = {**properties, "name": name, "status": "active"}
         found = self.ask(f"images named {name!r}", lambda: self._list(filters))
-        images = sorted(map(_image, found), key=lambda i: (i.says("created_at"), i.id), reverse=True)
+        # Of one second Glance's own order is kept: it knows the fraction, and does not tell it.
+        images = sorted(map(_image, found), key=lambda i: i.says("created_at"), reverse=True)
         return filter(lambda image: "owner" in properties or self._is_for_us(image, properties), images)
 
     def _is_for_us(self, image: Image, asked: Mapping[str, str]) -> bool:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -54,6 +55,11 @@ LOG = logging.getLogger(__name__)
 _RESUMED = (Unavailable, TimedOut, ClaimLost)  # after these somebody goes on, with what has arrived already
 _SAME_PLACE = 3  # downloads that end at the same byte: the data is short, it is not the connection
 _BUSY = 30.0  # seconds that an image which is used is asked to go: the janitor comes again
+_TRIES = 4  # to publish what others take away
+
+
+class _WentAway(Unavailable):
+    """Somebody removed an image of ours: another publisher of the same build whose set is the one that stays, or a person."""
 
 
 class GlanceStore:
@@ -112,26 +118,47 @@ class GlanceStore:
         about = about or About(Path(files[0][1].name).stem)
         checked(about.properties)
         control.check()
-        own = self._sets(digest, build_id)
-        if not (own and own[0].whole):
+        done = self._own(digest, build_id)
+        if done is None or not done.whole:
             _check_files(files)
             self._check_cloud(digest, build_id, about, control)
-            for broken in own:
-                if broken.corrupt:
-                    self._remove(broken)
+            done = self._made(files, digest, build_id, about, control, progress)
+        if move:
+            for source, _ in files:
+                with contextlib.suppress(OSError):
+                    source.unlink()
+        return done.ref(self.name)
+
+    def _made(
+        self,
+        files: Sequence[tuple[Path, Artifact]],
+        digest: str,
+        build_id: str,
+        about: About,
+        control: Control,
+        progress: Callable[[float], None],
+    ) -> ImageSet:
+        """Send and publish, once more where another publisher of the same build took an image of ours away."""
+        for tries_left in reversed(range(_TRIES)):
+            there = self._own(digest, build_id)
+            if there is not None and there.whole:
+                return there
+            if there is not None and there.corrupt:
+                self._remove(there)
             try:
                 self._send(files, digest, build_id, about, control, progress)
-                own = [self._publish(files, digest, build_id, about, control)]
+                return self._publish(files, digest, build_id, about, control)
+            except _WentAway as error:
+                if not tries_left:
+                    raise
+                LOG.info("%s: looking what is there", error)
+                control.wait(random.uniform(0.1, 0.5))  # not in step with the other one
             except _RESUMED:
                 raise
             except ImageflowError:
                 self._discard(digest, build_id)
                 raise
-        if move:
-            for source, _ in files:
-                with contextlib.suppress(OSError):
-                    source.unlink()
-        return own[0].ref(self.name)
+        raise AssertionError
 
     def _check_cloud(self, digest: str, build_id: str, about: About, control: Control) -> None:
         """What would be refused when everything has been sent is refused now."""
@@ -195,7 +222,7 @@ class GlanceStore:
         names = [artifact.name for _, artifact in files]
         there = self._own(digest, build_id)
         if there is None or [image.says(ARTIFACT) for image in there.images] != names:
-            raise Unavailable(f"{self._images.cloud.name}: images of {digest[:12]} went away while they were stored")
+            raise _WentAway(f"{self._images.cloud.name}: images of {digest[:12]} went away while they were stored")
         change = {WHOLE: str(len(files)), "visibility": self._visibility(about)}
         kernels = {}
         if not about.boot_loader:
@@ -210,12 +237,12 @@ class GlanceStore:
                 control.check()  # the last moment at which a worker that lost its claim can still be stopped
                 self._images.update(image.id, change | (kernels if position == 0 else {}))
         except NotFound as error:
-            raise Unavailable(f"{error.message}: it went away while it was published") from error
+            raise _WentAway(f"{error.message}: it went away while it was published") from error
         except Refused as error:
             raise self._not_visible(about, error) from error
         done = self._own(digest, build_id)
         if done is None or not done.whole:
-            raise Unavailable(f"{self._images.cloud.name}: images of {digest[:12]} went away while they were published")
+            raise _WentAway(f"{self._images.cloud.name}: images of {digest[:12]} went away while they were published")
         for image in done.others:
             self._images.try_to_remove(image.id)
         return done

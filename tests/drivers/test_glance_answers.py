@@ -13,6 +13,7 @@ from imageflow.compute.nova.layers import NovaLayers
 from imageflow.control import Control
 from imageflow.errors import Corrupt, RecipeError, Refused, Unavailable
 from imageflow.openstack import Cloud
+from imageflow.openstack.image import SELF, WHOLE
 from imageflow.openstack.images import Images
 from imageflow.openstack.trouble import OverQuota
 from imageflow.pins import glance as pins
@@ -89,18 +90,52 @@ def test_an_image_that_goes_away_while_the_version_is_published(
 ) -> None:
     files = image(tmp_path / "one")
 
+    times = 1
+    taken = []
+
     def before(request: str) -> None:
         method, _, path = request.partition(" ")
-        if method == "PATCH":  # the manifest comes first
-            glance.before = lambda request: None
-            del glance.images[path.rpartition("/")[2]]
+        if method == "PATCH" and len(taken) < times:
+            taken.append(path.rpartition("/")[2])
+            del glance.images[taken[-1]]
 
     glance.before = before
+    ref = store.add(files, build_id="b1", control=Control())
+    assert len(glance.images) == 2 and len(taken) == 1
+    assert sum(request.startswith("PUT") for request in glance.seen) == 3, "what is still there is not sent again"
+    store.delete(ref.digest)
+    times = 100
     with pytest.raises(Unavailable, match="went away while it was published"):
         store.add(files, build_id="b1", control=Control())
-    [disk] = glance.images
-    assert store.add(files, build_id="b1", control=Control()).path == disk, "what was sent is not sent again"
+    times = 0
+    store.add(files, build_id="b1", control=Control())
     assert len(glance.images) == 2
+
+
+def test_another_publisher_of_the_same_build_is_first(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
+    """Its set stays, and what we have sent is taken away: that is no failure of ours."""
+    files = image(tmp_path / "one")
+
+    def before(request: str) -> None:
+        if request.startswith("PATCH"):
+            glance.before = lambda request: None
+            ours = list(glance.images)
+            for id in ours:
+                theirs = f"their-{id}"
+                glance.images[theirs] = glance.images.pop(id) | {"id": theirs, SELF: theirs, WHOLE: "2"}
+
+    glance.before = before
+    ref = store.add(files, build_id="b1", control=Control())
+    assert ref.path.startswith("their-") and len(glance.images) == 2
+    assert sum(request.startswith("PUT") for request in glance.seen) == 2
+
+
+@pytest.mark.parametrize("later", ["1", "3"])
+def test_of_two_bases_of_one_second_glance_says_which_is_newer(glance: Glance, tmp_path: Path, later: str) -> None:
+    """It tells whole seconds, and sorts by what it knows."""
+    glance.add("2", name="debian", created_at="2026-01-01T00:00:00Z", **HASH)
+    glance.add(later, name="debian", created_at="2026-01-01T00:00:00Z", **HASH)
+    assert pins.look_up({"glance": "debian"}, configured(glance, tmp_path)).startswith(f"{later}:")
 
 
 def test_an_image_that_is_hidden_while_it_is_looked_for_is_one(
