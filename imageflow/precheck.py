@@ -1,15 +1,14 @@
-"""What can be known of an image before anything boots: answer file, ISO, tools of provisioners, properties for Glance."""
+"""What can be known of an image before anything boots: answer file, ISO, tools of provisioners, properties for stores."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from imageflow import provisioners, targets
+from imageflow import provisioners, stores, targets
 from imageflow.config import Config
 from imageflow.errors import RecipeError, Refused
 from imageflow.iso import Answers, answers, media, method
-from imageflow.openstack.properties import checked
 from imageflow.recipe import ImageRecipe
 from imageflow.recipe.problems import path_name
 from imageflow.stages import kind_of
@@ -39,11 +38,13 @@ def check(image: ImageRecipe, folder: Path, config: Config) -> None:
 
 
 def _check_properties(image: ImageRecipe, config: Config) -> None:
-    """Where it goes into a Glance: what that would refuse when all is built."""
-    if config.store != "glance" and not any(target.driver == "glance" for target in targets.parse(config)):
+    """What a store that it goes into would refuse when all is built."""
+    properties = (image.data.get("publish") or {}).get("properties")
+    if not properties:
         return
     try:
-        checked((image.data.get("publish") or {}).get("properties") or {})
+        for store in (stores.store(config), *(target.store for target in targets.parse(config))):
+            store.check_properties(properties)
     except RecipeError as error:
         path = ("publish", "properties")
         raise image.error(path, error.message.removeprefix(f"{'.'.join(path)}: "), error.hint) from None

@@ -24,7 +24,7 @@ from imageflow.persistence import builds, publications, versions
 from imageflow.persistence.database import Database
 from imageflow.service import Service
 from imageflow.signals import Flag
-from imageflow.stores import About, ImageRef, Store
+from imageflow.stores import About, ImageRef
 from imageflow.targets import Target
 
 LOG = logging.getLogger(__name__)
@@ -41,12 +41,11 @@ class Publisher:
     Killed anywhere, another one goes on: a store finds what is in it already, and removes what was half made.
     """
 
-    def __init__(self, service: Service, target: Target, store: Store) -> None:
-        """`store`: the target's, open."""
+    def __init__(self, service: Service, target: Target) -> None:
         self._service = service
         self._database = service.database
         self._target = target
-        self._store = store
+        self._store = target.store
         self._config = service.config.publish
         self._scratch = service.config.state_dir / "publishing"
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -212,7 +211,7 @@ class Publisher:
     def _look(self) -> None:
         with self._database.read() as conn:
             used = publications.used(conn, self._target.name)
-        self._target.look(used=used)
+        self._store.ready(used=used)
 
     def _tidy_now_and_then(self) -> None:
         now = time.monotonic()

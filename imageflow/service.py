@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import Connection
 
-from imageflow import drivers
+from imageflow import drivers, stores
 from imageflow.catalogue import Catalogue
 from imageflow.compute import Compute, Layer
 from imageflow.config import Config
@@ -91,8 +91,7 @@ class Service:
     @functools.cached_property
     def store(self) -> Store:
         """Where images live."""
-        driver: Store = drivers.load("store", "imageflow.stores", self.config.store)(self.config)
-        return driver
+        return stores.store(self.config)
 
     @functools.cached_property
     def compute(self) -> Compute:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from imageflow import drivers, openstack, targets
+from imageflow import drivers, targets
 from imageflow.comparing import Comparing
 from imageflow.conductor import Conductor
 from imageflow.dispatcher import Dispatcher
@@ -41,7 +41,8 @@ class Serving:
         """Raises ConfigError for a listener, target or cloud that there is not."""
         self._service = service
         config = service.config
-        openstack.check(config)
+        service.store.configured()
+        service.compute.configured()
         self._stop = Flag()
         self._conductor = Conductor(service)
         self._inbox = SqlInbox(service.database, wake=self._wake, heard=self._heard)
@@ -60,7 +61,8 @@ class Serving:
         for target in config.announce.targets:
             self._workers[f"announcer {target}"] = self._announcer(target)
         for place in targets.parse(config):
-            self._workers[f"publisher {place.name}"] = Publisher(service, place, place.open()).run
+            place.check()
+            self._workers[f"publisher {place.name}"] = Publisher(service, place).run
 
     @property
     def name(self) -> str:

@@ -92,6 +92,18 @@ def test_what_was_added_is_found_whole(store: Store, rig: Rig, tmp_path: Path, c
     assert done[-1] == 1.0
 
 
+def test_it_knows_its_place_before_it_reaches_it(store: Store, rig: Rig) -> None:
+    store.configured()
+    assert store.place[0] == store.name
+    assert store.place == rig.store().place
+    store.check_properties({"os_distro": "debian"})
+
+
+def test_what_was_used_is_ready(store: Store, tmp_path: Path, control: Control) -> None:
+    store.add(image(tmp_path / "work"), build_id="b1", control=control)
+    store.ready(used=True)
+
+
 def test_add_copies_or_takes(store: Store, tmp_path: Path, control: Control) -> None:
     files = image(tmp_path / "work")
     store.add(files, build_id="b1", control=control)

@@ -156,6 +156,9 @@ class Compute(Protocol):
     # Seconds that a guest has to stay on after what it says last, for it to be seen: 0 where the console is kept.
     console_delay: int
 
+    def configured(self) -> None:
+        """Raise ConfigError when something is missing that it needs to reach its place; nothing is reached."""
+
     def check(self, spec: MachineSpec) -> None:
         """Raise Refused when such a machine can never run here, saying what is missing or too small."""
 

@@ -76,6 +76,9 @@ class FakeCompute:
 
     # -- the protocol --------------------------------------------------------------------------------
 
+    def configured(self) -> None:
+        """See the protocol: it is this host."""
+
     def check(self, spec: MachineSpec) -> None:
         if spec.firmware not in ("bios", "uefi"):
             raise Refused(f"there is no firmware {spec.firmware!r}", hint="bios or uefi")

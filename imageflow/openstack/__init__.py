@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from imageflow.config import Config
 from imageflow.config.clouds import OpenStackConfig
 from imageflow.errors import ConfigError, ImageflowError, Refused
 from imageflow.openstack.trouble import patiently, translated
@@ -55,12 +54,6 @@ def _check(loader: Any, cloud: str | None, file: Path | None) -> None:
         raise ConfigError(
             f"there is no cloud {name!r} in {read}", hint=f"clouds in there: {known}; see [openstack] cloud"
         )
-
-
-def check(config: Config) -> None:
-    """Raise ConfigError where machines or images are to be in a cloud that is not configured; nothing is reached."""
-    if config.compute == "nova" or config.store == "glance":
-        _ = Cloud(config.openstack).session
 
 
 class Cloud:

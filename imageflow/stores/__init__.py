@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
+from imageflow import drivers
+from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.model import Artifact
 
@@ -43,6 +45,20 @@ class Store(Protocol):
     # Whether others than this imageflow may keep theirs in the same place: then nothing of a build that is unknown
     # here is removed by `tidy`.
     shared: bool
+    place: tuple[str, ...]  # what tells it from others: two of one place are one store
+
+    @classmethod
+    def at(cls, config: Config, where: str) -> Config:
+        """The configuration of the store that [publish] targets calls NAME=DRIVER:WHERE; raises ConfigError, beginning with WHERE."""
+
+    def configured(self) -> None:
+        """Raise ConfigError when something is missing that it needs to reach its place; nothing is reached."""
+
+    def ready(self, *, used: bool) -> None:
+        """Raise Unavailable when its place is not there, or is not the one that was `used` before, as a mount that is missing."""
+
+    def check_properties(self, properties: Mapping[str, Any]) -> None:
+        """Raise RecipeError when a recipe's `publish.properties` could not be stored."""
 
     def find(self, digest: str, build_id: str | None = None) -> ImageRef | None:
         """The version with this digest, whole, or None; this build's own, where several made it and each has one."""
@@ -89,3 +105,15 @@ class Store(Protocol):
 
     def tidy(self, alive: Callable[[str], bool]) -> Sequence[str]:
         """Remove half-made versions of builds that are not `alive(build_id)`; -> what was removed."""
+
+
+def driver(name: str, option: str = "") -> type[Store]:
+    """The class of the driver of this name; raises ConfigError. `option`: where it was named, [store] driver by default."""
+    found: type[Store] = drivers.load("store", "imageflow.stores", name, option)
+    return found
+
+
+def store(config: Config) -> Store:
+    """The one that is configured; nothing of it is reached yet. Raises ConfigError."""
+    found: Store = drivers.load("store", "imageflow.stores", config.store)(config)
+    return found

@@ -17,17 +17,19 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import (
+    ConfigError,
     Corrupt,
     NotFound,
     Refused,
+    Unavailable,
 )
 from imageflow.model import Artifact
 from imageflow.stores import About, ImageRef, contents
@@ -56,6 +58,30 @@ class DirectoryStore:
 
     def __init__(self, config: Config) -> None:
         self._root = config.store_path
+        self.place = (self.name, os.path.realpath(self._root))
+
+    @classmethod
+    def at(cls, config: Config, where: str) -> Config:
+        """See the protocol: an absolute path."""
+        if not os.path.isabs(where):
+            raise ConfigError(f"{where!r} is no absolute path")
+        return replace(config, store=cls.name, store_path=Path(where))
+
+    def configured(self) -> None:
+        """See the protocol: there is a default."""
+
+    def ready(self, *, used: bool) -> None:
+        """See the protocol: what is written below a mount point, and what is not found there, would be wrong."""
+        if not self._root.is_dir():
+            raise Unavailable(f"{self._root} is no folder", hint="mount it, or make it")
+        if used and not (self._root / LOCK).exists():
+            raise Unavailable(
+                f"{self._root} is not what it was, nothing was ever stored in it",
+                hint=f"mount it; if all of it is gone for good: touch {self._root / LOCK}",
+            )
+
+    def check_properties(self, properties: Mapping[str, Any]) -> None:
+        """See the protocol: any will do."""
 
     def find(self, digest: str, build_id: str | None = None) -> ImageRef | None:
         """The version with this digest, whole as far as names and sizes tell, or None; all builds share it."""

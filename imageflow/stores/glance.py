@@ -8,13 +8,13 @@ together with its visibility. Two builds that made the same bytes have a set eac
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +35,7 @@ from imageflow.openstack import Cloud
 from imageflow.openstack.image import BUILD, CREATED, WHOLE, Image
 from imageflow.openstack.images import Images
 from imageflow.openstack.properties import checked, formats
-from imageflow.openstack.trouble import BrokeOff, Busy, OverQuota
+from imageflow.openstack.trouble import Busy, OverQuota
 from imageflow.stores import About, ImageRef
 from imageflow.stores.places import DIGEST as IS_DIGEST
 from imageflow.stores.places import appearing, artifact_of, check_names
@@ -50,12 +50,15 @@ from imageflow.stores.published import (
     sets_of,
 )
 from imageflow.stores.streams import Sparse, Stream
+from imageflow.stores.verification import compare
 
 LOG = logging.getLogger(__name__)
 _RESUMED = (Unavailable, TimedOut, ClaimLost)  # after these somebody goes on, with what has arrived already
-_SAME_PLACE = 3  # downloads that end at the same byte: the data is short, it is not the connection
 _BUSY = 30.0  # seconds that an image which is used is asked to go: the janitor comes again
 _TRIES = 4  # to publish what others take away
+_PATIENCE = (
+    20.0  # seconds within one attempt of a publisher: the next one comes anyway, and says meanwhile what is wrong
+)
 
 
 class _WentAway(Unavailable):
@@ -76,6 +79,28 @@ class GlanceStore:
             )
         self._config = config.glance
         self._images = Images(Cloud(config.openstack))
+        self.place = (self.name, config.openstack.cloud or "", config.openstack.region or "")
+
+    @classmethod
+    def at(cls, config: Config, where: str) -> Config:
+        """See the protocol: CLOUD or CLOUD/REGION."""
+        cloud, _, region = where.partition("/")
+        if not cloud or "/" in region:
+            raise ConfigError(f"{where!r} names no cloud")
+        patience = min(config.openstack.patience, _PATIENCE)
+        reached = replace(config.openstack, cloud=cloud, region=region or None, patience=patience)
+        return replace(config, store=cls.name, openstack=reached)
+
+    def configured(self) -> None:
+        """See the protocol."""
+        _ = self._images.cloud.session
+
+    def ready(self, *, used: bool) -> None:
+        """See the protocol: whoever asks Glance is told."""
+
+    def check_properties(self, properties: Mapping[str, Any]) -> None:
+        """See the protocol: what Glance would refuse when all is built."""
+        checked(properties)
 
     # -- finding -------------------------------------------------------------------------------------
 
@@ -319,7 +344,7 @@ class GlanceStore:
         wrong: Corrupt | None = None
         for one in looked:
             try:
-                self._compare(one, control, report)
+                compare(self._images, one, control, report)
             except Corrupt as error:
                 self._mark(one, corrupt=True)
                 wrong = wrong or error
@@ -329,40 +354,6 @@ class GlanceStore:
         if wrong is not None:
             raise wrong
         progress(1.0)
-
-    def _compare(self, one: ImageSet, control: Control, report: Callable[[int], None]) -> None:
-        if missing := one.missing:
-            raise Corrupt(f"{missing} of {one.digest[:12]} is missing in {self._images.cloud.name}")
-        # All are asked for first: a version that is deleted meanwhile can still be read to its end, where Glance can.
-        with contextlib.ExitStack() as stack:
-            streams = [
-                stack.enter_context(contextlib.closing(self._images.chunks(image, control))) for image in one.images
-            ]
-            for image, stream, artifact in zip(one.images, streams, one.artifacts, strict=True):
-                if self._digest(image, stream, control, report) != artifact.digest:
-                    raise Corrupt(f"{artifact.name} (image {image.id}) is not what was stored: its SHA-256 differs")
-
-    def _digest(self, image: Image, stream: Iterator[bytes], control: Control, report: Callable[[int], None]) -> str:
-        ends: list[int | None] = []
-        while True:
-            digest, done = hashlib.sha256(), 0
-            try:
-                for piece in stream:
-                    digest.update(piece)
-                    done += len(piece)
-                    report(len(piece))
-                return digest.hexdigest()
-            except BrokeOff as error:
-                ends.append(error.at)
-                if error.at is not None and ends.count(error.at) == _SAME_PLACE:
-                    raise Corrupt(
-                        f"{image.says(ARTIFACT)} (image {image.id}) has only {error.at} of its {image.size} bytes"
-                    ) from error
-                if len(ends) == 2 * _SAME_PLACE:
-                    raise
-            report(-done)
-            control.wait(0.2 * 2 ** len(ends))
-            stream = self._images.chunks(image, control)
 
     def _mark(self, one: ImageSet, *, corrupt: bool) -> None:
         """Whether the version is damaged; then nobody sees it in a list any more."""

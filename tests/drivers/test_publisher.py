@@ -66,7 +66,7 @@ def test_the_target_is_asked_before_a_version_is_read_for_it(
 ) -> None:
     wanted(site, tmp_path)
     [target] = targets.parse(site.config)
-    publisher = Publisher(site.service, target, target.open())
+    publisher = Publisher(site.service, target)
 
     def step() -> tuple[str, int]:
         """-> the state after one attempt, and how many files were read for it."""

@@ -105,8 +105,7 @@ class Place:
             if one.name in (names or targets.names(self.service.config))
         ]
         threads = [
-            threading.Thread(target=Publisher(self.service, one, one.open()).run, args=(stop,), daemon=True)
-            for one in found
+            threading.Thread(target=Publisher(self.service, one).run, args=(stop,), daemon=True) for one in found
         ]
         for thread in threads:
             thread.start()
@@ -142,7 +141,7 @@ class Place:
     def exactly(self, name: str, *expected: Version) -> None:
         """These versions are in the target, sound, and nothing else is."""
         assert self.content(name) == sorted(version.digest for version in expected)
-        store = next(one for one in targets.parse(self.service.config) if one.name == name).open()
+        store = next(one for one in targets.parse(self.service.config) if one.name == name).store
         for version in expected:
             store.verify(version.digest, Control())
 
@@ -481,7 +480,7 @@ def test_a_wrong_target_ends_serve_before_anything_starts(place: Place, entry: s
 def test_entries_say_which_cloud_and_region(place: Place) -> None:
     place.configured(targets="prod=glance:prod-cloud, lab = glance:lab/RegionTwo ,dr=directory:/mnt/images")
     prod, lab, dr = targets.parse(place.service.config)
-    assert [(one.name, one.driver) for one in (prod, lab, dr)] == [
+    assert [(one.name, one.store.name) for one in (prod, lab, dr)] == [
         ("prod", "glance"),
         ("lab", "glance"),
         ("dr", "directory"),

@@ -84,6 +84,10 @@ class NovaCompute:
             self._media,
         )
 
+    def configured(self) -> None:
+        """See the protocol."""
+        _ = self.cloud.session
+
     def check(self, spec: MachineSpec) -> None:
         self._creation.check(spec)
 

@@ -48,6 +48,9 @@ class QemuCompute:
         self._runs = Runs(self._site)
         self._settled = 0.0
 
+    def configured(self) -> None:
+        """See the protocol: it is this host."""
+
     def check(self, spec: MachineSpec) -> None:
         if spec.vcpus < 1 or spec.memory < 32 or (spec.disk is not None and spec.disk < 1):
             raise Refused(f"there is no machine of {spec.vcpus} vcpus, {spec.memory} MiB and {spec.disk} GiB")

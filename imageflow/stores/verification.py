@@ -1,0 +1,53 @@
+"""Whether what Glance has of a version is what was stored: all of it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+
+from imageflow.control import Control
+from imageflow.errors import Corrupt
+from imageflow.openstack.image import Image
+from imageflow.openstack.images import Images
+from imageflow.openstack.trouble import BrokeOff
+from imageflow.stores.published import ARTIFACT, ImageSet
+
+_SAME_PLACE = 3  # downloads that end at the same byte: the data is short, it is not the connection
+
+
+def compare(images: Images, one: ImageSet, control: Control, report: Callable[[int], None]) -> None:
+    """Raise Corrupt, naming the file that differs; `report` gets bytes read, less than none when it begins again."""
+    if missing := one.missing:
+        raise Corrupt(f"{missing} of {one.digest[:12]} is missing in {images.cloud.name}")
+    # All are asked for first: a version that is deleted meanwhile can still be read to its end, where Glance can.
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(contextlib.closing(images.chunks(image, control))) for image in one.images]
+        for image, stream, artifact in zip(one.images, streams, one.artifacts, strict=True):
+            if _digest(images, image, stream, control, report) != artifact.digest:
+                raise Corrupt(f"{artifact.name} (image {image.id}) is not what was stored: its SHA-256 differs")
+
+
+def _digest(
+    images: Images, image: Image, stream: Iterator[bytes], control: Control, report: Callable[[int], None]
+) -> str:
+    ends: list[int | None] = []
+    while True:
+        digest, done = hashlib.sha256(), 0
+        try:
+            for piece in stream:
+                digest.update(piece)
+                done += len(piece)
+                report(len(piece))
+            return digest.hexdigest()
+        except BrokeOff as error:
+            ends.append(error.at)
+            if error.at is not None and ends.count(error.at) == _SAME_PLACE:
+                raise Corrupt(
+                    f"{image.says(ARTIFACT)} (image {image.id}) has only {error.at} of its {image.size} bytes"
+                ) from error
+            if len(ends) == 2 * _SAME_PLACE:
+                raise
+        report(-done)
+        control.wait(0.2 * 2 ** len(ends))
+        stream = images.chunks(image, control)
