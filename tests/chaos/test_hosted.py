@@ -12,7 +12,7 @@ import pytest
 from imageflow import recipe_events, repository
 from imageflow.model import BuildState, Verdict
 from tests.chaos.test_events import all_is_answered
-from tests.flows.test_hosted import Forge
+from tests.small.forge import Forge
 from tests.small.site import Site
 
 COMMITS = 12

@@ -10,8 +10,8 @@ import pytest
 
 from imageflow import resources
 from tests.cli_program import Program
-from tests.flows.test_hosted import IMAGE, Forge
 from tests.pollers import until
+from tests.small.forge import IMAGE, Forge
 
 ELEMENTS = Path(__file__).parents[1] / "recipes" / "elements"
 
