@@ -18,7 +18,7 @@ from imageflow.control import Control
 from imageflow.model import Artifact
 from imageflow.openstack.image import Image
 from imageflow.stores import About, ImageRef
-from imageflow.stores.glance import GlanceStore
+from imageflow.stores.glance.driver import GlanceStore
 from tests.cloud.settings import REGION
 from tests.store_contract import damage, image
 

@@ -9,7 +9,7 @@ import novaclient.v2.client
 import openstack.config
 
 import imageflow.compute.nova.driver
-import imageflow.stores.glance
+import imageflow.stores.glance.driver
 import imageflow.tasks.workbench
 
 _ = (glanceclient, keystoneauth1, novaclient, openstack, imageflow)

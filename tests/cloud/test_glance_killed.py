@@ -47,7 +47,7 @@ from imageflow import config
 from imageflow.config.clouds import GlanceConfig, OpenStackConfig
 from imageflow.control import Control
 from imageflow.model import Artifact
-from imageflow.stores.glance import GlanceStore
+from imageflow.stores.glance.driver import GlanceStore
 import dataclasses
 def progress(fraction):
     if fraction >= said["until"]:

@@ -19,10 +19,11 @@ from imageflow.errors import Cancelled, ConfigError, Corrupt, RecipeError, Refus
 from imageflow.model import Artifact
 from imageflow.openstack.image import WHOLE
 from imageflow.openstack.trouble import OverQuota
-from imageflow.stores.glance import GlanceStore
+from imageflow.stores.glance.driver import GlanceStore
 from tests.cloud.glance_rig import GlanceRig, about, kernels, one_whole_set
 from tests.cloud.settings import REGION
 from tests.cloud_proxy import CloudProxy
+from tests.half_stored import sent
 from tests.store_contract import *  # noqa: F403 - the tests of every driver
 from tests.store_contract import image
 
@@ -222,7 +223,7 @@ def test_half_made_ones_of_dead_builds_go(rig: GlanceRig, tmp_path: Path, contro
     whole = store.add(image(tmp_path / "one", b"1"), build_id="b1", control=control)
     for build, seed in (("dead", b"2"), ("living", b"3")):
         files = image(tmp_path / build, seed)
-        store._send(files[:1], files[0][1].digest, build, about(), control, lambda _: None)
+        sent(store, files[:1], build)
     assert [r.digest for r in store.list()] == [whole.digest]
     (gone,) = store.tidy(lambda build_id: build_id == "living")
     assert "build dead" in gone

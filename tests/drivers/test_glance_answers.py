@@ -18,8 +18,10 @@ from imageflow.openstack.images import Images
 from imageflow.openstack.trouble import OverQuota
 from imageflow.pins import glance as pins
 from imageflow.stores import About
-from imageflow.stores.glance import GlanceStore
+from imageflow.stores.glance.driver import GlanceStore
+from imageflow.stores.glance.versions import versions
 from tests.glance_server import PROJECT, Glance, configured, glance_server
+from tests.half_stored import sent
 from tests.store_contract import image
 
 HASH = {"os_hash_algo": "sha512", "os_hash_value": "ab" * 64}
@@ -148,15 +150,14 @@ def test_an_image_that_is_hidden_while_it_is_looked_for_is_one(
             glance.images[ref.path]["os_hidden"] = True
 
     glance.before = hide
-    [found] = store._sets(ref.digest)
+    [found] = versions(store._images, ref.digest)
     assert found.whole and found.others == ()  # others are removed
 
 
 def test_what_an_upload_left_short_is_not_what_is_published(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
     """Some servers take the end of a connection for the end of the data: such an image is active."""
     files = image(tmp_path / "one")
-    digest = files[0][1].digest
-    store._send(files[:1], digest, "b1", About("web"), Control(), lambda _: None)
+    sent(store, files[:1], "b1")
     [short] = glance.images.values()
     short |= {"size": 5, "created_at": "2026-01-01T00:00:00Z", **HASH}
     ref = store.add(files, build_id="b1", control=Control())
@@ -238,13 +239,13 @@ def test_a_base_that_was_not_sent_to_its_end_is_no_layer(glance: Glance, tmp_pat
 
 def test_what_is_left_over_is_no_reason_to_fail(glance: Glance, store: GlanceStore, tmp_path: Path) -> None:
     files = image(tmp_path / "one")
-    store._send(files[:1], files[0][1].digest, "b1", About("web"), Control(), lambda _: None)
+    sent(store, files[:1], "b1")
     [left] = glance.images.values()
     left |= {"status": "saving", "protected": True}
     ref = store.add(files, build_id="b1", control=Control())
     assert store.find(ref.digest) == ref and left["id"] in glance.images
     other = image(tmp_path / "two", b"b")
-    store._send(other, other[0][1].digest, "b2", About("web"), Control(), lambda _: None)
+    sent(store, other, "b2")
     assert len(store.tidy(lambda build: False)) == 2, "it does not keep the others either"
     left["protected"] = False
     assert len(store.tidy(lambda build: False)) == 1

@@ -11,7 +11,7 @@ from imageflow.errors import Corrupt
 from imageflow.openstack.image import Image
 from imageflow.openstack.images import Images
 from imageflow.openstack.trouble import BrokeOff
-from imageflow.stores.published import ARTIFACT, ImageSet
+from imageflow.stores.glance.sets import ARTIFACT, ImageSet
 
 _SAME_PLACE = 3  # downloads that end at the same byte: the data is short, it is not the connection
 

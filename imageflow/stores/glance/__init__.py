@@ -1,0 +1,1 @@
+"""Glance as a store: a set of images for each version."""
