@@ -21,6 +21,7 @@ from imageflow.config import Config
 from imageflow.errors import RecipeError
 from imageflow.matching import BEHIND
 from imageflow.model import Event, Json, Outcome, Verdict
+from imageflow.openstack.image import BUILD
 from imageflow.persistence import builds, events, reactions, rebuilds, registry
 from imageflow.persistence.database import Database
 from imageflow.pins import glance, source_name
@@ -125,6 +126,8 @@ def _newest(given: Json, config: Config) -> tuple[Event, str] | None:
     try:
         image = glance.newest(given, config)
     except RecipeError:
+        return None
+    if image.says(BUILD):  # our own publication, as in matching.py
         return None
     return activation(image), str(glance.Pinned(image.id, image.hash))
 

@@ -16,7 +16,10 @@ from imageflow.comparing import Comparing
 from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
 from imageflow.inbox import SqlInbox
+from imageflow.matching import match_waiting
 from imageflow.model import Build, BuildState, Event, Version
+from imageflow.openstack import Cloud
+from imageflow.openstack.images import Images
 from imageflow.persistence import builds, publications, versions
 from tests.glance_server import Glance, clouds_yaml, glance_server
 from tests.small.site import Site
@@ -112,6 +115,24 @@ def test_a_base_that_is_replaced_within_a_second(site: Site, glance: Glance) -> 
     assert newer_bases.ask(site.service.database, site.config) == ["web"]
     built(site, pins={"base:glance:debian": "b:sha512:bb"})
     assert newer_bases.ask(site.service.database, site.config) == []
+
+
+def test_a_base_that_we_published_ourselves_asks_for_nothing(site: Site, glance: Glance) -> None:
+    """As when Glance tells of it. Published under the name of its own base, an image would be rebuilt for ever."""
+    file = site.folder / "recipe.yaml"
+    file.write_text(BASE)
+    site.service.recipes.add(file)
+    glance.add("a", name="debian", os_hash_algo="sha512", os_hash_value="aa", created_at="2026-01-01T00:00:00Z")
+    first = built(site, pins={"base:glance:debian": "a:sha512:aa"})
+    ours = {"name": "debian", "os_hash_algo": "sha512", "imageflow:build_id": first.id}
+    glance.add("b", os_hash_value="bb", created_at="2026-01-02T00:00:00Z", **ours)
+    assert newer_bases.ask(site.service.database, site.config) == []
+    SqlInbox(site.service.database).receive(
+        [newer_bases.activation(Images(Cloud(site.config.openstack)).find({})[-1])], listener="notifications"
+    )
+    match_waiting(site.service.database)
+    assert newer_bases.ask(site.service.database, site.config) == []
+    assert site.service.events.rebuilds() == []
 
 
 def test_what_can_not_be_deleted_now_is_deleted_later_and_that_is_said(
