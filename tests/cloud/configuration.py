@@ -168,6 +168,8 @@ def _nova(settings: Settings) -> Sections:
             "vif_plugging_timeout": 60,
             "running_deleted_instance_action": "reap",
             "sync_power_state_interval": 60,
+            # After an outage of the broker nova-compute may wait a minute for the answer to its last report.
+            "service_down_time": 600,
             "default_ephemeral_format": "ext4",
         },
         "api": {"auth_strategy": "keystone"},
@@ -219,6 +221,7 @@ def _neutron(settings: Settings) -> Sections:
             "notify_nova_on_port_status_changes": True,
             "notify_nova_on_port_data_changes": True,
             "dhcp_agents_per_network": 1,
+            "agent_down_time": 600,  # as Nova's service_down_time
             "interface_driver": "linuxbridge",
         },
         "experimental": {"linuxbridge": True},

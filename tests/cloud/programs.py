@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import time
+from collections.abc import Collection
 
 from tests.cloud.daemons import daemons, environment
 from tests.cloud.settings import Settings
@@ -20,7 +21,10 @@ class Programs:
         self._daemons = daemons(settings)
 
     def start(self, *names: str, patience: float = 600) -> None:
-        """Start these daemons, each when those answer that it needs; returns when all of them answer."""
+        """Start these daemons, each when those answer that it needs; returns when they answer, and who needs them does again.
+
+        A service that lost its broker comes back to it seconds later, and what it is sent until then is lost.
+        """
         waiting = [self._daemons[n] for n in self._daemons if n in names]
         begun: list[str] = []
         answering: set[str] = set()
@@ -41,6 +45,19 @@ class Programs:
             self.check(*begun)
             assert time.monotonic() < end, f"no answer from {sorted(set(begun) - answering)}: see {self._settings.logs}"
             time.sleep(0.1)
+        waiting_for = self._dependants(names)
+        while waiting_for := [n for n in waiting_for if not self._daemons[n].answers()]:
+            self.check(*waiting_for)
+            assert time.monotonic() < end, f"not back: {waiting_for}, see {self._settings.logs}"
+            time.sleep(0.1)
+
+    def _dependants(self, names: Collection[str]) -> list[str]:
+        """Those that run and need one of these, directly or not."""
+        touched = set(names)
+        for daemon in self._daemons.values():
+            if touched.intersection(daemon.needs):
+                touched.add(daemon.name)
+        return [n for n in self._supervision.programs()["running"] if n in touched and n not in names]
 
     def check(self, *names: str) -> None:
         """AssertionError with the end of its log when one of these daemons does not run."""

@@ -97,9 +97,11 @@ class Provisioner:
     def _missing_host(self) -> list[str]:
         if not self._get(self._compute, "/os-hypervisors", "hypervisors"):
             return ["nova-compute's host"]
-        (host,) = self._get(self._placement, "/resource_providers", "resource_providers")
-        stock = self._get(self._placement, f"/resource_providers/{host['uuid']}/inventories", "inventories")
-        return [] if "VCPU" in stock else ["Placement's inventory"]
+        for host in self._get(self._placement, "/resource_providers", "resource_providers"):
+            stock = self._get(self._placement, f"/resource_providers/{host['uuid']}/inventories", "inventories")
+            if "VCPU" in stock:
+                return []
+        return ["Placement's inventory"]
 
     @staticmethod
     def _get(api: Adapter, path: str, what: str) -> Any:
