@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -209,10 +210,14 @@ def test_a_full_quota_is_said_or_waited_for(place: NovaPlace, cloud: Cloud) -> N
             place.boot(layer)
         admin.quotas.update(project, instances=1, force=True)
         place.boot(layer, f"{BUILD}-verify")
-        import threading
 
-        threading.Timer(5.0, lambda: place.open().delete(f"{BUILD}-verify")).start()
-        place.boot(layer)
-        assert any("waits" in line for line in place.log), place.log
+        def make_room() -> None:
+            place.until(lambda: any("waits" in line for line in place.log), 120)
+            place.open().delete(f"{BUILD}-verify")
+
+        with ThreadPoolExecutor(1) as other:
+            made = other.submit(make_room)
+            place.boot(layer)
+            made.result()
     finally:
         admin.quotas.update(project, instances=before, force=True)

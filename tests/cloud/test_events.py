@@ -67,6 +67,8 @@ class Bases:
         self.name = f"base-{secrets.token_hex(4)}"
         self.glance = Glance("2", session=cloud.session("outsider"), region_name="RegionOne")
         self.ids: list[str] = []
+        # Glance tells of an image just before it is there: who is faster than Glance asks once more.
+        self.told = ("glance.image.activate", f"{self.name} in Glance is newer than what web was built from")
         self._last = 0
 
     def _await_another_second(self) -> None:
@@ -184,7 +186,7 @@ def test_a_new_base_is_one_rebuild_whose_reason_names_the_event_and_the_pin(
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", "-c", tiny.disk(), repacked], check=True)
         new = bases.create(repacked)
         second = one_rebuild(site, first, seconds=400)
-        assert second.reason.startswith("glance.image.activate"), second.reason
+        assert second.reason.startswith(bases.told), second.reason
         assert f"base glance {name} {old[:8]} → {new[:8]}" in second.reason
         assert second.pins[f"base:glance:{name}"].startswith(f"{new}:sha512:")
         assert f"image {new} in Glance: downloading" in site.log(second)
@@ -415,7 +417,7 @@ def test_the_broker_is_away_for_a_while(cloud: Cloud, bases: Bases, tmp_path: Pa
             time.sleep(20)
         new = bases.upload()
         second = one_rebuild(site, first, seconds=180)
-        assert second.reason.startswith("glance.image.activate")
+        assert second.reason.startswith(bases.told), second.reason
         assert f"base glance {bases.name} {old[:8]} → {new[:8]}" in second.reason
 
 
