@@ -26,7 +26,7 @@ from imageflow.persistence.database import Database
 from imageflow.persistence.tables import events, refusals
 from imageflow.registry import SqlWatched
 from imageflow.signals import Flag
-from tests.webhooks import SECRETS
+from tests.webhook_senders import SECRETS
 
 TOKEN = "events-token-7531"
 JSON = {"content-type": "application/cloudevents+json"}

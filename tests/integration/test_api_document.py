@@ -16,7 +16,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from tests.http_server import Site, configured, serving
 from tests.integration.api_site import *  # noqa: F403 - its fixtures
-from tests.webhooks import SECRETS, SENDERS, Sender
+from tests.webhook_senders import SECRETS, SENDERS, Sender
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from imageflow.persistence import events as rows
 from tests.http_server import JSON, TOKEN, Answer, Site, configured, serving
 from tests.integration.api_site import *  # noqa: F403 - its fixtures
 from tests.integration.api_site import EVENT, event, refused_alone
-from tests.webhooks import SENDERS, raw
+from tests.webhook_senders import SENDERS, raw
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 

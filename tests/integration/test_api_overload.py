@@ -12,7 +12,7 @@ from imageflow.persistence.database import Database
 from tests.http_server import JSON, Site, configured, serving
 from tests.integration.api_site import *  # noqa: F403 - its fixtures
 from tests.integration.api_site import HEAD, event
-from tests.webhooks import SENDERS, raw
+from tests.webhook_senders import SENDERS, raw
 
 
 def test_many_large_bodies_at_once_are_told_to_come_later(site: Site) -> None:

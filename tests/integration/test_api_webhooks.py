@@ -16,7 +16,8 @@ import requests
 from tests.http_server import JSON, Site, configured, serving
 from tests.integration.api_site import *  # noqa: F403 - its fixtures
 from tests.integration.api_site import event, refused_alone
-from tests.webhooks import PLAIN_GITLAB, SECRETS, SENDERS, Sender, github_push, raw, standard_headers
+from tests.webhook_payloads import github_push
+from tests.webhook_senders import PLAIN_GITLAB, SECRETS, SENDERS, Sender, raw, standard_headers
 
 
 def every_sender(function: Any) -> Any:

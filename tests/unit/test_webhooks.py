@@ -22,23 +22,9 @@ from imageflow.api.signatures import BadSignature, basic_password, hmac_hex, sta
 from imageflow.errors import BadInput, ConfigError
 from imageflow.listeners import gerrit_lines
 from imageflow.model import Event
-from tests.webhooks import (
-    NEW,
-    OLD,
-    PLAIN_GITLAB,
-    SAMPLES,
-    SECRETS,
-    SENDERS,
-    TAG,
-    Sample,
-    Sender,
-    _bitbucket_ref,
-    bitbucket_push,
-    gitea_push,
-    raw,
-    sha256,
-    standard_headers,
-)
+from tests.webhook_payloads import NEW, OLD, TAG, bitbucket_push, bitbucket_ref, gitea_push
+from tests.webhook_samples import SAMPLES, Sample
+from tests.webhook_senders import PLAIN_GITLAB, SECRETS, SENDERS, Sender, raw, sha256, standard_headers
 
 BY_NAME = {forge.name: forge for forge in FORGES}
 GIT_FIELDS = {"repository", "owner", "ref", "branch", "tag", "before", "after", "pusher", "url"}
@@ -70,9 +56,9 @@ def test_nothing_private_is_kept(sample: Sample) -> None:
 
 def test_one_event_for_each_ref_of_a_push() -> None:
     changes = [
-        {"new": _bitbucket_ref("branch", "main", NEW), "old": _bitbucket_ref("branch", "main", OLD)},
-        {"new": _bitbucket_ref("tag", "v1", TAG), "old": None},
-        {"new": None, "old": _bitbucket_ref("branch", "old", OLD)},
+        {"new": bitbucket_ref("branch", "main", NEW), "old": bitbucket_ref("branch", "main", OLD)},
+        {"new": bitbucket_ref("tag", "v1", TAG), "old": None},
+        {"new": None, "old": bitbucket_ref("branch", "old", OLD)},
     ]
     events = deliver("bitbucket", "repo:push", bitbucket_push(*changes), "D")
     assert [(e.id, e.type, e.subject) for e in events] == [
@@ -83,7 +69,7 @@ def test_one_event_for_each_ref_of_a_push() -> None:
 
 
 def test_a_push_of_thousands_of_refs_is_refused() -> None:
-    change = {"new": _bitbucket_ref("branch", "main", NEW), "old": None}
+    change = {"new": bitbucket_ref("branch", "main", NEW), "old": None}
     with pytest.raises(BadInput, match="1001 refs"):
         deliver("bitbucket", "repo:push", bitbucket_push(*[change] * 1001))
 
