@@ -74,7 +74,7 @@ def _broken(kind: str, to: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["truncated", "not an ISO", "no boot record", "wrong sha256"])
 def test_a_broken_iso(tmp_path: Path, kind: str) -> None:
-    """The fifth one, a full disk, is found while it is remastered: tests/drivers/test_iso_remaster.py."""
+    """The fifth one, a full disk, is found while it is remastered: tests/drivers/test_iso_remaster_writing.py."""
     (tmp_path / "preseed.cfg").write_text(SEED)
     more = {"sha256": "0" * 64} if kind == "wrong sha256" else {}
     recipe = _recipe(tmp_path, _broken(kind, tmp_path / "it.iso"), "preseed: preseed.cfg", **more)
