@@ -31,18 +31,26 @@ update() {
     printf '%s\\n' "$said"
     touch /var/lib/apt/lists/imageflow-updated
 }
+broken() {
+    dpkg-query -W -f '${Status} ${binary:Package}\\n' | sed -n 's/^.* reinstreq .* //p'
+}
+mend() {
+    [ -z "$(broken)" ] || apt install --reinstall -- $(broken)
+}
 install_packages() {
-    [ -z "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || dpkg --configure -a
-    dpkg --audit | grep -q . && dpkg --configure -a
+    # a killed dpkg leaves packages to configure, and one that it was unpacking: apt takes that for installed
+    if [ "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || dpkg --audit | grep -q .; then
+        dpkg --configure -a || :
+    fi
     fresh=$(find /var/lib/apt/lists/imageflow-updated -mmin -60 2>/dev/null || :)
     [ "$fresh" ] || update
-    apt install -- "$@" && return 0
+    mend && apt install -- "$@" && return 0
     code=$?
     [ "$fresh" ] || return "$code"
     echo 'once more, with what the archives have now'
-    dpkg --configure -a
+    dpkg --configure -a || :
     update
-    apt install -- "$@"
+    mend && apt install -- "$@"
 }
 """
 _DNF = """

@@ -41,6 +41,17 @@ def test_what_a_killed_install_left_half_done_is_finished(site: Site) -> None:
     assert "install ok installed" in site.sh("dpkg -s hello | grep Status")
 
 
+@pytest.mark.parametrize("left", ["half-installed", "unpacked"])
+@pytest.mark.parametrize("next_one", ["hello", "tree"])
+def test_what_a_killed_install_was_unpacking_is_unpacked_again(site: Site, left: str, next_one: str) -> None:
+    site.apply("packages", ["hello"])
+    status = f"sed -i '/^Package: hello$/,/^$/s/^Status:.*/Status: install reinstreq {left}/' /var/lib/dpkg/status"
+    site.sh(f"{status}; rm /usr/bin/hello")
+    site.apply("packages", [next_one])
+    assert site.sh("hello > /dev/null; dpkg --audit; dpkg -s hello | grep ^Status") == "Status: install ok installed\n"
+    assert site.sh(f"dpkg -s {next_one} | grep ^Status") == "Status: install ok installed\n"
+
+
 def test_a_worker_that_is_stopped_in_the_middle_of_an_install(site: Site) -> None:
     """Then dpkg is killed wherever it is; the next worker gets to the same end."""
 
