@@ -194,6 +194,7 @@ def patiently(
 
     The work must be one that may be done twice. Wrong credentials are tried only a few times.
     """
+    unauthorised = 0
 
     def attempt() -> T:
         if control is not None:
@@ -213,8 +214,10 @@ def patiently(
             (log or LOG.warning)(f"{error.message}: trying again, for {patience:.0f} s at most")
 
     def stop(state: tenacity.RetryCallState) -> bool:
+        nonlocal unauthorised
         error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, NotAccepted) and state.attempt_number >= UNAUTHORISED:
+        unauthorised += isinstance(error, NotAccepted)
+        if unauthorised >= UNAUTHORISED:
             return True
         return (state.seconds_since_start or 0.0) >= patience
 

@@ -315,6 +315,11 @@ def test_wrong_credentials_are_tried_a_few_times() -> None:
     assert "credential" in raised.value.hint
 
 
+def test_other_trouble_does_not_count_as_wrong_credentials() -> None:
+    service = Service(*(of_glance(503) for _ in range(UNAUTHORISED - 1)), of_keystone(401))
+    assert patiently("x", service, patience=3600.0) == "answer"
+
+
 def test_patience_ends() -> None:
     service = Service(*(of_glance(500) for _ in range(50)))
     with pytest.raises(Unavailable):
