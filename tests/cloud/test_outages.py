@@ -21,7 +21,8 @@ CASES = [(service, moment) for service in SERVICES for moment in MOMENTS]
 
 @pytest.fixture
 def site(cloud: Cloud, nothing_left: None, tmp_path: Path) -> Iterator[NovaSite]:
-    with NovaSite(cloud, tmp_path, store="glance", patience=300.0) as site:
+    # What is asked of Nova while its broker comes back may get lost: then its server is made once more.
+    with NovaSite(cloud, tmp_path, store="glance", patience=300.0, nova__build_timeout="150") as site:
         yield site
 
 
