@@ -375,9 +375,9 @@ def test_an_image_of_ours_that_somebody_deletes_is_missing(cloud: Cloud, bases: 
         assert second.id != first.id
         # What we delete ourselves is not missing.
         site.service.images.delete(second.digest or "")
+        time.sleep(3)  # whatever is told of that
         with site.service.database.read() as conn:
             states = {v.build_id: v.state for v in versions.select(conn, everything=True)}
-        time.sleep(3)
         assert states == {first.id: "missing", second.id: "deleted"}
 
 
