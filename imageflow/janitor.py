@@ -6,13 +6,15 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy import Connection
 
-from imageflow import fetch, process, resources
+from imageflow import fetch, process, resources, stages
 from imageflow.compute import Compute
 from imageflow.config import Config
 from imageflow.errors import ImageflowError, NotFound
+from imageflow.guest import keys
 from imageflow.model import BuildState, Resource, ResourceKind, Wish
 from imageflow.persistence import builds, conductors, ledger, versions
 from imageflow.persistence.database import Database
@@ -80,9 +82,13 @@ class Janitor:
     def _forget_install_keys(self) -> None:
         """A key that lets somebody into layers which are gone is of no use; a build that installs right now has it, too."""
         for folder in self._config.install_keys_dir.glob("*"):
-            old = time.time() - folder.stat().st_mtime > self._config.layers.max_age
-            if old and self._compute.layers.find(folder.name) is None:
+            if time.time() - folder.stat().st_mtime > self._config.layers.max_age and not self._is_let_in(folder):
                 resources.remove_tree(folder)
+
+    def _is_let_in(self, folder: Path) -> bool:
+        """By a layer that is there, whose key without the login is the folder's name."""
+        login = keys.public(folder)
+        return login is not None and self._compute.layers.find(stages.installed(folder.name, login)) is not None
 
     def _expire_paused(self) -> None:
         limit = time.time() - self._config.builds.pause_ttl

@@ -30,11 +30,19 @@ class Stage:
     timeout: float | None = None  # seconds, where the recipe says
 
 
-def stages(canonical: Json, pins: Json) -> tuple[Stage, ...]:
-    """The base or the installed system first, then one for each entry of `configure`; () for a static image."""
+def stages(canonical: Json, pins: Json, login: str | None = None) -> tuple[Stage, ...]:
+    """The base or the installed system first, then one for each entry of `configure`; () for a static image.
+
+    `login`: the SSH key that an installed system lets in; without it, its stages only tell what has changed.
+    """
     if canonical["method"] == "dib":
         return ()
-    return tuple(_stages(canonical, pins))
+    return tuple(_stages(canonical, pins, login))
+
+
+def installed(key: str, login: str) -> str:
+    """The key of the layer of an installed system that lets in this SSH key: without the key it is of no use to anybody."""
+    return _key(key, {"login": login})
 
 
 def configure_steps(canonical: Json) -> list[tuple[str, str]]:
@@ -79,7 +87,7 @@ def _words(value: Any) -> Iterator[str]:
                     break
 
 
-def _stages(canonical: Json, pins: Json) -> Iterator[Stage]:
+def _stages(canonical: Json, pins: Json, login: str | None) -> Iterator[Stage]:
     machine = canonical["machine"]
     first: dict[str, Any]
     if canonical["method"] == "boot":
@@ -97,6 +105,8 @@ def _stages(canonical: Json, pins: Json) -> Iterator[Stage]:
             "firmware": machine["firmware"],
         }
     key = _key(None, first)
+    if login is not None:
+        key = installed(key, login)
     yield Stage(name, title, key)
     around = {"user": machine["user"]}
     if canonical["method"] == "boot":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imageflow.errors import Corrupt
 from imageflow.guest import Access
@@ -33,6 +34,14 @@ def make(folder: Path) -> Keys:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     client, host = folder / "client_key", folder / "host_key"
     return Keys(client, _pair(client, COMMENT), host, _pair(host, HOST_COMMENT))
+
+
+def public(folder: Path) -> str | None:
+    """Whom a machine with the keys of this folder lets in, 'ssh-ed25519 BASE64'; None where there are none."""
+    try:
+        return _public(_read(folder / "client_key"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def copy(keys: Keys, to: Path) -> None:
@@ -78,16 +87,30 @@ def _pair(path: Path, comment: str) -> str:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     try:
-        key = serialization.load_ssh_private_key(path.read_bytes(), None)
+        key = _read(path)
     except FileNotFoundError:
         key = Ed25519PrivateKey.generate()
         form = serialization.PrivateFormat.OpenSSH
         data = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
         _write(path, data)
+    return f"{_public(key)} {comment}"
+
+
+def _read(path: Path) -> Any:
+    """The private key in a file; raises FileNotFoundError, Corrupt."""
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    try:
+        return load_ssh_private_key(path.read_bytes(), None)
     except ValueError as error:
         raise Corrupt(f"{path} is not an SSH key: {error}", hint="abort the build and create it again") from None
-    openssh = serialization.Encoding.OpenSSH
-    return key.public_key().public_bytes(openssh, serialization.PublicFormat.OpenSSH).decode() + f" {comment}"
+
+
+def _public(key: Any) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    line: bytes = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return line.decode()
 
 
 def _write(path: Path, data: bytes) -> None:

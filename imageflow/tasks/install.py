@@ -170,8 +170,9 @@ class AwaitInstalled(Task):
         bench.checkpoint(stage, parent=None)
         return {"key": stage.key}
 
-    def survives(self, result: Any, compute: Compute) -> bool:
-        return compute.layers.find(result["key"]) is not None
+    def survives(self, result: Any, bench: Workbench) -> bool:
+        ours = result["key"] == bench.stages[0].key  # else another host installed it, for a key that is not here
+        return ours and bench.compute.layers.find(result["key"]) is not None
 
 
 def _installed(bench: Workbench) -> bool:

@@ -16,6 +16,7 @@ from imageflow.flight.record import Record, masked
 from imageflow.guest import keys
 from imageflow.model import Json, ResourceKind
 from imageflow.pins.glance import Pinned
+from imageflow.stages import stages as planned
 from imageflow.stores import Store
 from imageflow.tasks.base import Task
 from imageflow.tasks.workbench import Workbench
@@ -40,11 +41,10 @@ class PrepareMachine(Task):
             compute.delete(bench.name)
         bench.work.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         bench.ledger.open(ResourceKind.LAYERS, build.id)
-        stages = bench.stages
-        reusable = not build.forced
         if build.method == "install":
-            reusable = _take_install_keys(bench.config, stages[0].key, bench.work.ssh()) and reusable
-        for index in range(len(stages) - 1, -1, -1) if reusable else ():
+            _take_install_keys(bench.config, planned(build.recipe, build.pins)[0].key, bench.work.ssh())
+        stages = bench.stages
+        for index in range(len(stages) - 1, -1, -1) if not build.forced else ():
             if compute.layers.hold(stages[index].key, build.id) is not None:
                 bench.log(
                     f"starts from the layer of '{stages[index].title}': {index + 1} of {len(stages)} stages are reused"
@@ -63,16 +63,14 @@ class PrepareMachine(Task):
         return there and bench.work.path.is_dir()
 
 
-def _take_install_keys(config: Config, key: str, to: Path) -> bool:
-    """Use the keys that the installed system knows; -> whether they were there: else nobody could get into its layers.
+def _take_install_keys(config: Config, key: str, to: Path) -> None:
+    """Use the keys that the installed system knows, or will know.
 
     An answer file lets in one key, and what it installed is reused by builds that come later.
     """
     folder = config.install_keys_dir / key
     with locked(config.install_keys_dir / f".{key}.lock"):  # two builds that make them at once would have one each
-        known = (folder / "client_key").exists()
         keys.copy(keys.make(folder), to)
-    return known
 
 
 class FetchBase(Task):

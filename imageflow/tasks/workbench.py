@@ -61,7 +61,9 @@ class Workbench:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return stages(self.build.recipe, self.build.pins)
+        """Of an installed system they are there when `prepare-machine` has taken the key that it lets in."""
+        login = keys.public(self.work.ssh()) if self.build.method == "install" else None
+        return stages(self.build.recipe, self.build.pins, login)
 
     def spec(self, *, reboots: bool = True) -> MachineSpec:
         """What the recipe wants the machine to be."""

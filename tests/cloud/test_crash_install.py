@@ -106,3 +106,28 @@ def test_killed_then_aborted_and_killed_again(site: NovaSite, killed: str, rever
     assert site.service.build(build.id).state is BuildState.ABORTED
     site.service.reap()
     site.nothing_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True], ids=["a key of its own", "the same key"])
+def test_another_host_takes_it_over(cloud: Cloud, nothing_left: None, tmp_path: Path, shared: bool) -> None:
+    """What is installed lets in the host's key: who has none of it installs anew, who shares it goes on from the layer."""
+    database = f"sqlite:///{tmp_path}/both.db"
+    for host in ("red", "blue"):
+        (tmp_path / host).mkdir()
+    with (
+        NovaSite(cloud, tmp_path / "red", database=database, host="red", store="glance") as red,
+        NovaSite(cloud, tmp_path / "blue", database=database, host="blue", store="glance") as blue,
+    ):
+        if shared:
+            red.config.install_keys_dir.mkdir(parents=True)
+            blue.config.state_dir.mkdir(exist_ok=True)
+            blue.config.install_keys_dir.symlink_to(red.config.install_keys_dir)
+        build = create(red)
+        assert red.bomb("after:configure-01-shell") == -signal.SIGKILL
+        blue.run_worker(seconds=400)
+        blue.done(build)
+        rescued = [blue.actions(server).count("rescue") for server in blue.servers_ever(build)]
+        assert rescued == ([1, 0] if shared else [1, 1]), (rescued, blue.log(build))
+        red.service.reap()
+        blue.nothing_left()

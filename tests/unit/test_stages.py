@@ -76,6 +76,16 @@ def test_what_does_changes_all_but_the_base(change: dict[str, Any]) -> None:
     assert [old == new for old, new in zip(keys(), keys(recipe), strict=True)] == [True] + [False] * 4
 
 
+def test_an_installed_system_is_another_one_for_another_key() -> None:
+    installed = RECIPE | {"method": "install", "answers": {"preseed": "p"}, "iso": {"file": "i"}}
+    installed["machine"] = RECIPE["machine"] | {"disk": 4}
+    pins = PINS | {"iso:file:i": "1", "file:p": "2"}
+    none, one, other = (
+        [stage.key for stage in stages(installed, pins, login)] for login in (None, "ssh-ed25519 A", "ssh-ed25519 B")
+    )
+    assert len({*none, *one, *other}) == 15
+
+
 def test_names_and_limits_of_steps() -> None:
     """The names are stored contracts: a build that was begun by an older imageflow is resumed by them."""
     assert configure_steps(RECIPE) == [
