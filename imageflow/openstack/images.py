@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 _GONE = ("deleted", "pending_delete")
 _PATCH = "application/openstack-images-v2.1-json-patch"
 _LOOK = 0.5  # seconds between two looks at an image that is being made
-_TRIES = 5  # uploads of one file; each of them starts from its beginning
+_TRIES = 5  # downloads of one image; each of them starts from its beginning
 _BRIEFLY = 10.0  # seconds that tidying up after a failure may ask again: the janitor does what is left
 
 

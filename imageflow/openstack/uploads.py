@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,8 @@ from imageflow.openstack.trouble import patiently
 if TYPE_CHECKING:
     from imageflow.openstack.images import Images
 
-_TRIES = 5  # each of them starts from the file's beginning
+LOG = logging.getLogger(__name__)
+_TRIES = 5  # at least, and as long as the cloud is waited for; each of them starts from the file's beginning
 _SETTLED = 60.0  # seconds until Glance has made up its mind about an upload of which the answer got lost
 
 
@@ -35,17 +39,19 @@ class Upload:
 
     def run(self) -> Image:
         """The image, active, with the file's bytes."""
-        for attempt in range(1, _TRIES + 1):
+        end = time.monotonic() + self._cloud.config.patience
+        for attempt in itertools.count(1):
             if (found := self._chosen()) is not None:
                 return found
             try:
                 made = self._make()
-            except (Unavailable, NotFound):  # NotFound: another worker's is there, and it took ours away
-                if attempt == _TRIES:
+            except (Unavailable, NotFound) as error:  # NotFound: another worker's is there, and it took ours away
+                if attempt >= _TRIES and time.monotonic() > end:
                     if (found := self._chosen()) is not None:
                         return found
                     raise
-                self._sent.control.wait(min(0.5 * 2**attempt, 8.0))
+                LOG.warning("%s: sending %s again", error.message, self._sent.file.name)
+                self._sent.control.wait(min(0.5 * 2 ** min(attempt, 4), 8.0))
                 continue
             first = self._chosen()
             if first is not None and first.id != made.id:

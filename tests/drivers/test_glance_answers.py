@@ -140,6 +140,28 @@ def test_of_two_bases_of_one_second_glance_says_which_is_newer(glance: Glance, t
     assert pins.look_up({"glance": "debian"}, configured(glance, tmp_path)).startswith(f"{later}:")
 
 
+def test_an_upload_is_sent_again_as_long_as_the_cloud_is_waited_for(
+    glance: Glance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageflow.control.Control.wait", lambda self, seconds: None)
+    left = 12
+
+    def break_off(request: str) -> tuple[int, None] | None:
+        nonlocal left
+        left -= request.startswith("PUT")
+        return (503, None) if request.startswith("PUT") and left >= 0 else None
+
+    glance.before = break_off
+    files = image(tmp_path / "one")
+    GlanceStore(configured(glance, tmp_path, patience=60.0)).add(files, build_id="b1", control=Control())
+    assert left < 0 and len(glance.images) == 2
+    impatient = GlanceStore(configured(glance, tmp_path, patience=0.0))
+    left = 12
+    with pytest.raises(Unavailable):
+        impatient.add(image(tmp_path / "two", b"2"), build_id="b2", control=Control())
+    assert left == 12 - 5
+
+
 def test_an_image_that_is_hidden_while_it_is_looked_for_is_one(
     glance: Glance, store: GlanceStore, tmp_path: Path
 ) -> None:
