@@ -27,7 +27,7 @@ MODERATE = {
     "reset": 0.02,
     "lost": 0.02,
     "delay": 0.01,
-    "cut-upload": 0.1,  # five in a row of one file are a build that waits for a person
+    "cut-upload": 0.3,
     "cut-download": 0.02,
 }
 # One of each kind for certain, where it hurts: the pattern is of a request that every build makes.
