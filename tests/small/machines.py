@@ -58,7 +58,8 @@ class MachineSite(Site):
     def kill_machine(self, build: Build, role: str = "main") -> None:
         """kill -9 of QEMU, if it runs."""
         if (pid := self.pid(build, role)) is not None:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             self.await_that(lambda: self.pid(build, role) is None, 10)
 
     def running(self, build: Build, step: str) -> bool:
