@@ -132,6 +132,28 @@ def test_another_publisher_of_the_same_build_is_first(glance: Glance, store: Gla
     assert sum(request.startswith("PUT") for request in glance.seen) == 2
 
 
+def test_two_publishers_that_remove_what_the_other_one_chose(
+    glance: Glance, store: GlanceStore, tmp_path: Path
+) -> None:
+    """Each had not seen yet that the other's disk is published, too: whoever removes last sees it."""
+    files = image(tmp_path / "one")
+
+    def before(request: str) -> None:
+        ours = [id for id, one in glance.images.items() if one["imageflow:artifact"] == "web.qcow2"]
+        if request.startswith("PATCH") and len(ours) == 1:
+            theirs = glance.images[ours[0]] | {"id": "theirs", SELF: "theirs", "created_at": "2026-01-01T00:00:00Z"}
+            glance.images["theirs"] = theirs
+        elif request == "DELETE /v2/images/theirs":
+            glance.before = lambda request: None
+            [ours_alone] = [id for id in ours if id != "theirs"]
+            del glance.images[ours_alone]
+
+    glance.before = before
+    ref = store.add(files, build_id="b1", control=Control())
+    assert store.find(ref.digest) == ref and len(glance.images) == 2
+    store.verify(ref.digest, Control())
+
+
 @pytest.mark.parametrize("later", ["1", "3"])
 def test_of_two_bases_of_one_second_glance_says_which_is_newer(glance: Glance, tmp_path: Path, later: str) -> None:
     """It tells whole seconds, and sorts by what it knows."""

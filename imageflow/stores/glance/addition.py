@@ -141,12 +141,18 @@ class Addition:
             raise _WentAway(f"{error.message}: it went away while it was published") from error
         except Refused as error:
             raise self._not_visible(error) from error
-        done = self._there()
-        if done is None or not done.whole:
-            raise _WentAway(f"{self._cloud}: images of {self._digest[:12]} went away while they were published")
-        for image in done.others:
-            self._images.try_to_remove(image.id)
+        done = self._published()
+        if done.others:
+            for image in done.others:
+                self._images.try_to_remove(image.id)
+            done = self._published()  # another publisher, who saw less of this, may have chosen what we removed
         return done
+
+    def _published(self) -> ImageSet:
+        there = self._there()
+        if there is None or not there.whole:
+            raise _WentAway(f"{self._cloud}: images of {self._digest[:12]} went away while they were published")
+        return there
 
     def _kernels(self, images: Sequence[Image]) -> dict[str, str]:
         """What a disk without a boot loader says that it starts with."""
