@@ -23,6 +23,7 @@ from pathlib import Path
 from imageflow.guest import Access, keys
 from imageflow.pins import aptsources
 from tests.drivers.machine import need
+from tests.services import free_ports
 
 PACKAGES = "openssh-server,python3,sudo,systemd,procps"
 _START = r"""
@@ -162,7 +163,7 @@ def ssh_guest(user: str = "root", options: tuple[str, ...] = ()) -> Iterator[Ssh
     more = [word for option in options for word in ("-o", option)]
     if user != "root":
         _account(folder / "upper/up", low, user)
-    port = _free_port()
+    [port] = free_ports(1)
     guest = SshGuest(folder / "upper/up", made, port, user, _started(folder, port, more), folder, more)
     try:
         _await_port(guest)
@@ -211,9 +212,3 @@ def _await_port(guest: SshGuest) -> None:
             sys.stderr.write((guest.folder / "sshd.log").read_text())
             raise AssertionError("sshd did not start")
         time.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

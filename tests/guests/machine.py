@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.guests.debs import run
-from tests.services import missing, require
+from tests.services import free_ports, missing, require
 
 
 @dataclass
@@ -71,8 +71,7 @@ def running(
     if not mine.exists():
         base = ("-b", disk, "-F", "qcow2") if disk else ()
         run("qemu-img", "create", "-q", "-f", "qcow2", *base, mine, *(() if disk else (size,)))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=256", "-m", str(memory), "-smp", "1"]
     argv += ["-nodefaults", "-display", "none", "-vga", "std", *(() if reboots else ("-no-reboot",))]
     argv += ["-drive", f"file={mine},if=none,id=d0,format=qcow2,cache=unsafe"]
