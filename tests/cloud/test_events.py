@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import secrets
 import subprocess
 import time
@@ -20,6 +19,7 @@ from imageflow import engine
 from imageflow.errors import InputChanged, NotFound, RecipeError
 from imageflow.model import Build, BuildState, Outcome
 from imageflow.persistence import outbox, versions
+from tests.cli_program import Program
 from tests.cloud.cloud import Cloud
 from tests.guests import tiny
 from tests.small.machines import MachineSite
@@ -367,9 +367,10 @@ def test_an_image_of_ours_that_somebody_deletes_is_missing(cloud: Cloud, bases: 
         with site.service.database.read() as conn:
             said = [d.announcement for d in outbox.select(conn) if d.announcement.type == "imageflow.image.missing"]
         assert [one.data["why"] for one in said] == [told.why]
-        listed = _cli(site, "image", "list")
+        program = Program(site.config.state_dir, "--config-file", str(site.file), env=cloud.environment())
+        listed = program.json("image", "list")
         assert [(row["image"], row["state"]) for row in listed] == [("web", "missing")]
-        shown = _cli(site, "image", "show", "web")
+        shown = program.json("image", "show", "web")
         assert shown["why"] == told.why and shown["since"]
         second = first_build(site)
         assert second.id != first.id
@@ -419,10 +420,3 @@ def test_the_broker_is_away_for_a_while(cloud: Cloud, bases: Bases, tmp_path: Pa
         second = one_rebuild(site, first, seconds=180)
         assert second.reason.startswith(bases.told), second.reason
         assert f"base glance {bases.name} {old[:8]} → {new[:8]}" in second.reason
-
-
-def _cli(site: Site, *argv: str) -> Any:
-    done = subprocess.run(
-        ["imageflow", "--config-file", str(site.file), *argv, "-f", "json"], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
