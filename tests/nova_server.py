@@ -49,6 +49,7 @@ class Nova(Glance):
         self.floating: list[dict[str, Any]] = []
         self.quota = 10  # servers
         self.snapshots = True  # whether what is begun comes to something
+        self.heard = True  # whether hosts hear of what is asked for
         self.console = ""
         self.add("base", disk_format="qcow2", size=1 << 20, name="somebody's")
 
@@ -116,8 +117,8 @@ class Nova(Glance):
         _, _, id, *rest = path.split("/")
         if (server := self.servers.get(id)) is None:
             return 404, {"itemNotFound": {"code": 404, "message": f"Instance {id} could not be found."}}
-        if rest == ["os-instance-actions"]:
-            return 200, {"instanceActions": [{"action": action} for action in server.get("acted", [])]}
+        if rest[:1] == ["os-instance-actions"]:
+            return _actions(server, *rest[1:])
         if method == "DELETE":
             del self.servers[id]
             return 204, None
@@ -132,6 +133,14 @@ class Nova(Glance):
         (action,) = said
         if action == "os-getConsoleOutput":
             return 200, {"output": self.console}
+        if server["OS-EXT-STS:task_state"] is not None:
+            return _conflict(action, server)
+        if not self.heard:
+            server["OS-EXT-STS:task_state"] = "image_snapshot_pending" if action == "createImage" else f"{action}-ing"
+            server.setdefault("acted", []).append((action.removeprefix("os-"), []))
+            if action == "createImage":
+                self.add("queued", name=said[action]["name"], status="queued", **said[action]["metadata"])
+            return 202, {"image_id": "queued"}
         if action == "createImage":
             if server["status"] not in _DESCRIBED:
                 return _conflict(action, server)
@@ -144,7 +153,7 @@ class Nova(Glance):
         if server["status"] not in allowed:
             return _conflict(action, server)
         self.acted.append(action)
-        server.setdefault("acted", []).append(action.removeprefix("os-"))
+        server.setdefault("acted", []).append((action.removeprefix("os-"), [{"event": f"compute_{action}"}]))
         server |= {"status": status, "OS-EXT-STS:power_state": power}
         return 202, None
 
@@ -179,6 +188,18 @@ class Nova(Glance):
             entry |= said["floatingip"]
             return 200, {"floatingip": entry}
         return 200, {"floatingips": [e for e in self.floating if e["description"] == query["description"]]}
+
+
+def _actions(server: dict[str, Any], wanted: str = "") -> Answer:
+    """What was asked of a server, the last first, or one of that with what its host did; as the API does since 2.51."""
+    found = {
+        f"req-{number}": {"action": action, "start_time": f"2026-01-01T00:00:{number:02}.000000", "events": events}
+        for number, (action, events) in enumerate(server.get("acted", []))
+    }
+    if wanted:
+        return 200, {"instanceAction": {"request_id": wanted, **found[wanted]}}
+    listed = [{"request_id": id, "action": one["action"], "start_time": one["start_time"]} for id, one in found.items()]
+    return 200, {"instanceActions": listed[::-1]}
 
 
 def _conflict(what: str, server: dict[str, Any]) -> Answer:

@@ -21,7 +21,7 @@ CASES = [(service, moment) for service in SERVICES for moment in MOMENTS]
 
 @pytest.fixture
 def site(cloud: Cloud, nothing_left: None, tmp_path: Path) -> Iterator[NovaSite]:
-    # What is asked of Nova while its broker comes back may get lost: then its server is made once more.
+    # What is asked of Nova while its broker comes back may get lost: then the server is given up, and made once more.
     with NovaSite(cloud, tmp_path, store="glance", patience=300.0, nova__build_timeout="150") as site:
         yield site
 
@@ -36,7 +36,9 @@ def away(site: NovaSite, service: str, step: str, seconds: float) -> None:
         time.sleep(seconds)  # that is what is tested
     site.await_over(build, seconds=600)
     site.done(build)
-    assert {attempt for _step, attempt, _state in site.states(build)} == {1}, site.states(build)
+    lost = site.log(build).count("never heard of it")  # by a host: Nova's words went away with its broker
+    assert lost == 0 or service == "rabbit", site.log(build)
+    assert max(attempt for _step, attempt, _state in site.states(build)) == 1 + lost, site.states(build)
     site.nothing_left()
 
 

@@ -16,7 +16,7 @@ from imageflow.compute.nova.driver import NovaCompute
 from imageflow.compute.nova.layers import PARENT
 from imageflow.compute.nova.servers import BLANK, DISK, INSTALLING, MACHINE, STAGE
 from imageflow.control import Control
-from imageflow.errors import Cancelled, ImageflowError, MachineLost, Refused, Unavailable
+from imageflow.errors import Cancelled, ImageflowError, MachineLost, Refused, TimedOut, Unavailable
 from imageflow.model import Build, BuildState
 from imageflow.openstack.trouble import OverQuota
 from imageflow.persistence import builds
@@ -198,6 +198,50 @@ def test_a_console_that_nova_can_not_show_holds_nobody_up(
     began = time.monotonic()
     assert compute.console(NAME) == b""
     assert time.monotonic() - began < 10
+
+
+# -- what gets lost between Nova and its hosts ---------------------------------------------------------
+
+
+@pytest.fixture
+def soon(compute: NovaCompute) -> None:
+    """Hosts have a second to begin."""
+    compute._config = dataclasses.replace(compute._config, build_timeout=1.0)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_snapshot_that_no_host_hears_of_is_not_waited_for(nova: Nova, compute: NovaCompute) -> None:
+    """Nova would keep the server in that state for ever, and refuse everything else."""
+    ours(nova, "SHUTOFF", 4)
+    nova.heard = False
+    with pytest.raises(MachineLost, match="never heard of it"):
+        compute.disk(NAME, control())
+    assert nova.servers == {} and "queued" not in nova.images
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_start_that_no_host_hears_of_is_not_waited_for(nova: Nova, compute: NovaCompute) -> None:
+    ours(nova, "SHUTOFF", 4)
+    nova.heard = False
+    with pytest.raises(MachineLost, match=r"start a server.*never heard of it"):
+        ensure(compute)
+    assert nova.servers == {}
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_snapshot_that_a_host_is_late_with_is_waited_for(nova: Nova, compute: NovaCompute) -> None:
+    """It makes so many at once, and has others to make first."""
+    server = ours(nova, "SHUTOFF", 4)
+    nova.heard = False
+
+    def hear(request: str) -> None:
+        if request.endswith("/os-instance-actions"):
+            server["acted"][-1][1].append({"event": "compute_snapshot_instance"})
+
+    nova.before = hear
+    with pytest.raises(TimedOut, match="the build took longer"):
+        compute.disk(NAME, control(4.0))
+    assert list(nova.servers) == [server["id"]] and "queued" in nova.images
 
 
 # -- what is somebody else's ---------------------------------------------------------------------------

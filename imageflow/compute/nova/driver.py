@@ -333,6 +333,7 @@ class NovaCompute:
             identity,
             control=control,
             timeout=self._config.snapshot_timeout,
+            begin=self._config.build_timeout,
         )
 
     # -- this host -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from imageflow.compute import MachineState
 from imageflow.control import Control
-from imageflow.errors import ImageflowError, NotFound, Refused, TimedOut, Unavailable
+from imageflow.errors import ImageflowError, MachineLost, NotFound, Refused, TimedOut, Unavailable
 from imageflow.openstack import Cloud
 from imageflow.openstack.image import PREFIX
 from imageflow.openstack.trouble import patiently
@@ -134,6 +134,8 @@ class Servers:
                 except Unavailable as error:
                     trouble = error
             if time.monotonic() > end:
+                if self.unheard(found):
+                    raise self.given_up(found, what, control)
                 raise trouble or TimedOut(f"{what}: {found.name} is {found.status} for {timeout:.0f} seconds")
             self.pause(server.id, control)
 
@@ -154,6 +156,30 @@ class Servers:
         """Whether the CD was taken out of it: Nova remembers what was asked of a server."""
         actions = self.ask("what a server did", lambda: self._cloud.nova.instance_action.list(server.id))
         return any(action.action == "unrescue" for action in actions)
+
+    def unheard(self, server: Any) -> bool:
+        """Whether Nova waits for something that the server's host has never begun: a broker that went away took it along.
+
+        It waits for ever then, and lets nobody do anything with the server but delete it.
+        """
+        if task(server) is None:
+            return False
+
+        def look() -> Any:
+            actions = self._cloud.nova.instance_action
+            last = max(actions.list(server.id), key=lambda action: str(action.start_time), default=None)
+            return None if last is None else actions.get(server.id, last.request_id)
+
+        last = self.ask("what a server did last", look)
+        return last is not None and getattr(last, "events", None) == []
+
+    def given_up(self, server: Any, what: str, control: Control) -> MachineLost:
+        """Delete a server that nothing can be done with any more; -> what to raise."""
+        self.delete(server.metadata[MACHINE], control)
+        return MachineLost(
+            f"{what}: Nova has put that down, and the host of server {server.id} never heard of it: the server is deleted.",
+            hint="was Nova's message bus away? Resume starts again from the last layer",
+        )
 
     def note(self, server: Any, stage: str) -> None:
         """Write onto the server what it is at; again is fine. Nova refuses it in RESCUE, and in ERROR."""

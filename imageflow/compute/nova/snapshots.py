@@ -17,6 +17,7 @@ from imageflow.openstack.properties import product
 
 _POLL = 0.5  # seconds
 _TRIES = 5
+_PENDING = "image_snapshot_pending"  # the task of a server whose host is to begin
 _LATE = 15.0  # seconds until the image of a snapshot that Nova may have begun must be seen
 
 
@@ -30,15 +31,18 @@ def snapshot(
     *,
     control: Control,
     timeout: float,
+    begin: float,
 ) -> Image:
     """The image with this identity, made of the server's disk; found, when an earlier worker made or began it.
 
-    Nova's image is active before the server can be asked for something else: this waits for both.
+    Nova's image is active before the server can be asked for something else: this waits for both. `begin`: seconds in
+    which the server's host must have heard of it. Raises MachineLost where it never will.
     """
     end = time.monotonic() + timeout
     asked, begun = -_LATE, 0
     said = _said(images, server, identity)
     trouble: Exception | None = None
+    pending: float | None = None
     while True:
         control.check()
         found = servers.get(server.id)
@@ -66,6 +70,13 @@ def snapshot(
                 asked, begun = time.monotonic(), begun + 1
             except Unavailable as error:
                 trouble = error
+        pending = (pending or time.monotonic()) if task(found) == _PENDING else None
+        if pending is not None and time.monotonic() - pending > begin:
+            if servers.unheard(found):
+                for half in there:
+                    images.try_to_remove(half.id)
+                raise servers.given_up(found, "a snapshot", control)
+            pending = None  # the host has others to make first
         if time.monotonic() > end:
             raise trouble or TimedOut(
                 f"the snapshot of {server.name} takes longer than {timeout:.0f} seconds",
