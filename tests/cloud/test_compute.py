@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from imageflow.compute import Layer, MachineSpec, MachineState
+from imageflow.compute.nova import media
 from imageflow.compute.nova.driver import NovaCompute
+from imageflow.compute.nova.servers import MACHINE
 from imageflow.config.clouds import OpenStackConfig
 from imageflow.control import Control
-from imageflow.errors import Refused, Unavailable
+from imageflow.errors import MachineLost, Refused, Unavailable
 from imageflow.guest import connect, keys, seed
 from tests.cloud.cloud import Cloud
 from tests.drivers.compute_site import BUILD, NAME, Site, key
@@ -221,3 +224,31 @@ def test_a_full_quota_is_said_or_waited_for(place: NovaPlace, cloud: Cloud) -> N
             made.result()
     finally:
         admin.quotas.update(project, instances=before, force=True)
+
+
+@pytest.mark.slow  # a minute; in every run it is on a stand-in, in test_nova_answers
+def test_what_the_host_never_hears_of_is_not_waited_for(place: NovaPlace, cloud: Cloud) -> None:
+    """Nova's broker comes back, and what is said before the host listens to it again goes nowhere."""
+
+    def host(how: str) -> None:
+        subprocess.run(cloud.enter("pkill", f"-{how}", "-f", "/nova-compute"), check=True)
+
+    place.boot(place.tiny())
+    place.compute.stop(NAME, place.control())
+    nova = dataclasses.replace(place.config.nova, build_timeout=15.0)
+    compute = NovaCompute(dataclasses.replace(place.config, nova=nova))
+    server = compute._servers.one(NAME)
+    with ThreadPoolExecutor(1) as other:
+        cloud.stop("rabbit", signal.SIGKILL)
+        host("STOP")
+        try:
+            back = other.submit(cloud.start, "rabbit")
+            server.create_image(f"{NAME}-disk", {MACHINE: NAME, media.PURPOSE: media.DISK})
+            assert not back.done()
+        finally:
+            host("CONT")
+        back.result()
+    with pytest.raises(MachineLost, match="never heard of it"):
+        compute.disk(NAME, place.control())
+    assert compute.state(NAME) is MachineState.ABSENT
+    assert not [image for image in compute._images.find({}, snapshots=True) if image.says(MACHINE) == NAME]
