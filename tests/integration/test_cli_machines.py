@@ -221,7 +221,8 @@ def test_the_console_on_a_terminal(site: Site) -> None:
 
 def test_the_console_as_it_grows(site: Site) -> None:
     process = site.program.start("build", "console", ID, "--follow", "-n", "1")
-    assert process.stdout is not None
+    assert process.stdout is not None and process.stderr is not None
+    assert "is paused: a command failed" in process.stderr.readline()  # from now on it follows
     site.program.run("build", "ssh", ID, "--", "echo seen on the console > /dev/console")
     lines = []
     while "seen on the console" not in (line := process.stdout.readline()):
@@ -233,7 +234,6 @@ def test_the_console_as_it_grows(site: Site) -> None:
     finally:
         site.change(to=BuildState.PAUSED)
     assert process.returncode == 0, err
-    assert "is paused: a command failed" in err
     assert not [line for line in lines if "Linux version" in line]
 
 

@@ -274,6 +274,8 @@ def test_two_that_serve_publish_each_version_once(place: Place) -> None:
     made = [place.version(size=1 << 20) for _ in range(10)]
     both = [place.serve(), place.serve()]
     place.await_stored()
+    log = place.site.folder / "serve.log"
+    place.await_that(lambda: log.read_text().count(" serves, ") == 2)  # one alone may have published all
     for process in both:
         process.terminate()
         assert process.wait(30) == 0
