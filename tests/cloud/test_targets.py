@@ -151,6 +151,7 @@ def test_two_that_serve_publish_each_version_once(place: Clouds) -> None:
     made = [place.version(size=1 << 20) for _ in range(4)]
     both = [place.serve(), place.serve()]
     place.await_stored(180)
+    place.await_serving(2)
     for process in both:
         process.terminate()
         assert process.wait(30) == 0
