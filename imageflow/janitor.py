@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from imageflow import fetch, process, resources, stages
 from imageflow.compute import Compute
 from imageflow.config import Config
-from imageflow.errors import ImageflowError, NotFound
+from imageflow.errors import Corrupt, ImageflowError, NotFound
 from imageflow.guest import keys
 from imageflow.model import BuildState, Resource, ResourceKind, Wish
 from imageflow.persistence import builds, conductors, ledger, versions
@@ -87,7 +87,10 @@ class Janitor:
 
     def _is_let_in(self, folder: Path) -> bool:
         """By a layer that is there, whose key without the login is the folder's name."""
-        login = keys.public(folder)
+        try:
+            login = keys.public(folder)
+        except Corrupt:  # it opens nothing
+            return False
         return login is not None and self._compute.layers.find(stages.installed(folder.name, login)) is not None
 
     def _expire_paused(self) -> None:

@@ -162,7 +162,7 @@ def _ask(conn: Connection, one: _Standing, event: Event, pin: str) -> bool:
         return False
     if any(r.image == one.image and r.outcome not in _IN_VAIN for r in reactions.of_events(conn, [seq])):
         return False
-    why = f"{event.subject} in Glance is newer than what {one.image} was built from"
+    why = f"{ACTIVATE}: {event.subject} in Glance is newer than what {one.image} was built from"
     again = Event(OWN, f"behind:{one.image}:{pin}", BEHIND, subject=one.image, time=now, data={"why": why})
     [(stored, new)] = events.add(
         conn, [again], listener="imageflow", now=now, verdict=Verdict.MATCHED, reason=one.image

@@ -97,8 +97,9 @@ class Workbench:
 
         A forced build has only its own.
         """
-        for index in range(len(self.stages) - 1, above, -1):
-            layer = self.compute.layers.hold(self.stages[index].key, self.build.id)
+        found = self.stages
+        for index in range(len(found) - 1, above, -1):
+            layer = self.compute.layers.hold(found[index].key, self.build.id)
             if layer is not None and (not self.build.forced or layer.build_id == self.build.id):
                 return index, layer.key
         return None

@@ -123,8 +123,13 @@ def test_the_janitor_forgets_a_key_when_nothing_lets_it_in(tmp_path: Path) -> No
         layers.add_base(
             stages.installed(folder.name, login), disk, "qcow2", title="installed", build_id="b", control=Control()
         )
+        damaged = folder.with_name("b" * 64)
+        damaged.mkdir()
+        (damaged / "client_key").write_text("no key")
+        os.utime(damaged, (0, 0))
         site.service.reap()
         assert keys.public(folder) == login
+        assert not damaged.exists()
         layers.release("b")
         layers.collect(0, 0, lambda _: False)
         site.service.reap()

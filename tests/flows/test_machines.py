@@ -69,7 +69,7 @@ def test_a_secret_a_failing_check_and_a_build_that_waits(tmp_path: Path) -> None
             assert site.service.build(other.id).state is BuildState.RUNNING, site.log(other)
             time.sleep(0.2)
         site.service.cancel(other.id)
-        site.await_state(other, BuildState.CANCELLED)
+        site.await_state(other, BuildState.CANCELLED, seconds=10)
 
         secret.write_text("right-hush-hush\n")
         site.service.resume(build.id)

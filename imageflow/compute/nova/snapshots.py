@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageflow.compute.nova.servers import Servers, task
@@ -51,10 +51,7 @@ def snapshot(
         there = images.find(identity, snapshots=True)
         done = [image for image in there if image.active]
         if done and task(found) is None:
-            for other in there:
-                if other.id != done[0].id:
-                    images.remove(other.id, control)
-            return _cleaned(images, done[0], identity)
+            return _cleaned(images, done[0], there, identity, control)
         # a half image of a server that does nothing will never be whole
         idle = task(found) is None and time.monotonic() - asked > _LATE
         if idle:
@@ -73,8 +70,8 @@ def snapshot(
         pending = (pending or time.monotonic()) if task(found) == _PENDING else None
         if pending is not None and time.monotonic() - pending > begin:
             if servers.unheard(found):
-                for half in there:
-                    images.try_to_remove(half.id)
+                for image in there:  # a whole one, too: its server is not the one that is made next
+                    images.try_to_remove(image.id)
                 raise servers.given_up(found, "a snapshot", control)
             pending = None  # the host has others to make first
         if time.monotonic() > end:
@@ -92,7 +89,13 @@ def _said(images: Images, server: Any, identity: Mapping[str, str]) -> dict[str,
     return {**inherited, **identity}
 
 
-def _cleaned(images: Images, image: Image, identity: Mapping[str, str]) -> Image:
+def _cleaned(
+    images: Images, image: Image, there: Sequence[Image], identity: Mapping[str, str], control: Control
+) -> Image:
+    """The only one that is left, without what it inherits."""
+    for other in there:
+        if other.id != image.id:
+            images.remove(other.id, control)
     _keep, inherited = product(image.data)
     wrong = [name for name in inherited if name not in identity]
     return images.update(image.id, {}, remove=wrong) if wrong else image
