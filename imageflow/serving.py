@@ -74,10 +74,8 @@ class Serving:
         self._comparing.wake()
 
     def _heard(self, events: Sequence[Event]) -> None:
-        """What Nova tells of servers shortens the wait for ours."""
         for event in events:
-            if event.type.startswith(("nova.instance.", "nova.compute.instance.")):
-                self._service.compute.told(str(event.data.get("uuid") or event.data.get("instance_id") or ""))
+            self._service.compute.heard(event)
 
     def _listener(self, name: str) -> Worker:
         factory = drivers.load("listener", "imageflow.listeners", name, "[listeners] enabled")

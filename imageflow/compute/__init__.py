@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from imageflow.control import Control
+from imageflow.model import Event
 
 FORMATS = ("qcow2", "raw")  # what a machine's disk can start as
 
@@ -186,8 +187,11 @@ class Compute(Protocol):
     def state(self, name: str) -> MachineState:
         """How it is now."""
 
-    def told(self, process: str) -> None:
-        """Word came that the machine that runs as this has changed: looks see it at once. Nothing relies on such words."""
+    def heard(self, event: Event) -> None:
+        """An event came; where it tells of a machine here, looks see that at once. Nothing relies on such words.
+
+        Anybody may have sent it: its data is any JSON.
+        """
 
     def console(self, name: str, offset: int = 0) -> bytes:
         """Serial output from this byte on, all its boots in one; b'' for an absent machine."""

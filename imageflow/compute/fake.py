@@ -21,6 +21,7 @@ from imageflow.compute.qemu.folder import Folder, Record
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
+from imageflow.model import Event
 from imageflow.process import Detached
 
 _BROKEN = "broken"  # a file in a machine's folder: its process died
@@ -120,7 +121,7 @@ class FakeCompute:
             return MachineState.ERROR
         return MachineState.STOPPED if record.off else MachineState.RUNNING
 
-    def told(self, process: str) -> None:
+    def heard(self, event: Event) -> None:
         return
 
     def console(self, name: str, offset: int = 0) -> bytes:

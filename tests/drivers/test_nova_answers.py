@@ -17,7 +17,7 @@ from imageflow.compute.nova.layers import PARENT
 from imageflow.compute.nova.servers import BLANK, DISK, INSTALLING, MACHINE, STAGE
 from imageflow.control import Control
 from imageflow.errors import Cancelled, ImageflowError, MachineLost, Refused, TimedOut, Unavailable
-from imageflow.model import Build, BuildState
+from imageflow.model import Build, BuildState, Event
 from imageflow.openstack.trouble import OverQuota
 from imageflow.persistence import builds
 from tests.glance_server import clouds_yaml
@@ -64,6 +64,26 @@ def ensure(compute: NovaCompute, firmware: str = "bios", **more: Any) -> Any:
     more = {"disk": Source("base", "qcow2", KEY), **more}
     spec = dataclasses.replace(SPEC, firmware=firmware)
     return compute.ensure(NAME, spec, build_id=BUILD, control=control(), log=lambda _: None, **more)
+
+
+@pytest.mark.parametrize(
+    ("type", "key"), [("nova.instance.power_off.end", "uuid"), ("nova.compute.instance.power_off.end", "instance_id")]
+)
+def test_what_nova_tells_of_a_server_is_seen_before_the_next_poll(
+    nova: Nova, tmp_path: Path, type: str, key: str
+) -> None:
+    server = ours(nova, "ACTIVE")
+    compute = NovaCompute(configured(nova, tmp_path, poll=3600.0))
+    assert compute.state(NAME) is MachineState.RUNNING
+    server |= {"status": "SHUTOFF", "OS-EXT-STS:power_state": 4}
+    for other in (
+        Event("nova", "1", type, data={key: str(uuid.uuid4())}),
+        Event("x", "2", "x", data={key: server["id"]}),
+    ):
+        compute.heard(other)
+        assert compute.state(NAME) is MachineState.RUNNING
+    compute.heard(Event("nova", "3", type, data={key: server["id"]}))
+    assert compute.state(NAME) is MachineState.STOPPED
 
 
 @pytest.mark.parametrize(

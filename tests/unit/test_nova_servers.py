@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from imageflow.compute import MachineState
 from imageflow.compute.nova import servers
+from imageflow.model import Event
+from imageflow.openstack import Cloud
+from tests.unit.any_json import ANY_JSON
 
 
 def server(
@@ -107,3 +112,11 @@ def test_a_server_that_ran_has_a_disk_worth_something() -> None:
     assert not servers.launched(server("ERROR"))
     assert not servers.launched(server("ERROR", **{"OS-SRV-USG:launched_at": None}))
     assert servers.launched(server("ERROR", **{"OS-SRV-USG:launched_at": "2026-11-23T03:00:00.000000"}))
+
+
+@given(type=st.sampled_from(["nova.instance.update", "nova.compute.instance.update"]), data=ANY_JSON)
+@example(type="nova.instance.update", data=[])
+@example(type="nova.instance.update", data={"uuid": {}})
+def test_whatever_is_sent_as_word_of_a_server_does_no_harm(type: str, data: Any) -> None:
+    """Anybody may post an event of this type: the inbox has it when servers are looked at, and answers its sender."""
+    servers.Servers(cast("Cloud", None), poll=1.0).heard(Event("anybody", "1", type, data=data))

@@ -39,6 +39,7 @@ from imageflow.compute.qemu.disks import check_base
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import MachineLost, NotFound, Refused, TimedOut, Unavailable
+from imageflow.model import Event
 from imageflow.openstack import Cloud
 from imageflow.openstack.image import Image
 from imageflow.openstack.images import Images
@@ -177,8 +178,8 @@ class NovaCompute:
     def state(self, name: str) -> MachineState:
         return self._servers.state(self._servers.seen(checked(name)))
 
-    def told(self, process: str) -> None:
-        self._servers.told(process)
+    def heard(self, event: Event) -> None:
+        self._servers.heard(event)
 
     def console(self, name: str, offset: int = 0) -> bytes:
         if (server := self._servers.seen(checked(name))) is None:

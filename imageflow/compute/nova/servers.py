@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imageflow.compute import MachineState
 from imageflow.control import Control
 from imageflow.errors import ImageflowError, MachineLost, NotFound, Refused, TimedOut, Unavailable
+from imageflow.model import Event
 from imageflow.openstack import Cloud
 from imageflow.openstack.image import PREFIX
 from imageflow.openstack.trouble import patiently
@@ -25,6 +27,7 @@ _BRIEFLY = 10.0  # seconds
 _TRIES = 3  # times that a server in ERROR is asked to come back
 _AGAIN = 20.0  # seconds until a server that does nothing is asked once more
 _SHUTDOWN, _CRASHED = 4, 6  # power states of Nova
+_TELLING = ("nova.instance.", "nova.compute.instance.")  # types of its versioned and unversioned notifications
 
 
 class Servers:
@@ -73,7 +76,7 @@ class Servers:
 
     def seen(self, name: str) -> Any:
         """As `one`, but as it was at most one poll ago: for those who look again and again."""
-        when, server = self._seen.get(name, (0.0, None))
+        when, server = self._seen.get(name, (-math.inf, None))
         if time.monotonic() - when > self._poll:
             server = self.one(name)
             self._seen[name] = (time.monotonic(), server)
@@ -83,12 +86,15 @@ class Servers:
         """What was seen of it is old: something was done, or told."""
         self._seen.pop(name, None)
 
-    def told(self, id: str) -> None:
-        """Nova says that something happened to this server."""
+    def heard(self, event: Event) -> None:
+        """Of an event that tells of a server of ours: look at it."""
+        if not event.type.startswith(_TELLING) or not isinstance(event.data, Mapping):
+            return
+        id = event.data.get("uuid") or event.data.get("instance_id")
         for name, known in list(self._ids.items()):
             if known == id:
                 self.changed(name)
-                self._news.add(id)
+                self._news.add(known)
 
     def pause(self, id: str, control: Control) -> None:
         """Until the next look at a server: one poll, or less when word of it comes."""

@@ -24,6 +24,7 @@ from imageflow.compute.qemu.start import start
 from imageflow.config import Config
 from imageflow.control import Control
 from imageflow.errors import ImageflowError, Refused, Unavailable
+from imageflow.model import Event
 
 _POLL = 0.2  # seconds between two looks at a machine that powers off
 _ASK_AGAIN = 15.0  # seconds: a guest that is still starting does not hear the power button
@@ -140,7 +141,7 @@ class QemuCompute:
     def state(self, name: str) -> MachineState:
         return self._runs.state(self._folder(name))
 
-    def told(self, process: str) -> None:
+    def heard(self, event: Event) -> None:
         return
 
     def console(self, name: str, offset: int = 0) -> bytes:
