@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,6 +15,18 @@ from tests.services import MariaDB, PostgreSQL, RabbitMQ, Server, running
 pytest_plugins = ["tests.cloud.fixtures"]
 
 KINDS = ("sqlite", "postgresql", "mariadb")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Who ends the run with SIGTERM ends it as Ctrl-C does: what tests have started is stopped."""
+
+    def end(*_: object) -> NoReturn:
+        session.shouldstop = "ended by SIGTERM"  # should the test that runs take the interrupt for its own
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    if hasattr(session.config, "workerinput"):
+        signal.signal(signal.SIGINT, end)  # how xdist ends its processes; a shell's background jobs ignore it
 
 
 @pytest.fixture(scope="session")
