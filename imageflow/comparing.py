@@ -112,8 +112,8 @@ class Comparing:
                 continue
             what = "deleted" if event.type == _DELETE else data.get("status")
             properties = data.get("properties")
-            build = properties.get(BUILD) if isinstance(properties, dict) else None
-            if isinstance(build, str) and self._service.store.shared:
+            build = _word(properties.get(BUILD)) if isinstance(properties, dict) else None
+            if build is not None and self._service.store.shared:
                 with self._database.read() as conn:
                     version = versions.of(conn, build)
                 if version is not None and version.store == self._service.store.name:
@@ -123,7 +123,7 @@ class Comparing:
         return gone
 
     def _look_at_targets(self, news: list[Event]) -> None:
-        deleted = [str(_data(event)["id"]) for event in news if event.type == _DELETE and _data(event).get("id")]
+        deleted = [id for event in news if event.type == _DELETE and (id := _word(_data(event).get("id"))) is not None]
         if deleted:
             self._database.transact(functools.partial(_lost, paths=deleted))
 
@@ -143,6 +143,11 @@ class Comparing:
 
 def _data(event: Event) -> Mapping[str, Any]:
     return event.data if isinstance(event.data, dict) else {}
+
+
+def _word(value: object) -> str | None:
+    """A name that a database can be asked for; events of this type can be anybody's."""
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
 def _lost(conn: Connection, paths: list[str]) -> None:

@@ -93,8 +93,8 @@ def _said(event: Event) -> dict[str, str]:
     if not isinstance(after, str) or not after:
         return {}
     if event.type in ("git.push", "git.tag"):
-        repository = f"{data['owner']}/{data['repository']}" if data.get("owner") else str(data.get("repository"))
-        return {_plain(f"git:{repository}#{data.get('ref')}"): _plain(after)}
+        owner = f"{data['owner']}/" if data.get("owner") else ""
+        return {_plain(f"git:{owner}{data.get('repository')}#{data.get('ref')}"): _plain(after)}
     if event.type == CHANGED and data.get("input") not in ("base", "iso"):
         return {_plain(f"watch:{data.get('input')}"): _plain(after)}
     return {}

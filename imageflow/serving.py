@@ -45,8 +45,8 @@ class Serving:
         service.compute.configured()
         self._stop = Flag()
         self._conductor = Conductor(service)
-        self._inbox = SqlInbox(service.database, wake=self._wake, heard=self._heard)
-        self._dispatcher = Dispatcher(service, self._inbox, begun=self._conductor.wake)
+        self.inbox = SqlInbox(service.database, wake=self._wake, heard=self._heard)
+        self._dispatcher = Dispatcher(service, self.inbox, begun=self._conductor.wake)
         self._comparing = Comparing(service)
         self._error: ConfigError | None = None
         self._waited_for = set(config.listeners)
@@ -85,7 +85,7 @@ class Serving:
             self._waited_for.discard(name)
             self._conductor.wake()
 
-        around = Surroundings(self._service.config, self._inbox, SqlWatched(self._service.database), ready)
+        around = Surroundings(self._service.config, self.inbox, SqlWatched(self._service.database), ready)
 
         def listen(stop: Flag) -> None:
             listener: Listener = factory(around)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -16,6 +17,7 @@ from imageflow.api.reading import parse_json
 from imageflow.errors import BadInput
 from imageflow.listeners import gerrit_lines
 from imageflow.model import Event
+from tests.field_variants import variants
 from tests.unit.any_json import ANY_JSON
 from tests.unit.forge_deliveries import BY_NAME, deliver
 from tests.webhook_payloads import NEW, OLD, TAG, bitbucket_push, bitbucket_ref, gitea_push
@@ -153,6 +155,13 @@ def test_a_delivery_with_anything_replaced_is_events_or_bad_input(sample: Sample
     except BadInput:
         return
     _are_sound(events, sample.forge)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.forge}-{sample.type}-{sample.subject}")
+def test_a_delivery_with_one_thing_wrong_is_events_or_bad_input(sample: Sample) -> None:
+    for payload in variants(sample.payload):
+        with contextlib.suppress(BadInput):
+            _are_sound(deliver(sample.forge, sample.event, payload), sample.forge)
 
 
 def _are_sound(events: list[Event], forge: str) -> None:

@@ -1,0 +1,57 @@
+"""Events of every type that imageflow itself reads, with data that nobody expects: each gets its verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imageflow import newer_bases, recipe_events
+from imageflow.comparing import Comparing
+from imageflow.matching import BEHIND, PUBLISH, match_waiting
+from imageflow.model import Event, Verdict
+from imageflow.serving import Serving
+from tests.field_variants import variants
+from tests.small.yard import open_yard
+
+RECIPE = """
+images:
+  - name: a
+    method: dib
+    dib: {elements: [tiny], skip-base: true}
+    on:
+      - {event: "*"}
+      - {event: git.push, where: {repository: infra}}
+      - {event: glance.image.activate, where: {not: {name: other}}}
+"""
+COMMIT = {"repository": "infra", "owner": "acme", "ref": "refs/heads/main", "after": "a" * 40, "before": "b" * 40}
+IMAGE = {"id": "i", "name": "debian", "status": "active", "properties": {"imageflow:build_id": "0123456789ab"}}
+READ: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("git.push", "git.tag", "git.merge"), COMMIT),
+    **dict.fromkeys((newer_bases.ACTIVATE, "glance.image.update", "glance.image.delete"), IMAGE),
+    "nova.instance.update": {"uuid": "u"},
+    "nova.compute.instance.update": {"instance_id": "u"},
+    PUBLISH: {"image": "b"},
+    BEHIND: {"parent": "b", "why": "x"},
+    recipe_events.CHANGED: {"images": ["a"], "before": "a", "after": "b", "path": "p", "repository": "r"},
+    "imageflow.watch.changed": {"input": "x", "after": "b"},
+}
+
+
+@pytest.mark.parametrize("type", READ)
+def test_each_gets_its_verdict(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, type: str) -> None:
+    with open_yard(tmp_path, database_url, monkeypatch) as yard:
+        yard.register(RECIPE)
+        monkeypatch.setattr(yard.service.store, "shared", True)  # so that what Glance tells of our images is looked at
+        serving = Serving(yard.service)
+        comparing = Comparing(yard.service)
+        comparing.listen()
+        odd = [Event("https://x", str(n), type, data=data) for n, data in enumerate(variants(READ[type]))]
+        for event in odd:
+            serving.inbox.receive([event], listener="http")
+        match_waiting(yard.service.database)
+        judged = yard.service.events.select(limit=len(odd) + 1)
+        assert len(judged) == len(odd)
+        assert {event.verdict for event in judged} <= {Verdict.MATCHED, Verdict.NO_TRIGGER}
+        comparing.listen()
