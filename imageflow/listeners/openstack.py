@@ -29,7 +29,7 @@ _PUBLISHER = re.compile(r"(?P<service>[A-Za-z][A-Za-z0-9_]*)[^.:]*([.:].*)?", re
 _TYPE = re.compile(r"[^\s\x00-\x1f]{1,200}")
 _OBJECT = re.compile(r"[a-z]+_object\.data")  # oslo.versionedobjects': nova_object.data, ironic_object.data, …
 _MAJOR = "1"  # of every versioned payload that we can read
-_UPLOADING = ("queued", "saving", "uploading", "importing")
+_UPLOADING = ("queued", "saving", "uploading", "importing")  # no set: a status may be any JSON
 _SECRET_KEY = re.compile(
     r"pass(word|wd|phrase)|admin_?pass|auth_?token|private_?key|user_?data|credential|service_?catalog"
     r"|(^|_)(pass|tokens?|secrets?|cookies?|authorization|ctxt|context|injected_files?|personality)(_|$)"
