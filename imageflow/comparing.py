@@ -147,7 +147,7 @@ def _data(event: Event) -> Mapping[str, Any]:
 
 def _word(value: object) -> str | None:
     """A name that a database can be asked for; events of this type can be anybody's."""
-    return value if isinstance(value, str) and value.isprintable() else None
+    return value if isinstance(value, str) and value and value.isprintable() else None
 
 
 def _lost(conn: Connection, paths: list[str]) -> None:

@@ -13,7 +13,7 @@ from imageflow.model import Version
 from imageflow.openstack.image import WHOLE
 from imageflow.persistence import publications
 from tests.cloud.cloud import Cloud
-from tests.integration.test_targets import ONE, Place
+from tests.publishing_place import ONE, Place
 from tests.small.site import Site
 from tests.small.yard import open_yard
 
