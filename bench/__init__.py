@@ -1,1 +1,1 @@
-"""What imageflow costs, as ratios of two things measured in one run on one machine: `python -m bench`."""
+"""Measures imageflow's costs as ratios of two sides in one run on one machine: `python -m bench`."""

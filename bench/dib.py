@@ -1,4 +1,4 @@
-"""A real Debian image: through imageflow against bare disk-image-create, and the unchanged rebuild.
+"""A real Debian image: imageflow against bare disk-image-create, and the unchanged rebuild.
 
 Both sides run on this machine in turn, with their caches warm: the bootstrapped system and the packages.
 The bare side is `disk-image-create` as its manual has it, with the same elements, mirrors, arguments and
@@ -26,7 +26,7 @@ from typing import Any
 
 from bench.measure import Result, Side, alternate, timed
 from bench.site import write_config
-from imageflow.pins import archives
+from imageflow.inputs import archives
 
 ELEMENTS = ("debian-minimal", "openssh-server")
 RELEASE = "bookworm"
@@ -40,7 +40,7 @@ images:
       environment: {{DIB_RELEASE: {RELEASE}}}
     outputs: [qcow2]
 """
-# A measurement that is killed leaves no mount behind: the bare side builds in namespaces that die with it.
+# A killed measurement leaves no mount behind: the bare side builds in namespaces that die with it.
 ALONE = ("setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private")
 ALONE = (*ALONE, "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
 BIN = Path(sys.executable).parent
@@ -78,7 +78,7 @@ class Bare:
 
 
 class Ours:
-    """The same through imageflow, each time in a new process."""
+    """The same with imageflow, each time in a new process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -118,7 +118,7 @@ class Ours:
 
 
 def _warm(log: Path) -> str:
-    """What a build fetched, in apt's words; '' unless it began with a bootstrapped system out of its cache."""
+    """What a build fetched, from apt's output; '' unless it began with a bootstrapped system from its cache."""
     text = log.read_text("utf-8", "replace")
     fetched = re.findall(r"Need to get ([\d.,]+ k?M?B)", text)
     return f"apt fetched {', '.join(fetched) or 'nothing'}" if "found in cache. Using." in text else ""

@@ -21,7 +21,7 @@ from taskflow.persistence import backends, models
 from bench.measure import Result, Side, alternate
 from bench.site import not_succeeded, open_site, run_all, submit, write_config
 from imageflow import config
-from imageflow.conductor import Conductor
+from imageflow.builds.conductor import Conductor
 from imageflow.service import Service
 
 STEPS = 50
@@ -58,7 +58,7 @@ def _run_stock(backend: Any) -> float:
 
 
 def per_step(rounds: int = 7) -> Result:
-    """Milliseconds per step; ours has the claim, the step records, the log and the build's end in it."""
+    """Milliseconds per step; ours includes the claim, the step records, the log and the build's end."""
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
         folder = Path(name)
         stock = _stock(folder)
@@ -94,8 +94,8 @@ def at_once(rounds: int = 5, builds: int = 32, steps: int = 20) -> Result:
     """Steps per second of 32 builds at once against one after the other.
 
     A conductor is one Python process, and an engine's work is processor time: for many builds at once an
-    operator starts a conductor for each core, and so does this side. What one conductor does with all of
-    them is measured and told beside it.
+    operator starts a conductor per core, and so does this side. One conductor with all of them is measured
+    and reported, too.
     """
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
         cores = os.cpu_count() or 1
@@ -161,7 +161,7 @@ def _conduct(file: Path, conductors: int) -> float:
 
 
 def conduct(file: str, go: str) -> None:
-    """A conductor in a process of its own, which begins when the file `go` is there."""
+    """A conductor in its own process, which begins when the file `go` exists."""
     logging.getLogger("taskflow").setLevel(logging.CRITICAL)
     with Service.open(config.load([file])) as service:
         conductor = Conductor(service)

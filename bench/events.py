@@ -21,14 +21,15 @@ import sqlalchemy as sa
 
 from bench.measure import Result, Side, alternate
 from bench.site import open_site, write_config
-from imageflow import config, triggers
-from imageflow.inbox import SqlInbox
-from imageflow.matching import match_waiting
+from imageflow import config
+from imageflow.events import door, triggers
+from imageflow.events.inbox import SqlInbox
 from imageflow.model import Event, StepState
-from imageflow.persistence import tables
+from imageflow.persistence import schema, tables
 from imageflow.persistence.database import Database
+from imageflow.rebuilds.matching import match_waiting
 from imageflow.service import Service
-from tests.services import PostgreSQL, running
+from tests.servers.services import PostgreSQL, running
 
 ROOT = Path(__file__).parents[1]
 PUSH = Event("https://git.example/acme/infra", "1", "git.push", data={"repository": "infra", "ref": "refs/heads/main"})
@@ -40,7 +41,7 @@ EVENTS = 40  # of the latency
 
 @contextlib.contextmanager
 def _serving(folder: Path) -> Iterator[tuple[str, Service]]:
-    """A real `imageflow serve` in a process of its own; -> its address, and a service over the same database."""
+    """A real `imageflow serve` in its own process; -> its address, and a service over the same database."""
     file = write_config(folder, poll=0.25, max_builds=2)
     options = (
         f"[triggers]\ndebounce = 0\nmax_per_minute = 10000\n[dib]\nelements_path = {ROOT}/tests/recipes/elements\n"
@@ -91,7 +92,10 @@ def latency() -> list[Result]:
             answer = requests.post(
                 f"{address}/v1/events",
                 data=json.dumps(body),
-                headers={"content-type": "application/cloudevents+json"},
+                headers={
+                    "content-type": "application/cloudevents+json",
+                    "authorization": f"Bearer {door.token(service.config)}",
+                },
                 timeout=30,
             )
             assert answer.status_code == 202, answer.text
@@ -125,12 +129,12 @@ def _first_step(service: Service, image: str) -> tuple[str, float]:
 
 
 def throughput() -> list[Result]:
-    """Events a second that are received, committed and answered, sixteen senders at once."""
+    """Events per second received, committed and answered, with sixteen senders at once."""
     results = []
     with tempfile.TemporaryDirectory() as name, running(PostgreSQL) as server, server.database() as url:
         for title, where in (("SQLite", f"sqlite:///{name}/inbox.db"), ("PostgreSQL", url)):
             with Database(where) as database:
-                database.upgrade()
+                schema.upgrade(database)
                 rate, single = _rate(database, senders=16), _rate(database, senders=1)
                 note = f"one sender alone: {single:.0f} a second"
                 results.append(
@@ -161,7 +165,7 @@ def _rate(database: Database, senders: int, seconds: float = 5.0) -> float:
 
 
 def _fill(service: Service, recipes: int, stored: int) -> None:
-    """As if so many recipes were registered, and so many events had come."""
+    """Fill the database as if so many recipes were registered and so many events had come."""
     with service.database.begin() as conn:
         for first in range(0, recipes, 1000):
             numbers = range(first, min(first + 1000, recipes))

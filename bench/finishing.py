@@ -1,8 +1,8 @@
 """Finishing a disk, against bare `qemu-img convert` with the same options.
 
-Both sides make a compressed qcow2 of the same two layers, which hold what is in this machine's /usr/lib, in
-turn. Ours has the process's session, log and progress, the virtual size and the SHA-256 besides; the bare
-side has none of it, not even the digest.
+Both sides in turn make a compressed qcow2 of the same two layers, which contain this machine's /usr/lib.
+Ours also has the process's session, log and progress, the virtual size and the SHA-256; the bare side has
+none of it, not even the digest.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import tempfile
 from pathlib import Path
 
 from bench.measure import Result, Side, alternate, timed
-from imageflow import finishing
-from imageflow.control import Control
+from imageflow.host import disk_files
+from imageflow.host.control import Control
 
 SIZE = 512 << 20  # bytes of files
 OPTIONS = ("-c", "-m", "16", "-W", "-o", "compression_type=zstd")
 
 
 def _disk(folder: Path) -> Path:
-    """A disk of 2 GiB as a machine leaves it: a layer, and on top of it another one."""
+    """A disk of 2 GiB as a machine leaves it: a layer on top of another."""
     raw, base, top = folder / "disk.raw", folder / "base.qcow2", folder / "top.qcow2"
     with raw.open("wb") as file:
         files = ["sh", "-c", f"tar -C /usr/lib -cf - . 2>/dev/null | head -c {SIZE}"]
@@ -44,8 +44,8 @@ def run(rounds: int = 5) -> list[Result]:
 
         def ours() -> None:
             to = folder / "ours.qcow2"
-            size = finishing.convert(source, "qcow2", to, "qcow2", control=control, log=print)
-            finishing.artifact_of(to, "qcow2", control, size)
+            size = disk_files.convert(source, "qcow2", to, "qcow2", control=control, log=print)
+            disk_files.artifact_of(to, "qcow2", control, size)
 
         def bare() -> None:
             to = folder / "bare.qcow2"

@@ -1,9 +1,9 @@
-"""An installation from an ISO to a finished image: through imageflow against Packer, and again after one changed line.
+"""From an ISO to a finished image: imageflow against Packer, and again after one changed line.
 
 Both sides get the same ISO (a genuine Debian installer, made by `tests/guests`), the same preseed, machine
 (two processors, 1 GiB, 4 GiB of disk, TCG) and post-configure, and make a compressed qcow2. imageflow does
 more in the same time, all of it counted: it seals the image, boots a throw-away copy to verify it, hashes
-and stores it durably. Packer's own zlib is replaced by zstd where it can be told to; Debian's 1.6 can't.
+and stores it durably. Packer's own zlib is replaced by zstd if Packer allows it; Debian's 1.6 does not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.site import write_config
 MEMORY, PROCESSORS, DISK = 1024, 2, 4  # MiB, GiB
 CONFIGURE = ("uname -r", "echo configured > /etc/imageflow")
 BIN = Path(sys.executable).parent
-# what Packer types: out of the menu, then what imageflow's boot entry says, too
+# what Packer types: leave the menu, then the arguments of imageflow's boot entry
 BOOT = (
     "<esc><wait>install auto=true priority=critical url=http://{{ .HTTPIP }}:{{ .HTTPPort }}/preseed.cfg"
     " DEBIAN_FRONTEND=text console=ttyS0,115200n8 netcfg/link_wait_timeout=1<enter>"
@@ -42,7 +42,7 @@ class Packer:
         _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], self.log, None)
         (folder / "http").mkdir()
         lets_in = f"mkdir -p -m 700 /target/root/.ssh; echo '{key.with_suffix('.pub').read_text().strip()}' > /target/root/.ssh/authorized_keys"
-        # it waits for the installed system, so this has to be rebooted into
+        # Packer waits for the installed system, so the installer has to reboot into it
         reboots = preseed.replace(
             "debian-installer/exit/poweroff boolean true", "debian-installer/exit/poweroff boolean false"
         )
@@ -85,7 +85,7 @@ class Packer:
 
 
 class Ours:
-    """The same through imageflow, each time in a new process."""
+    """The same with imageflow, each time in a new process."""
 
     def __init__(self, folder: Path, iso: Path, preseed: str) -> None:
         self._config = write_config(folder)
@@ -97,12 +97,12 @@ class Ours:
         self._changes = 0
 
     def build(self) -> None:
-        """All of it: no layer is there."""
+        """The whole build, without any layer."""
         self._imageflow("layer", "collect", "--all")
         self._create()
 
     def rebuild(self) -> None:
-        """The last line of `configure` is another one than before."""
+        """A build whose last line of `configure` differs from the one before."""
         self._changes += 1
         self._create()
 
@@ -111,7 +111,7 @@ class Ours:
         return self._imageflow("build", "show")
 
     def clean(self) -> None:
-        """No machine outlives a measurement that failed."""
+        """Delete the machines of a failed measurement."""
         for row in json.loads(self._imageflow("build", "list", "--state", "paused", "-f", "json")):
             self._imageflow("build", "abort", row["id"], "--wait")
 

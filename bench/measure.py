@@ -1,9 +1,11 @@
-"""Measures two sides in turn, so that a noisy machine is noisy for both, and says what came out."""
+"""Measures two sides in turn, so that noise affects both, and reports the results."""
 
 from __future__ import annotations
 
 import operator
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +37,7 @@ class Result:
 
 @dataclass(slots=True)
 class Side:
-    """One side of a ratio: what is run, and what it gave each time."""
+    """One side of a ratio: the work, and its value in each round."""
 
     name: str
     run: Callable[[], float]
@@ -50,7 +52,7 @@ class Side:
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """A side that is measured in seconds of wall time."""
+    """Work measured in seconds of wall time."""
 
     def run() -> float:
         began = time.perf_counter()
@@ -58,6 +60,26 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
         return time.perf_counter() - began
 
     return run
+
+
+# A small intermediate process: a child inherits its parent's peak and keeps it across exec.
+_SMALL = """
+import os, sys
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, used = os.wait4(pid, 0)
+print(used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
+
+
+def peak_memory(*command: object) -> float:
+    """MiB that a command (an absolute path and its arguments) had at most at a time; it must succeed.
+
+    The measuring process is not included; the result is at least that of a bare Python.
+    """
+    argv = [sys.executable, "-I", "-S", "-c", _SMALL, *map(str, command)]
+    done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout.splitlines()[-1]) / 1024
 
 
 def alternate(sides: Sequence[Side], rounds: int, warm_up: int = 1) -> None:

@@ -8,22 +8,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.measure import Result, Side, alternate, timed
+from bench.measure import Result, Side, alternate, peak_memory, timed
 
 SIZE = 4 << 30
 MEMORY = 100.0  # MiB
 _ISOLINUX = Path("/usr/lib/ISOLINUX")
 _CONFIG = "default i\nlabel i\n kernel /install.amd/vmlinuz\n append initrd=/install.amd/initrd.gz vga=788 --- quiet\n"
 
-# a process of its own, so that its memory is its own; says the most of it in KiB
 _OURS = """
-import resource, sys
+import sys
 from pathlib import Path
-from imageflow.control import Control
+from imageflow.host.control import Control
 from imageflow.iso import Answers
 from imageflow.iso.remaster import remaster
 remaster(Path(sys.argv[1]), Path(sys.argv[2]), Answers.PRESEED, b"d-i a/b string c\\n", control=Control())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -55,7 +53,7 @@ def vendor(folder: Path) -> Path:
 
 
 def run(rounds: int = 3) -> list[Result]:
-    """Both write a whole new ISO; the last one's is removed before each."""
+    """Both write a whole new ISO; the previous one is removed before each."""
     if shutil.which("xorriso") is None or not _ISOLINUX.is_dir():
         raise SystemExit("install xorriso and isolinux")
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-", dir="/var/tmp") as name:
@@ -66,7 +64,7 @@ def run(rounds: int = 3) -> list[Result]:
 
         def ours() -> None:
             to.unlink(missing_ok=True)
-            peaks.append(int(_call(sys.executable, "-c", _OURS, iso, to)) / 1024)
+            peaks.append(peak_memory(sys.executable, "-c", _OURS, iso, to))
 
         def theirs() -> None:
             to.unlink(missing_ok=True)

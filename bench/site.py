@@ -1,4 +1,4 @@
-"""An imageflow of its own for a measurement: state folder, configuration, builds of flows that do nothing."""
+"""A separate imageflow for a measurement: state folder, configuration, builds of flows that do nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Connection
 from taskflow.patterns import linear_flow
 
-from imageflow import config, engine
-from imageflow.conductor import Conductor
+from imageflow import config
+from imageflow.builds import engine
+from imageflow.builds.conductor import Conductor
 from imageflow.model import Build, BuildState
 from imageflow.persistence import builds, steps
 from imageflow.service import Service
@@ -37,7 +38,7 @@ class Idle(Task):
 
 
 class Last(Idle):
-    """The last step: what it says was published."""
+    """The last step: returns a fake publication."""
 
     default_provides = "publication"
 
@@ -51,7 +52,7 @@ def idle(count: int, seconds: float = 0.0) -> linear_flow.Flow:
     return linear_flow.Flow("idle").add(*tasks, Last("last"))
 
 
-def write_config(folder: Path, *, lease: float = 30.0, poll: float = 1.0, max_builds: int = 1) -> Path:
+def write_config(folder: Path, *, lease: float = 12.0, poll: float = 1.0, max_builds: int = 1) -> Path:
     """-> the configuration file of a site in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "imageflow.conf"
@@ -66,8 +67,10 @@ def open_site(folder: Path, **options: Any) -> Service:
     return Service.open(config.load([str(write_config(folder, **options))]))
 
 
-def submit(service: Service, arguments: Sequence[Any], image: str = "bench") -> Build:
-    """Queue a build as a request does: look for the same inputs, lay flow and job down in one transaction."""
+def submit(
+    service: Service, arguments: Sequence[Any], image: str = "bench", factory: str = f"{idle.__module__}.idle"
+) -> Build:
+    """Queue a build as a request does: look for the same inputs, store flow and job in one transaction."""
 
     def enlist(conn: Connection) -> Build:
         before = builds.latest(conn, image)
@@ -86,7 +89,7 @@ def submit(service: Service, arguments: Sequence[Any], image: str = "bench") -> 
         )
         if builds.claim_or_holder(conn, build) is not None:
             raise AssertionError("a random key is taken")
-        engine.enlist(conn, service.flows, build, f"{idle.__module__}.idle", arguments)
+        engine.enlist(conn, service.flows, build, factory, arguments)
         service.board.post_in(conn, build.id, {})
         return build
 
@@ -94,12 +97,12 @@ def submit(service: Service, arguments: Sequence[Any], image: str = "bench") -> 
 
 
 def run_all(service: Service) -> None:
-    """Run a conductor in this thread until nothing is queued, and see that every build succeeded."""
+    """Run a conductor in this thread until nothing is queued, and check that every build succeeded."""
     Conductor(service).run(until=lambda: service.board.job_count == 0)
 
 
 def not_succeeded(service: Service, wanted: Sequence[Build]) -> list[str]:
-    """What is wrong with these builds; [] when each succeeded and has all its steps once."""
+    """Problems with these builds; [] when each succeeded and ran each of its steps once."""
     wrong = []
     with service.database.read() as conn:
         for build in wanted:

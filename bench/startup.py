@@ -1,4 +1,4 @@
-"""What the command line costs before it does anything, against OpenStack's own client."""
+"""The start-up cost of the command line, against OpenStack's own client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUILDS = 1000
 
 
 def _command(name: str, *arguments: str) -> Callable[[], None]:
-    """Runs a command of this environment to its end; it must succeed and say something."""
+    """Runs a command of this environment to its end; it must succeed and print something."""
     path = Path(sys.executable).parent / name
     if not path.exists():
         raise SystemExit(f"{path} is missing: pip install -e '.[bench]'")

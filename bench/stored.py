@@ -24,7 +24,7 @@ _ENDS = (BuildState.SUCCEEDED,) * 7 + (BuildState.FAILED, BuildState.ABORTED, Bu
 
 
 def fill(service: Service, count: int) -> None:
-    """Store what `count` ended builds leave behind: build, steps, version, closed resources; a build in 1,000 is paused."""
+    """Store the records of `count` ended builds: build, steps, version, closed resources; one in 1,000 is paused."""
     batch = 5000
     for first in range(0, count, batch):
         numbers = range(first, min(first + batch, count))
@@ -104,7 +104,7 @@ def _version(number: int, count: int) -> dict[str, Any]:
         ],
         "properties": {},
         "packages": 279,
-        "state": "stored" if number >= count - 5 * IMAGES else "deleted",  # keep: 3 was obeyed
+        "state": "stored" if number >= count - 5 * IMAGES else "deleted",  # as with keep: 3
     }
 
 
@@ -121,7 +121,7 @@ def _resources(number: int) -> Iterator[dict[str, Any]]:
 
 
 def run(many: int = 100_000, few: int = 100, rounds: int = 9, builds: int = 5, steps: int = 10) -> list[Result]:
-    """Milliseconds from a build's request to its end, the conductor's and the janitor's own queries included."""
+    """Milliseconds from a build's request to its end, including the conductor's and the janitor's queries."""
     logging.getLogger("taskflow").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
         sides = []

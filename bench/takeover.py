@@ -1,4 +1,4 @@
-"""Takeover: from kill -9 of the worker in the middle of a step until another worker runs that step again."""
+"""Takeover: the time from kill -9 of a worker during a step until another worker runs that step again."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from imageflow.model import BuildState, StepState
 from imageflow.service import Service
 
 STEP = 60.0  # seconds that the interrupted step would take: far longer than a lease
+WITHIN = 15.0  # seconds that a takeover may take with the default configuration
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def _worker(file: Path) -> Iterator[subprocess.Popen[bytes]]:
 def serve(file: str) -> None:
     """The body of a worker process."""
     from imageflow import config
-    from imageflow.conductor import Conductor
+    from imageflow.builds.conductor import Conductor
 
     with Service.open(config.load([file])) as service:
         Conductor(service).run()
@@ -64,7 +65,7 @@ def _once(service: Service, file: Path, lease: float) -> float:
 
 
 def _await_attempt(service: Service, build_id: str, attempt: int, seconds: float) -> float:
-    """-> when this attempt of the first step began."""
+    """Wait for this attempt of the first step; -> when it began."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for step in service.steps(build_id):
@@ -74,8 +75,8 @@ def _await_attempt(service: Service, build_id: str, attempt: int, seconds: float
     raise AssertionError(f"attempt {attempt} did not begin within {seconds} s")
 
 
-def run(lease: float = 5.0, rounds: int = 8) -> list[Result]:
-    """The slowest of several takeovers, with the default poll interval."""
+def run(lease: float = 12.0, rounds: int = 8) -> list[Result]:
+    """The slowest of several takeovers, with the default lease."""
     with tempfile.TemporaryDirectory(prefix="imageflow-bench-") as name:
         values = []
         with open_site(Path(name), lease=lease) as service:
@@ -87,9 +88,9 @@ def run(lease: float = 5.0, rounds: int = 8) -> list[Result]:
         Result(
             f"takeover after kill -9 with a lease of {lease:g} s, slowest of {rounds}",
             max(values),
-            lease + 1,
+            WITHIN,
             "s",
             1.0,
-            notes=(f"other: lease + 1 s; all: {', '.join(f'{value:.2f}' for value in sorted(values))}",),
+            notes=(f"other: what is promised; all: {', '.join(f'{value:.2f}' for value in sorted(values))}",),
         )
     ]

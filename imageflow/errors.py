@@ -1,7 +1,7 @@
-"""Every error that imageflow raises on purpose; anything else that reaches a user is a bug of ours.
+"""Every error that imageflow raises on purpose; any other error that reaches a user is a bug in imageflow.
 
-A class's docstring is its default message, `hint` says what to do about it, and `exit_code` is what
-the command line ends with: 1 the work failed, 2 the input was bad and nothing was changed, 3 paused.
+A class's docstring is its default message, `hint` says what to do about it, and `exit_code` is the exit
+code of the command line: 1 the work failed, 2 the input was bad and nothing was changed, 3 paused.
 """
 
 from __future__ import annotations
@@ -44,6 +44,23 @@ class RecipeError(BadInput):
     """The recipe is not valid."""
 
 
+class Exceeded(BadInput):
+    """What was given takes more memory, time or room than it may."""
+
+    hint = "make it smaller or simpler: it may be damaged, or meant to do harm"
+
+
+class NotText(BadInput):
+    """The file is not text."""
+
+    hint = "save it as UTF-8"
+    line: int = 0  # where; 0: the file as a whole
+
+    def __init__(self, message: str = "", *, hint: str = "", line: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.line = line
+
+
 class NotFound(BadInput):
     """There is no such thing."""
 
@@ -76,8 +93,24 @@ class DatabaseUnavailable(Unavailable):
     hint = "check [database] connection and that the server runs"
 
 
+class DatabaseReadOnly(DatabaseUnavailable):
+    """The database takes no writes now."""
+
+    hint = "is it a replica, or its disk read-only? [database] connection has to lead to one that can be written"
+
+
+class InboxFull(Unavailable):
+    """There are as many events as may be kept, and all of them still wait."""
+
+    hint = "[events] max_size and max_count; see 'imageflow event list' and 'imageflow rebuild list' for what waits"
+
+
 class Refused(ImageflowError):
     """Something outside imageflow said no, and would say no again."""
+
+
+class TooLarge(Refused):
+    """More came than may come."""
 
 
 class NoSpace(Refused):
@@ -86,6 +119,8 @@ class NoSpace(Refused):
 
 class CommandFailed(Refused):
     """A command ended with an error."""
+
+    ended_from_outside = False  # by a signal, or with its session
 
 
 class Corrupt(Refused):
@@ -107,14 +142,26 @@ class MachineTrouble(Refused):
 class MachineLost(MachineTrouble):
     """The machine is gone, and so is what was done on it since its last layer.
 
-    The build goes on from that layer by itself.
+    The build continues from that layer by itself.
     """
 
     hint = "who deleted it? Resume starts again from the last layer"
 
 
+class LockedOut(MachineTrouble):
+    """The machine does not let the build in any more."""
+
+    hint = "what a step did: see the build log; its console still works: imageflow build console"
+
+
 class NotSealed(Refused):
     """The image still holds what must not be published."""
+
+
+class NoRoom(ImageflowError):
+    """There is no room for another machine now."""
+
+    machine: str = ""  # the name of the machine that waits
 
 
 class TimedOut(ImageflowError):
@@ -126,4 +173,4 @@ class Cancelled(ImageflowError):
 
 
 class ClaimLost(ImageflowError):
-    """This worker no longer holds the build; another one goes on with it."""
+    """This worker no longer holds the build; another one has taken it over."""

@@ -1,7 +1,7 @@
-"""The façade: the command line and the API call this, and nothing below it.
+"""The façade that the command line and the API call; nothing below imports it.
 
-Cheap to import and cheap to use for reading and for builds that are already there: TaskFlow, which
-takes most of a second, is imported only when a flow is laid down or run.
+Cheap to import, and cheap for reading and for builds that already exist: TaskFlow, which takes most
+of a second to import, is loaded only when a flow is laid down or run, and each part when it is first used.
 """
 
 from __future__ import annotations
@@ -13,16 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sqlalchemy import Connection
-
-from imageflow import drivers, stores
-from imageflow.catalogue import Catalogue
-from imageflow.compute import Compute, Layer
 from imageflow.config import Config
-from imageflow.errors import Conflict, NotFound
-from imageflow.estimate import Estimate, estimate
-from imageflow.intake import Plan
-from imageflow.machines import Machines
+from imageflow.errors import NotFound, Refused
+from imageflow.host import private
+from imageflow.host.buildlog import log_path
 from imageflow.model import (
     Build,
     BuildState,
@@ -33,27 +27,36 @@ from imageflow.model import (
     Submission,
     Wish,
 )
-from imageflow.outgoing import Outbox
-from imageflow.persistence import builds, conductors, ledger, outbox, steps
+from imageflow.persistence import builds, conductors, ledger, schema, steps
 from imageflow.persistence.database import Database
-from imageflow.stores import Store
-from imageflow.submission import PATIENCE, Submitter
+from imageflow.persistence.patience import REQUEST
 
 if TYPE_CHECKING:
-    from imageflow.happenings import Happenings
-    from imageflow.hosted import Hosted
+    from imageflow.access.tokens import Tokens
+    from imageflow.announce.outbox import Outbox
+    from imageflow.builds.estimate import Estimate
+    from imageflow.builds.machines import Machines
+    from imageflow.builds.submission import Submitter
+    from imageflow.builds.wanted import Plan
+    from imageflow.compute import Compute, Layer
+    from imageflow.images.catalogue import Catalogue
+    from imageflow.images.publications import Publications
     from imageflow.persistence.flowstore import FlowStore
     from imageflow.persistence.jobboard import SqlJobBoard
-    from imageflow.publications import Publications
-    from imageflow.registry import Recipes
+    from imageflow.rebuilds.operations import Events
+    from imageflow.recipe import Recipe
+    from imageflow.registry.checkouts import Checkouts
+    from imageflow.registry.git_recipes import GitRecipes
+    from imageflow.registry.images import RegisteredImages
+    from imageflow.registry.recipes import Recipes
+    from imageflow.stores import Store
 
 BOARD = "builds"
-_WORKED_ON = (BuildState.QUEUED, BuildState.RUNNING, BuildState.REVERTING)
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The steps of a build with their present states, and what waits for what."""
+    """The steps of a build with their current states, and their dependencies."""
 
     build: Build
     nodes: tuple[tuple[str, str, StepState], ...]  # (name, title, state)
@@ -61,14 +64,14 @@ class Graph:
 
 
 class Service:
-    """Everything that can be asked of imageflow, over one database and one store."""
+    """Everything imageflow can be asked to do, over one database and one store."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     @classmethod
     def open(cls, config: Config) -> Self:
-        """Nothing is opened or made before it is needed: a bad recipe leaves no trace."""
+        """Opens and creates nothing before it is needed: a bad recipe leaves no trace."""
         return cls(config)
 
     def __enter__(self) -> Self:
@@ -83,14 +86,18 @@ class Service:
 
     @functools.cached_property
     def database(self) -> Database:
-        """Connected at the first use; an embedded one is made or upgraded on the way."""
+        """Connected at first use; an embedded database is created or upgraded on the way."""
+        private.seal(self.config.state_dir, self.config.store_path)
         database = Database(self.config.database)
-        database.ready()
+        schema.ready(database)
+        private.seal(self.config.state_dir, self.config.store_path)  # it may have been made just now
         return database
 
     @functools.cached_property
     def store(self) -> Store:
         """Where images live."""
+        from imageflow import stores
+
         return stores.store(self.config)
 
     @functools.cached_property
@@ -98,7 +105,19 @@ class Service:
         """Where build machines run."""
         return self._compute(self.config)
 
+    def machine_notice(self) -> str:
+        """What an operator must know of machines here before they run; '' for nothing."""
+        return self.compute.notice()
+
+    def dib_refused(self) -> Refused | None:
+        """Why this process can build nothing by the method dib; None when it may."""
+        from imageflow.dib import preflight
+
+        return preflight.refused()
+
     def _compute(self, config: Config) -> Compute:
+        from imageflow.config import drivers
+
         driver: Compute = drivers.load("compute", "imageflow.compute", config.compute)(config)
         return driver
 
@@ -111,7 +130,7 @@ class Service:
 
     @functools.cached_property
     def board(self) -> SqlJobBoard:
-        """Where conductors find their work."""
+        """Where conductors find work."""
         from imageflow.persistence.jobboard import SqlJobBoard
 
         board = SqlJobBoard(BOARD, {"lease": self.config.conductor.lease}, database=self.database)
@@ -121,104 +140,162 @@ class Service:
     @functools.cached_property
     def images(self) -> Catalogue:
         """The image versions."""
+        from imageflow.images.catalogue import Catalogue
+
         return Catalogue(self.config, self.database, self.store)
 
     @functools.cached_property
     def publications(self) -> Publications:
-        """The image versions in other places than the store."""
-        from imageflow.publications import Publications
+        """The image versions in places other than the store."""
+        from imageflow.images.publications import Publications
 
         return Publications(self.config, self.database)
 
     @functools.cached_property
     def machines(self) -> Machines:
-        """The machines of builds on this host; whoever sits at a terminal does not wait long for a cloud that is away."""
+        """Machines of builds on this host; an interactive user does not wait long for a cloud that is down."""
+        from imageflow.builds.machines import Machines
+
         if not self.compute.shared:
             return Machines(self.config, self.compute)
         return Machines(self.config, self._compute(self.config.impatient))
 
     @functools.cached_property
     def recipes(self) -> Recipes:
-        """The recipes that events can build."""
-        from imageflow.registry import Recipes
+        """The registered recipes, which events can build."""
+        from imageflow.registry.recipes import Recipes
 
         return Recipes(self.config, self.database)
 
     @functools.cached_property
-    def hosted(self) -> Hosted:
-        """Those of them that live in git."""
-        from imageflow.hosted import Hosted
+    def git_recipes(self) -> GitRecipes:
+        """The registered recipes that live in git."""
+        from imageflow.registry.git_recipes import GitRecipes
 
-        return Hosted(self.config, self.database)
+        return GitRecipes(self.config, self.database)
 
     @functools.cached_property
-    def events(self) -> Happenings:
-        """What came in, and what came of it."""
-        from imageflow.happenings import Happenings
+    def checkouts(self) -> Checkouts:
+        """Local checkouts of the recipes that live in git."""
+        from imageflow.registry.checkouts import Checkouts
 
-        return Happenings(self.config, self.database, self.submitter)
+        return Checkouts(self.config, self.database)
+
+    @functools.cached_property
+    def events(self) -> Events:
+        """The events that arrived, and their outcomes."""
+        from imageflow.rebuilds.operations import Events
+
+        return Events(self.config, self.database, self.submitter, self.checkouts)
 
     @functools.cached_property
     def outbox(self) -> Outbox:
-        """What others were told, or are still to be."""
+        """Announcements: delivered, or still to be delivered."""
+        from imageflow.announce.outbox import Outbox
+
         return Outbox(self.database)
 
     @functools.cached_property
+    def tokens(self) -> Tokens:
+        """Our own tokens for the HTTP interface."""
+        from imageflow.access.tokens import Tokens
+
+        return Tokens(self.database)
+
+    @functools.cached_property
     def submitter(self) -> Submitter:
-        """Asks for image versions."""
+        """Requests image versions."""
+        from imageflow.builds.submission import Submitter
+
         return Submitter(self)
 
-    # -- asking for builds -----------------------------------------------------------------------
+    # -- requesting builds -----------------------------------------------------------------------
 
     def plan(self, file: Path, images: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> list[Plan]:
         """What `submit` would do, without doing it."""
-        return self.submitter.plan(file, images, settings)
+        from imageflow import recipe
+
+        return self.submitter.plan(recipe.load(file, settings, images), images)
 
     def submit(
         self,
-        file: Path,
+        file: Path | Recipe,
         images: Sequence[str] = (),
         *,
         force: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> list[Submission]:
-        """Ask for image versions: what is built is reused, what is being built is joined, the rest is queued.
+        """Request image versions of a recipe file, or of a loaded recipe: built ones are reused, running builds are joined, the rest is queued.
 
-        An image that is made from another one of them is left out while that one is not finished: ask for it again then.
-        Raises RecipeError, and Unavailable when something to pin does not answer; then nothing was changed.
+        An image based on another one of them is left out until that one is built: request it again then.
+        Raises RecipeError, or Unavailable when an input to be pinned does not answer; nothing is changed then.
         """
-        return self.submitter.submit(file, images, force=force, settings=settings)
+        from imageflow.recipe import Recipe, load
+
+        loaded = file if isinstance(file, Recipe) else load(file, settings, images)
+        return self.submitter.submit(loaded, images, force=force)
+
+    @functools.cached_property
+    def registered_images(self) -> RegisteredImages:
+        """The images of the registered recipes."""
+        from imageflow.registry.images import RegisteredImages
+
+        return RegisteredImages(self.config, self.database, self.submitter, self.checkouts)
 
     # -- builds ----------------------------------------------------------------------------------
 
-    def builds(self, *, image: str | None = None, states: Collection[BuildState] = (), limit: int = 50) -> list[Build]:
-        """Newest first, without their recipes and pins."""
+    def builds(
+        self,
+        *,
+        image: str | None = None,
+        states: Collection[BuildState] = (),
+        limit: int = 50,
+        before: int | None = None,
+    ) -> list[Build]:
+        """The newest first, without their recipes and pins; `before`: only those with a smaller `seq`."""
         with self.database.read() as conn:
-            return builds.select(conn, image=image, states=states, limit=limit)
+            return builds.select(conn, image=image, states=states, limit=limit, before=before)
 
     def build(self, build_id: str) -> Build:
-        """By id or a unique beginning of it."""
+        """By id, or by a unique prefix of it."""
         with self.database.read() as conn:
             return builds.get(conn, build_id)
 
+    def waits(self, build_id: str) -> str | None:
+        """What a build waits for, or who was to work on it and is silent; None when it is worked on or needs no work."""
+        from imageflow.builds import waiting
+
+        with self.database.read() as conn:
+            build = builds.get(conn, build_id)
+            return waiting.told(conn, build, self.config.host, self.config.conductor.lease)
+
+    def silent(self, listed: Sequence[Build]) -> dict[str, str]:
+        """Of these builds those whose conductor gives no sign of life: id -> who it is, and since when."""
+        from imageflow.persistence import waiting
+
+        with self.database.read() as conn:
+            return waiting.silent(conn, listed, self.config.host, self.config.conductor.lease)
+
     def steps(self, build_id: str) -> list[Step]:
-        """Every attempt of every step, in the order they ran."""
+        """Every attempt of every step, in execution order."""
         with self.database.read() as conn:
             return steps.of(conn, builds.get(conn, build_id).id)
 
     def estimate(self, build_id: str) -> Estimate:
-        """How far a build is, and how long it will take, from this image's earlier builds."""
+        """Progress and remaining time of a build, from this image's earlier builds."""
+        from imageflow.builds.estimate import estimate
+
         with self.database.read() as conn:
             build = builds.get(conn, build_id)
             return estimate(build, steps.of(conn, build.id), steps.history(conn, build.image), time.time())
 
     def log_path(self, build_id: str) -> Path:
-        """The log of a build, on the machine that runs it; it may not be there yet."""
-        return self.config.logs_dir / f"{build_id}.log"
+        """The log of a build, on the machine that runs it; the file may not exist yet."""
+        return log_path(self.config.logs_dir, build_id)
 
     def graph(self, build_id: str) -> Graph:
-        """The flow of a build with the present state of each step."""
-        from imageflow.engine import outline
+        """The flow of a build with the current state of each step."""
+        from imageflow.builds.engine import outline
 
         with self.database.read() as conn:
             build = builds.get(conn, build_id)
@@ -228,111 +305,64 @@ class Service:
         return Graph(build, nodes, flow.edges)
 
     def resume(self, build_id: str) -> Build:
-        """Let a paused build go on from its failed step."""
-        tried = False
+        """Resume a paused build at its failed step."""
+        from imageflow.builds import transitions
 
-        def resume(conn: Connection) -> Build:
-            nonlocal tried
-            build = builds.get(conn, build_id)
-            if tried and build.state in (BuildState.QUEUED, BuildState.RUNNING):
-                return build  # it is done, only the answer of the commit got lost
-            if not builds.change(
-                conn,
-                build.id,
-                to=BuildState.QUEUED,
-                frm=(BuildState.PAUSED,),
-                paused=None,
-                error=None,
-                hint=None,
-                deadline=None,
-            ):
-                raise Conflict(f"build {build.id} is {build.state}, not paused", hint=_way_on(build))
-            self.flows.reset_failed(conn, build.flow)
-            self.board.post_in(conn, build.id, {})
-            outbox.announce_build(conn, self.config.announce.targets, "resume", build)
-            tried = True
-            return builds.get(conn, build.id)
-
-        return self.database.transact(resume, patience=PATIENCE)
+        return transitions.resume(self, build_id, REQUEST)
 
     def abort(self, build_id: str) -> Build:
-        """Give a build up: everything it made is removed."""
-        return self._end(build_id, Wish.ABORT)
+        """Abort a build: everything it made is removed."""
+        from imageflow.builds import transitions
+
+        return transitions.end(self, build_id, Wish.ABORT, REQUEST)
 
     def cancel(self, build_id: str) -> Build:
-        """Stop a build, its running step too: everything it made is removed."""
-        return self._end(build_id, Wish.CANCEL)
+        """Cancel a build, including its running step: everything it made is removed."""
+        from imageflow.builds import transitions
 
-    def _end(self, build_id: str, wish: Wish) -> Build:
-        tried = False
-
-        def end(conn: Connection) -> Build:
-            nonlocal tried
-            build = builds.get(conn, build_id)
-            if tried and build.wish is wish and build.state is not BuildState.PAUSED:
-                return build  # it is done, only the answer of the commit got lost
-            if build.state.ended:
-                raise Conflict(f"build {build.id} has ended already: {build.state}", hint=_way_on(build))
-            if build.wish is not None and build.state is not BuildState.PAUSED:  # paused: its revert hit a bug
-                return build
-            if build.state is BuildState.QUEUED and build.started is None and self.board.withdraw_in(conn, build.id):
-                builds.change(conn, build.id, to=wish.outcome, wish=wish, ended=time.time())  # it has made nothing yet
-                builds.drop_claim(conn, build.id)
-                self.flows.delete(conn, build.flow)
-                outbox.announce_build(conn, self.config.announce.targets, "error", build)
-            elif builds.change(
-                conn, build.id, to=BuildState.REVERTING, frm=(BuildState.PAUSED,), wish=wish, paused=None
-            ):
-                self.board.post_in(conn, build.id, {})
-            elif not builds.change(conn, build.id, frm=_WORKED_ON, wish=wish):  # its conductor sees it, or the next one
-                return end(conn)  # it was paused, or has ended, in this very moment
-            tried = True
-            return builds.get(conn, build.id)
-
-        return self.database.transact(end, patience=PATIENCE)
+        return transitions.end(self, build_id, Wish.CANCEL, REQUEST)
 
     # -- operating -------------------------------------------------------------------------------
 
     def resources(self, *, everything: bool = False) -> list[Resource]:
-        """What builds made and have not removed yet; with `everything`, also what is gone."""
+        """What builds made and have not removed yet; with `everything`, also what is already removed."""
         with self.database.read() as conn:
             return ledger.select(conn, open_only=not everything)
 
     def reap(self) -> list[tuple[Resource, str | None]]:
-        """Remove what ended builds left on this machine; -> each with None or why it is still there."""
-        from imageflow.janitor import Janitor
+        """Remove what ended builds left on this machine; -> each with None, or the reason why it still exists."""
+        from imageflow.builds.janitor import Janitor
 
-        return Janitor(self.database, self.config, self.store, self.board, self.compute).round()
+        return Janitor(self).round()
 
     def collect_layers(self, *, everything: bool = False) -> Sequence[Layer]:
-        """Remove the layers past their limits, or all that no build needs now; -> what was removed."""
-        return self.machines.collect(self._is_active, everything=everything)
+        """Remove the layers past their limits, or all that no build needs now; -> the removed layers."""
+        from imageflow.persistence.elapsed import Ages
+
+        age = Ages(self.database, self.config.host).stretched(self.config.layers.max_age)
+        return self.machines.collect(self._is_active, age, everything=everything)
 
     def _is_active(self, build_id: str) -> bool:
-        """Whether a build may need what it holds; one that nobody here knows may be another imageflow's."""
+        """Whether a build may still need its resources; an unknown one may belong to another imageflow."""
         try:
             return not self.build(build_id).state.ended
         except NotFound:
             return self.compute.shared
 
     def conductors(self) -> list[Conductor]:
-        """Those whose heartbeat is good."""
+        """Conductors with a valid heartbeat."""
         with self.database.read() as conn:
-            return conductors.living(conn)
-
-    def check(self) -> list[str]:
-        """How the database differs from what this version of imageflow needs; [] when it doesn't."""
-        return self.database.check()
+            return conductors.living(conn, self.config.host)
 
 
-def _way_on(build: Build) -> str:
-    if build.state is BuildState.PAUSED:
-        return f"'imageflow build resume {build.id}' or 'imageflow build abort {build.id}'"
-    if build.state.ended:
-        return "create the build again"
-    return f"see 'imageflow build show {build.id}'"
+def upgrade_database(config: Config) -> str:
+    """Upgrade the database to the schema of this version of imageflow; -> its kind: sqlite, postgresql, mysql, mariadb."""
+    with Database(config.database) as database:
+        schema.upgrade(database)
+        return database.dialect
 
 
-def open_for_upgrade(config: Config) -> Database:
-    """The database as it is, for `db upgrade` and `db check`."""
-    return Database(config.database)
+def check_database(config: Config) -> tuple[str, list[str]]:
+    """The kind of the database, and its differences from the schema of this version of imageflow."""
+    with Database(config.database) as database:
+        return database.dialect, schema.check(database)

@@ -1,11 +1,11 @@
-"""What happened here is told to others: one module per way, loaded by entry point, fed from the outbox."""
+"""Announcements to other systems: one module per transport, loaded by entry point, fed from the outbox."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from imageflow import drivers
-from imageflow.config import Config
+from imageflow.config import Config, drivers
 from imageflow.errors import ConfigError, Unavailable
 from imageflow.model import Announcement
 
@@ -15,30 +15,32 @@ class Stumbled(Unavailable):
 
 
 class Announcer(Protocol):
-    """One way out. The class is the entry point's value: called with the configuration, it connects to nothing yet.
+    """One transport. The class is the entry point's value: called with the configuration, it does not connect yet.
 
-    It raises ConfigError, with the option's name, when it can't work as configured. Used by one thread.
+    Raises ConfigError, with the option's name, when it can't work as configured. Used by one thread.
     """
 
     def send(self, announcement: Announcement) -> None:
-        """Returns when the target has it, durably as far as the target promises.
+        """Returns when the target has it, as durably as the target promises.
 
-        Raises Unavailable: the target is away, this says nothing about the announcement; Stumbled; Refused: it said
-        no, and would say no again. Anything may come twice, with the same id.
+        Raises Unavailable: the target is down, which says nothing about the announcement; Stumbled; Refused: it said
+        no, and would say no again. Anything may be sent twice, with the same id.
         """
 
     def close(self) -> None:
-        """Give connections back; the next `send` connects again."""
+        """Close connections; the next `send` reconnects."""
 
 
-def load(config: Config, target: str) -> Announcer:
-    """The announcer of a name in [announce] targets."""
-    announcer: Announcer = drivers.load("announcer", "imageflow.announcers", target, "[announce] targets")(config)
-    return announcer
+def load(target: str) -> Callable[[Config], Announcer]:
+    """The factory of the announcer for a name in [announce] targets; raises ConfigError, also for an unknown name."""
+    factory: Callable[[Config], Announcer] = drivers.load(
+        "announcer", "imageflow.announcers", target, "[announce] targets"
+    )
+    return factory
 
 
 def needed(value: str | None, option: str) -> str:
-    """The value of an option that a target can't do without."""
+    """The value of a required option of a target."""
     if not value:
         raise ConfigError(
             f"[announce] {option} is not set", hint="set it, or take the target out of [announce] targets"

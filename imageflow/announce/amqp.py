@@ -15,13 +15,13 @@ from imageflow.config import Config
 from imageflow.errors import ConfigError, Unavailable
 from imageflow.model import Announcement
 
-_kombu: Any = kombu  # it has annotations here and there, and none where we call it
+_kombu: Any = kombu  # only partly annotated, and not where we call it
 
 
 class AmqpAnnouncer:
     """Publishes each announcement; the target has it when the broker confirms it.
 
-    With no queue bound to the exchange, the broker confirms it and drops it: nobody wants to know.
+    With no queue bound to the exchange, the broker confirms it and drops it: it has no subscribers.
     """
 
     def __init__(self, config: Config) -> None:
@@ -45,7 +45,7 @@ class AmqpAnnouncer:
             self._place = str(connection.as_uri(include_password=False))
         except (LookupError, ImportError, AttributeError, TypeError, ValueError, KombuError):
             raise ConfigError(
-                "[announce] amqp_url is no URL of a broker", hint="such as amqp://USER:PASSWORD@HOST:5672/VHOST"
+                "[announce] amqp_url is not the URL of a broker", hint="such as amqp://USER:PASSWORD@HOST:5672/VHOST"
             ) from None  # the cause may show the password
 
     def _connect(self) -> Any:
@@ -60,7 +60,9 @@ class AmqpAnnouncer:
                 return
             except Stumbled:
                 raise
-            except Unavailable:  # it may have been idle for hours, and the broker restarted: once more, with a new one
+            except (
+                Unavailable
+            ):  # it may have been idle for hours, and the broker restarted: retry once with a new connection
                 pass
         self._open()
         self._publish(events)
@@ -93,12 +95,12 @@ class AmqpAnnouncer:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> NoReturn:
-        """Raise what the error of a transport means."""
+        """Raise our error for a transport's error."""
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
-            connection.collect(self._timeout)  # without a goodbye, which nobody may answer
+            connection.collect(self._timeout)  # without a goodbye, which may never be answered
         if isinstance(error, MessageNacked):
-            raise Stumbled(f"{self._place} did not take the announcement: a queue is full, or not there") from error
+            raise Stumbled(f"{self._place} did not take the announcement: a queue is full or missing") from error
         raise Unavailable(f"{self._place}: {_said(error)}") from error
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Announcements as CDEvents 0.4.1 (cdevents.dev), for tools that know nothing of imageflow. Pure."""
+"""Announcements as CDEvents 0.4.1 (cdevents.dev), for tools that do not know imageflow. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TYPES = {
 
 
 def of(announcement: Announcement, source: str) -> list[dict[str, Any]]:
-    """The CDEvents that say the same, in their order; none for what CDEvents has no word for."""
+    """The equivalent CDEvents, in order; none if CDEvents has no type for it."""
     return [_event(announcement, source, kind) for kind in _TYPES.get(announcement.type, ())]
 
 
@@ -39,7 +39,7 @@ def _event(announcement: Announcement, source: str, kind: str) -> dict[str, Any]
     return {
         "context": {
             "version": SPEC,
-            "id": str(uuid.uuid5(uuid.UUID(announcement.id), kind)),  # the same one however often it is sent
+            "id": str(uuid.uuid5(uuid.UUID(announcement.id), kind)),  # the same for every delivery
             "source": source,
             "type": kind,
             "timestamp": moment.replace("+00:00", "Z"),
@@ -58,7 +58,7 @@ def _build(data: Mapping[str, Any], source: str, kind: str) -> dict[str, Any]:
 
 
 def _artifact(data: Mapping[str, Any], source: str, kind: str) -> dict[str, Any]:
-    # What it was packaged from is not one commit: the build key stands for the recipe and all of its pins.
+    # It was packaged from more than one commit: the build key stands for the recipe and all of its pins.
     content = {"change": {"id": data["key"], "source": source}} if kind == PACKAGED else {}
     return {
         "id": artifact_id(data["name"], data["digest"]),

@@ -1,4 +1,4 @@
-"""CloudEvents to a URL, by POST in structured JSON, signed as standardwebhooks.com says."""
+"""CloudEvents to a URL, by POST in structured JSON, signed as standardwebhooks.com specifies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imageflow.config import Config
 from imageflow.errors import ConfigError, Refused, Unavailable
 from imageflow.model import Announcement
 
-_AWAY = {408, 425, 429, 502, 503, 504}  # what a server, or the proxy before it, says when it is not there for now
+_AWAY = {408, 425, 429, 502, 503, 504}  # statuses of a server, or its proxy, that is temporarily unavailable
 _PREFIX = "whsec_"
 
 
@@ -46,8 +46,8 @@ class HttpAnnouncer:
                 data=body,
                 headers=self._headers(event.get_id(), body),
                 timeout=self._timeout,
-                allow_redirects=False,  # they would carry the signed announcement to somebody else
-                stream=True,  # what it answers besides the status is of no use
+                allow_redirects=False,  # a redirect would carry the signed announcement to another server
+                stream=True,  # the body of the response is not used
             ) as answer:
                 status = answer.status_code
         except requests.exceptions.ConnectTimeout as error:
@@ -112,19 +112,19 @@ def _checked(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigError("[announce] http_url is no URL of HTTP", hint="such as https://example.org/hooks/imageflow")
+        raise ConfigError("[announce] http_url is not an HTTP URL", hint="such as https://example.org/hooks/imageflow")
     return url
 
 
 def _place(url: str) -> str:
-    """The URL as messages may show it: without a password and what follows the host, which may hold a token."""
+    """The URL as messages may show it: without the password, and without what follows the host, which may hold a token."""
     parts = urllib.parse.urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """An error of requests, and what is in it, down to the one of the system."""
+    """An error of requests and its causes, down to the system's."""
     found, todo = [], [error]
     while todo:
         one = todo.pop()
@@ -143,7 +143,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _connected(error: BaseException) -> bool:
-    """Whether there was a connection that broke, not one that could not be made."""
+    """Whether an existing connection broke, rather than failed to open."""
     from urllib3.exceptions import NewConnectionError, ProtocolError
 
     causes = _causes(error)

@@ -1,4 +1,4 @@
-"""Notifications as OpenStack's services send them, by oslo.messaging."""
+"""Notifications in the format of OpenStack's services, by oslo.messaging."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENVELOPE = 2.0  # the format of the driver 'messagingv2'
 class NotificationAnnouncer:
     """Sends each announcement to TOPIC.info or TOPIC.error; the target has it when the broker confirms it.
 
-    oslo.messaging's Notifier logs what it could not send and returns as if it had, so the message goes straight to
+    oslo.messaging's Notifier logs a failure to send and returns normally, so the message goes straight to
     the transport: in the Notifier's format, with the announcement's id as its message_id.
     """
 
@@ -32,7 +32,7 @@ class NotificationAnnouncer:
         self._host = config.host
         self._timeout = config.announce.timeout
         self._durable = config.announce.durable
-        self._conf = cfg.ConfigOpts()  # of our own: the real one is read by nobody but us
+        self._conf = cfg.ConfigOpts()  # our own: the global one is not ours to change
         self._conf([], project="imageflow", default_config_files=[], default_config_dirs=[])
         self._url = url
         try:
@@ -40,7 +40,7 @@ class NotificationAnnouncer:
             self._transport = self._open()
         except (oslo_messaging.MessagingException, ValueError):
             raise ConfigError(
-                "[announce] transport_url is no URL of a bus", hint="such as rabbit://USER:PASSWORD@HOST:5672/"
+                "[announce] transport_url is not the URL of a bus", hint="such as rabbit://USER:PASSWORD@HOST:5672/"
             ) from None  # the cause may show the password
 
     def _open(self) -> Any:
@@ -53,7 +53,7 @@ class NotificationAnnouncer:
         if "oslo_messaging_rabbit" in self._conf:
             for name, value in (
                 ("amqp_durable_queues", self._durable),
-                ("heartbeat_timeout_threshold", max(2, int(2 * self._timeout))),  # a broker that hangs is away
+                ("heartbeat_timeout_threshold", max(2, int(2 * self._timeout))),  # a broker that hangs counts as down
             ):
                 self._conf.set_override(name, value, group="oslo_messaging_rabbit")
         return transport
@@ -76,7 +76,7 @@ class NotificationAnnouncer:
 
 
 def message(announcement: Announcement, host: str) -> dict[str, Any]:
-    """The notification, in the form that oslo.messaging's Notifier gives it."""
+    """The notification, in the format of oslo.messaging's Notifier."""
     moment = datetime.datetime.fromtimestamp(round(announcement.time, 6), datetime.UTC).replace(tzinfo=None)
     return {
         "message_id": announcement.id,
@@ -89,7 +89,7 @@ def message(announcement: Announcement, host: str) -> dict[str, Any]:
 
 
 def _hosts(url: Any) -> str:
-    """Of a transport URL what messages may show."""
+    """The part of a transport URL that messages may show."""
     return f"{url.transport}://{','.join(f'{host.hostname}:{host.port}' for host in url.hosts)}"
 
 

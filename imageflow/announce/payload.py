@@ -1,6 +1,6 @@
-"""Announcements in the forms that they leave in: versioned payloads as Nova's, and CloudEvents. Pure.
+"""The wire formats of announcements: versioned payloads as Nova's, and CloudEvents. Pure.
 
-A field is added with a new minor version; taking one away, or changing its meaning, makes a new major version.
+Adding a field makes a new minor version; removing one, or changing its meaning, makes a new major version.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from imageflow.announce import cdevents
-from imageflow.cloudevent import own
 from imageflow.config import Config
 from imageflow.errors import ConfigError
+from imageflow.events.own import own
 from imageflow.model import Announcement
 
 VERSIONS = {"BuildPayload": "1.0", "ImagePayload": "1.1"}
@@ -39,12 +39,12 @@ def versioned(announcement: Announcement) -> dict[str, Any]:
 
 
 def priority(announcement: Announcement) -> str:
-    """Of a notification: ERROR for what went wrong, else INFO."""
+    """Of a notification: ERROR for failures, otherwise INFO."""
     return "ERROR" if announcement.type.endswith(".error") else "INFO"
 
 
 def source(config: Config) -> str:
-    """Who says it; not 'imageflow', which listeners take from nobody else."""
+    """Our source; not 'imageflow', which listeners accept from no other process."""
     source = config.announce.source or f"//{config.host}/imageflow"
     if own(source):
         raise ConfigError(
@@ -54,7 +54,7 @@ def source(config: Config) -> str:
 
 
 def cloud(announcement: Announcement, source: str) -> CloudEvent:
-    """An announcement as a CloudEvent: its data is the payload's, `dataschema` says which and of which version."""
+    """An announcement as a CloudEvent: its data is the payload's, `dataschema` names the payload and its version."""
     name = payload_name(announcement.type)
     attributes = _attributes(announcement.id, source, announcement.type, subject(announcement.data), announcement.time)
     attributes |= {"datacontenttype": "application/json", "dataschema": f"urn:imageflow:{name}:{VERSIONS[name]}"}
@@ -62,7 +62,7 @@ def cloud(announcement: Announcement, source: str) -> CloudEvent:
 
 
 def clouds(announcement: Announcement, source: str, *, with_cdevents: bool) -> list[CloudEvent]:
-    """All the CloudEvents that an announcement is sent as, in their order."""
+    """All the CloudEvents that an announcement is sent as, in order."""
     found = [cloud(announcement, source)]
     for event in cdevents.of(announcement, source) if with_cdevents else ():
         context = event["context"]
@@ -77,7 +77,7 @@ def encode(event: CloudEvent) -> bytes:
 
 
 def subject(data: Mapping[str, Any]) -> str:
-    """The name of the image that it is about."""
+    """The name of the image that the announcement is about."""
     return str(data.get("image") or data.get("name") or "")
 
 

@@ -1,40 +1,40 @@
-"""Takes announcements out of the outbox and gives them to one target, in order, until the target has them."""
+"""Delivers announcements from the outbox to one target, in order, until the target has them."""
 
 from __future__ import annotations
 
 import logging
-import os
-import random
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from imageflow.announce import Announcer, Stumbled, load
+from imageflow.announce import Announcer, Stumbled
+from imageflow.background.backoff import Backoff
+from imageflow.background.flag import Flag
 from imageflow.config import Config
 from imageflow.errors import DatabaseUnavailable, ImageflowError, Refused, Unavailable
 from imageflow.model import Delivery
-from imageflow.persistence import outbox
+from imageflow.persistence import leases, outbox
 from imageflow.persistence.database import Database
-from imageflow.signals import Flag
+from imageflow.persistence.elapsed import Ages
 
 LOG = logging.getLogger(__name__)
 POLL = 0.5  # seconds between two looks into the outbox
-LEASE = 60.0  # seconds that nobody else sends what we took; when we are killed, it waits that long
-REFUSALS = 8  # a target may change its mind, or be mended, that often
+FIRST = 0.5  # seconds until the second attempt; later waits grow up to [announce] max_wait
+JITTER = 0.5  # of each wait, so that the senders to a target that is back do not all start at once
+LEASE = 60.0  # seconds that no other sender takes our delivery; if we are killed, it waits that long
+REFUSALS = 8  # a target may change its mind, or be repaired, that often
 BREATH = 1.0  # seconds at most between two announcements to a target that stumbles
-TIDY = 60.0  # seconds between two looks for what is too old
+TIDY = 60.0  # seconds between two looks for expired announcements
 
 Settle = Callable[[Connection], object]
 
 
 class Sender:
-    """The deliveries to one target; of several in as many processes, each delivery is one's at a time.
+    """The deliveries to one target; senders in several processes share them, one sender per delivery.
 
-    Killed between the sending and its record, it sends the same announcement again, with the same id.
+    If killed between sending and recording, it sends the same announcement again, with the same id.
     """
 
     def __init__(
@@ -44,27 +44,29 @@ class Sender:
         self._database = database
         self._config = config.announce
         self._announcer = announcer
-        self._lease = lease or max(LEASE, 8 * config.announce.timeout)  # three requests that connect and wait, and more
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._lease = lease or max(
+            LEASE, 8 * config.announce.timeout
+        )  # three requests that connect and wait, with a margin
+        self._owner = leases.new_owner(config.host)
+        self._ages = Ages(database, config.host)
         self._bell = threading.Event()
-        self._settle: Settle | None = None  # how the last one ended; not in the database yet
-        self._failures = 0  # in a row, of the target
+        self._settle: Settle | None = None  # the result of the last delivery; not yet in the database
+        self._backoff = Backoff(FIRST, self._config.max_wait, jitter=JITTER)  # of the target
         self._tidied: float | None = None
 
     def wake(self) -> None:
-        """There is something new; from any thread."""
+        """There are new announcements; from any thread."""
         self._bell.set()
 
     def run(self, stop: Flag) -> None:
-        """Send until `stop` is set; what is being sent then is finished."""
+        """Send until `stop` is set; a delivery in progress is finished."""
         try:
             while not stop.is_set():
                 try:
                     self._tidy()
                     wait = self._step(stop)
                 except DatabaseUnavailable as error:
-                    self._failures += 1
-                    wait = self._pause()
+                    wait = self._backoff.next()
                     LOG.warning("announcements to %s: %s; trying again in %.1f s", self.target, error, wait)
                 self._rest(stop, wait)
             self._finish()
@@ -72,7 +74,7 @@ class Sender:
             self._announcer.close()
 
     def _step(self, stop: Flag) -> float:
-        """Record how the last one ended, take the next one, send it; -> seconds to wait before the next step."""
+        """Record the last result, take the next delivery, send it; -> seconds to wait before the next step."""
         if self._settle is None:
             with self._database.read() as conn:
                 if not outbox.due(conn, self.target):
@@ -92,7 +94,7 @@ class Sender:
         return outbox.take(conn, self.target, self._owner, self._lease)
 
     def _send(self, delivery: Delivery) -> float:
-        """-> seconds to wait; what became of it is recorded with the next step, or at the end."""
+        """-> seconds to wait; the result is recorded in the next step, or at the end."""
         what = delivery.announcement
         mine = (delivery, self._owner)
         try:
@@ -103,13 +105,13 @@ class Sender:
                 LOG.error("announcement %s (%s) to %s is given up: %s", what.id, what.type, self.target, said)
                 self._settle = lambda conn: outbox.bury(conn, *mine, said)
             else:
-                again = self._backoff(delivery.attempts + 1)
+                again = self._backoff.after(delivery.attempts + 1)
                 self._settle = lambda conn: outbox.failed(conn, *mine, said, again)
             return 0.0
         except Stumbled as error:
-            said, again = error.message, self._backoff(delivery.attempts + 3)
+            said, again = error.message, self._backoff.after(delivery.attempts + 3)
             self._settle = lambda conn: outbox.failed(conn, *mine, said, again)
-            return min(self._away(said), BREATH)  # less than this one waits: the others pass by
+            return min(self._away(said), BREATH)  # less than this announcement waits: the others overtake it
         except Unavailable as error:
             said = error.message
             self._settle = lambda conn: outbox.put_back(conn, *mine, said)
@@ -118,21 +120,21 @@ class Sender:
             LOG.exception("announcement %s (%s) to %s", what.id, what.type, self.target)
             self._announcer.close()
             said = f"{type(error).__name__}: a bug in imageflow, see its log"
-            again = self._backoff(delivery.attempts + 3)
+            again = self._backoff.after(delivery.attempts + 3)
             self._settle = lambda conn: outbox.failed(conn, *mine, said, again)
             return min(self._away(said), BREATH)
-        if self._failures:
+        if self._backoff.failures:
             LOG.info("announcements to %s go out again", self.target)
-        self._failures = 0
+        self._backoff.reset()
         self._settle = lambda conn: outbox.sent(conn, *mine)
         return 0.0
 
     def _away(self, said: str) -> float:
-        self._failures += 1
-        if self._failures == 1:
+        pause = self._backoff.next()
+        if self._backoff.failures == 1:
             LOG.warning("announcements to %s wait: %s", self.target, said)
-        self._record()  # the wait may be long, and nobody else need wait for our lease
-        return self._pause()
+        self._record()  # the wait may be long: no other sender should wait for our lease
+        return pause
 
     def _record(self) -> None:
         settle = self._settle
@@ -140,19 +142,12 @@ class Sender:
             self._database.transact(settle)
             self._settle = None
 
-    def _pause(self) -> float:
-        return self._backoff(self._failures)
-
-    def _backoff(self, failures: int) -> float:
-        """Seconds, with jitter: half a second at first, twice as much each time, [announce] max_wait at most."""
-        return float(min(self._config.max_wait, 0.5 * 2.0 ** min(failures - 1, 20)) * random.uniform(0.5, 1.0))
-
     def _rest(self, stop: Flag, seconds: float) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not stop.is_set():
             if self._bell.wait(min(left, POLL)):
                 self._bell.clear()
-                if not self._failures:  # something new does not bring a target back
+                if not self._backoff.failures:  # new announcements do not bring a target back
                     return
 
     def _tidy(self) -> None:
@@ -160,10 +155,12 @@ class Sender:
         now = time.monotonic()
         if self._tidied is not None and now < self._tidied + every:
             return
-        given_up = self._database.transact(lambda conn: outbox.give_up(conn, self._config.give_up))
+        ages = (self._config.give_up, self._config.retention, self._config.give_up + self._config.dead_letters)
+        give_up, retention, dead = map(self._ages.stretched, ages)
+        given_up = self._database.transact(lambda conn: outbox.give_up(conn, give_up))
         if given_up:
-            LOG.error("%d announcements are given up: see 'imageflow outbox list --dead'", given_up)
-        while self._database.transact(lambda conn: outbox.prune(conn, self._config.retention)):
+            LOG.error("gave up on %d announcements: see 'imageflow outbox list --dead'", given_up)
+        while self._database.transact(lambda conn: outbox.prune(conn, retention, dead)):
             pass
         self._tidied = now
 
@@ -171,10 +168,4 @@ class Sender:
         try:
             self._record()
         except ImageflowError as error:  # it is sent again, with the same id
-            LOG.warning("announcements to %s: what was sent last is not recorded: %s", self.target, error)
-
-
-def senders(database: Database, config: Config) -> list[Sender]:
-    """One for each of [announce] targets; raises ConfigError when one can't work as configured."""
-    targets = dict.fromkeys(config.announce.targets)
-    return [Sender(database, config, target, load(config, target)) for target in targets]
+            LOG.warning("announcements to %s: the last delivery is not recorded: %s", self.target, error)

@@ -1,1 +1,1 @@
-"""The HTTP interface; its OpenAPI document is the truth about it."""
+"""The HTTP interface; its OpenAPI document is authoritative."""

@@ -1,8 +1,10 @@
-"""The HTTP interface as a whole: its routes, its errors, its OpenAPI document."""
+"""Assembles the HTTP interface: its routes, its errors, its OpenAPI document."""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
@@ -10,22 +12,35 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from imageflow.api.access import Access
+from imageflow.api.clients import Clients
 from imageflow.api.events import events_router
-from imageflow.api.gate import Gate, count, rate_of
-from imageflow.api.problems import Problem, malformed, render
+from imageflow.api.gate import Gate, count_refusal, rate_of
+from imageflow.api.problems import RequestProblem, malformed, render
+from imageflow.api.readiness import Readiness
 from imageflow.api.responses import Health, refusals
 from imageflow.api.storing import away
+from imageflow.api.v1 import api_router
 from imageflow.api.webhooks import webhooks_router
-from imageflow.errors import ImageflowError
+from imageflow.errors import BadInput, Conflict, ImageflowError, NotFound
 from imageflow.listeners import Surroundings
 
 _TAGS = [
+    {"name": "builds", "description": "What is being built, and was."},
+    {"name": "images", "description": "What was made."},
     {"name": "events", "description": "CloudEvents 1.0."},
     {"name": "webhooks", "description": "What forges send."},
     {"name": "service", "description": "The process itself."},
 ]
 _SECURITY = {
-    "eventsToken": {"type": "http", "scheme": "bearer", "description": "[events] token"},
+    "apiToken": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Auth-Token",
+        "description": "What 'imageflow token create' prints, or a token of keystone.",
+    },
+    "apiBearer": {"type": "http", "scheme": "bearer", "description": "What 'imageflow token create' prints."},
+    "eventsToken": {"type": "http", "scheme": "bearer", "description": "What 'imageflow event token' prints."},
     "gerritToken": {
         "type": "apiKey",
         "in": "header",
@@ -34,19 +49,26 @@ _SECURITY = {
     },
     "gerritBasic": {"type": "http", "scheme": "basic", "description": "[webhooks] gerrit_token as the password"},
 }
+# What a client can do something about; of the rest it only knows that it can ask again.
+_OURS = (
+    (NotFound, 404, "not-found"),
+    (Conflict, 409, "conflict"),
+    (BadInput, 400, "request.malformed"),
+)
 LOG = logging.getLogger(__name__)
 
 
 def create_app(surroundings: Surroundings) -> FastAPI:
-    """The ASGI application on an inbox; raises ConfigError for options that can't be meant."""
+    """The ASGI application on top of an inbox; raises ConfigError for invalid options."""
     rate_of(surroundings.config.api.rate)
+    Clients(surroundings.config.api.trusted_proxies)
     app = FastAPI(
         title="imageflow",
         version=version("imageflow"),
-        summary="Events in.",
+        summary="Events in, images out.",
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         openapi_tags=_TAGS,
-        docs_url=None,  # their scripts come from elsewhere
+        docs_url=None,  # their scripts come from other hosts
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -64,32 +86,65 @@ def create_app(surroundings: Surroundings) -> FastAPI:
     async def health() -> Health:
         return Health(status="ok")
 
+    readiness = Readiness(surroundings.inbox)
+
+    @app.get(
+        "/readyz",
+        tags=["service"],
+        operation_id="ready",
+        summary="Whether events can be stored now",
+        response_model=Health,
+        responses=refusals(429, 500, 503),
+    )
+    async def ready() -> Health:
+        await readiness.require()
+        return Health(status="ok")
+
+    if surroundings.service is not None:
+        app.include_router(api_router(surroundings.service, Access(surroundings.config, surroundings.service.tokens)))
     app.add_middleware(Gate, api=surroundings.config.api, inbox=surroundings.inbox)
     _say_no(app, surroundings)
-    document = app.openapi()
-    document["components"]["securitySchemes"] = _SECURITY
+    _document(app)
     return app
 
 
-def _say_no(app: FastAPI, surroundings: Surroundings) -> None:
-    """Every exception in our own shape."""
+def _document(app: FastAPI) -> None:
+    """Complete the OpenAPI document: who may ask, and our own answer to what is invalid."""
+    document = app.openapi()
+    document["components"]["securitySchemes"] = _SECURITY
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if operation["tags"] in (["builds"], ["images"]):
+                operation["security"] = [{"apiToken": []}, {"apiBearer": []}]
+            if "HTTPValidationError" in json.dumps(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]  # FastAPI writes it wherever there are parameters; ours is 400
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
-    def answer(request: Request, problem: Problem) -> JSONResponse:
-        count(surroundings.inbox, request.url.path, problem)
+
+def _say_no(app: FastAPI, surroundings: Surroundings) -> None:
+    """Render every exception in our own error format."""
+
+    def answer(request: Request, problem: RequestProblem) -> JSONResponse:
+        count_refusal(surroundings.inbox, request.url.path, problem)
         return render(problem, request.state.request_id)
 
     async def on_problem(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, Problem)
+        assert isinstance(error, RequestProblem)
         return answer(request, error)
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
-            problem = Problem(404, "request.not-found", "there is nothing at this path", hint="see /openapi.json")
+            problem = RequestProblem(
+                404, "request.not-found", "there is nothing at this path", hint="see /openapi.json"
+            )
         elif error.status_code == 405:
-            problem = Problem(405, "request.method", "this path has other methods", headers=error.headers)
+            problem = RequestProblem(
+                405, "request.method", "this path has other methods", headers={"allow": _methods(app, request.url.path)}
+            )
         else:
-            problem = Problem(error.status_code, "request.refused", str(error.detail), headers=error.headers)
+            problem = RequestProblem(error.status_code, "request.refused", str(error.detail), headers=error.headers)
         return answer(request, problem)
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
@@ -99,10 +154,22 @@ def _say_no(app: FastAPI, surroundings: Surroundings) -> None:
 
     async def on_imageflow(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ImageflowError)
+        for kind, status, code in _OURS:
+            if type(error) is kind:
+                return answer(request, RequestProblem(status, code, error.message, hint=error.hint))
         LOG.warning("%s: %s", request.state.request_id, error)
         return answer(request, away())
 
-    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestProblem, on_problem)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(ImageflowError, on_imageflow)
+
+
+def _methods(app: FastAPI, path: str) -> str:
+    """What the path takes, by the document: Starlette names the methods of its first route only."""
+    found: set[str] = set()
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
+            found |= {method.upper() for method in operations}
+    return ", ".join(sorted(found)) or "GET"

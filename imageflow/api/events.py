@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
+import logging
+import re
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
-from imageflow.api.envelopes import BATCH, MOST, STRUCTURED, Mode, events_of, mode_of
-from imageflow.api.problems import Problem, malformed
-from imageflow.api.responses import KeptEvents, accepted, kept, refusals
+from imageflow.api.envelopes import MOST, Mode, events_of, mode_of
+from imageflow.api.gate import rate_of
+from imageflow.api.problems import RequestProblem, malformed
+from imageflow.api.responses import ID_HEADER, KeptEvents, accepted, kept, refusals
 from imageflow.api.signatures import bearer
 from imageflow.api.storing import in_thread
 from imageflow.errors import BadInput
+from imageflow.events import door
+from imageflow.events.cloudevent import BATCH, STRUCTURED
 from imageflow.listeners import Surroundings
 from imageflow.model import Receipt
 
 LISTENER = "http"
-_PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+LOG = logging.getLogger(__name__)
+_ORIGIN = re.compile(r"[A-Za-z0-9._:-]{1,255}", re.ASCII)
 
 _ATTRIBUTE = {"type": "string", "minLength": 1, "maxLength": 2048, "pattern": r"^[!-~]+$"}
+_OPTIONAL = {**_ATTRIBUTE, "type": ["string", "null"], "description": "null is the same as none."}
 EVENT_SCHEMA: dict[str, Any] = {
     "title": "CloudEvent",
-    "description": "See cloudevents.io; source and id together name it. Of the source imageflow only imageflow sends.",
+    "description": "See cloudevents.io; source and id together identify it. Only imageflow itself may use the source imageflow.",
     "type": "object",
     "required": ["specversion", "id", "source", "type"],
     "properties": {
@@ -31,10 +37,11 @@ EVENT_SCHEMA: dict[str, Any] = {
         "id": _ATTRIBUTE,
         "source": {**_ATTRIBUTE, "not": {"pattern": "^imageflow(:|$)"}},
         "type": {**_ATTRIBUTE, "maxLength": 255},
-        "subject": _ATTRIBUTE,
-        "time": {"type": "string", "format": "date-time"},
-        "datacontenttype": {"type": "string", "enum": ["application/json"]},
-        "data": {"description": "Any JSON."},
+        "subject": _OPTIONAL,
+        "time": {"type": ["string", "null"], "format": "date-time"},
+        "datacontenttype": _OPTIONAL,
+        "dataschema": _OPTIONAL,
+        "data": {"description": "Any JSON; text when datacontenttype is not JSON."},
     },
     "additionalProperties": False,
     "patternProperties": {"^(?!data$)[a-z0-9]{1,20}$": {}},
@@ -42,9 +49,14 @@ EVENT_SCHEMA: dict[str, Any] = {
 
 
 def events_router(surroundings: Surroundings) -> APIRouter:
-    """The operation, with its inbox and its token."""
+    """The operation, with its inbox and token."""
     router = APIRouter(prefix="/v1", tags=["events"])
-    own_token = surroundings.config.events.token
+    own_token = door.token(surroundings.config)
+    LOG.info(
+        "POST /v1/events takes the token in %s ('imageflow event token' prints it)", door.place(surroundings.config)
+    )
+    rate = rate_of(surroundings.config.api.rate)
+    a_minute = max(1, rate.amount * 60 // rate.get_expiry())
 
     def keep(mode: Mode, headers: list[tuple[str, str]], body: bytes) -> list[Receipt]:
         return surroundings.inbox.receive(events_of(mode, headers, body), listener=LISTENER)
@@ -55,21 +67,21 @@ def events_router(surroundings: Surroundings) -> APIRouter:
         operation_id="sendEvents",
         summary="Send CloudEvents",
         description="Structured, in a batch, or binary (attributes in ce- headers, data in the body). The answer comes "
-        "after they are stored. With [events] token as Bearer token; where there is none, from this machine only.",
+        "after they are stored. Requires the token of 'imageflow event token' as Bearer token, or as access_token in the query.",
         response_model=KeptEvents,
-        responses=accepted("They are stored; one that was there already is not `new`.")
-        | refusals(400, 401, 403, 408, 413, 415, 429, 500, 503),
-        openapi_extra={"requestBody": _body(), "security": [{"eventsToken": []}, {}]},
+        responses=accepted("They are stored; one that was stored before is not `new`.")
+        | refusals(400, 401, 408, 413, 415, 429, 500, 503),
+        openapi_extra={"requestBody": _body(), "security": [{"eventsToken": []}]},
     )
     async def send_events(request: Request) -> KeptEvents:
         _authorise(request, own_token)
         headers = [(name.lower(), value) for name, value in request.headers.items()]
         mode = mode_of(request.headers.get("content-type"), [name for name, _ in headers])
         if mode is None:
-            raise Problem(
+            raise RequestProblem(
                 415,
                 "event.content-type",
-                "this is no CloudEvent by its Content-Type, and has no ce- headers",
+                "this is not a CloudEvent by its Content-Type, and has no ce- headers",
                 hint=f"Content-Type: {STRUCTURED} or {BATCH}, or ce-specversion, ce-id, ce-source and ce-type",
             )
         body = await request.body()
@@ -78,45 +90,36 @@ def events_router(surroundings: Surroundings) -> APIRouter:
         except BadInput as error:
             raise malformed(error.message, hint=error.hint, subject="event") from None
 
+    @router.options(
+        "/events",
+        operation_id="askToSendEvents",
+        summary="Ask whether CloudEvents may be sent here",
+        description="The handshake of CloudEvents' web hooks, which Azure Event Grid begins with. The sender named in "
+        "WebHook-Request-Origin may send; each event still needs the token.",
+        responses=refusals(429, 500)
+        | {200: {"description": "WebHook-Allowed-Origin names who may send.", "headers": ID_HEADER}},
+        response_class=Response,
+    )
+    async def ask_to_send(request: Request) -> Response:
+        headers = {"allow": "OPTIONS, POST"}
+        origin = request.headers.get("webhook-request-origin", "")
+        if _ORIGIN.fullmatch(origin):
+            headers |= {"webhook-allowed-origin": origin, "webhook-allowed-rate": str(a_minute)}
+        return Response(headers=headers)
+
     return router
 
 
-def _authorise(request: Request, own_token: str | None) -> None:
-    if own_token:
-        given = bearer(request.headers.get("authorization"))
-        if given is None or not hmac.compare_digest(own_token.encode(), given.encode("utf-8", "surrogateescape")):
-            raise Problem(
-                401,
-                "event.unauthorized",
-                "the bearer token is missing or not ours",
-                hint="Authorization: Bearer and the value of [events] token",
-                headers={"www-authenticate": 'Bearer realm="imageflow"'},
-            )
-    elif not _from_here(request):
-        raise Problem(
-            403,
-            "event.forbidden",
-            "only clients on this machine may post events here",
-            hint="set [events] token, and send it as Bearer token",
+def _authorise(request: Request, own_token: str) -> None:
+    given = bearer(request.headers.get("authorization")) or request.query_params.get("access_token")
+    if given is None or not hmac.compare_digest(own_token.encode(), given.encode("utf-8", "surrogateescape")):
+        raise RequestProblem(
+            401,
+            "event.unauthorized",
+            "the bearer token is missing or wrong; clients on this machine need it, too",
+            hint="Authorization: Bearer TOKEN; where imageflow serves, 'imageflow event token' prints it",
+            headers={"www-authenticate": 'Bearer realm="imageflow"'},
         )
-
-
-def _from_here(request: Request) -> bool:
-    """Whether it comes from a client on this machine: not through a proxy, not from a page that renamed us."""
-    if any(name in request.headers for name in _PROXIED):
-        return False
-    return _loopback(request.client.host if request.client else "") and _loopback(request.url.hostname or "")
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _body() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the HTTP interface says when it says no: one shape of error, with codes that stay what they are."""
+"""Refusals of the HTTP interface: one error format, with stable codes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 REQUEST_ID = "x-openstack-request-id"
-AWAY = "5"  # seconds after which what is away may be back
+AWAY = "5"  # seconds after which an unavailable part may be back
 
 
-class Problem(Exception):
-    """A request that is refused. Its words reach the sender, its `reason` the counts: none holds a secret."""
+class RequestProblem(Exception):
+    """A request that is refused. Its text reaches the sender, its `reason` the counts: neither holds a secret."""
 
     def __init__(
         self, status: int, code: str, detail: str, *, hint: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        """`code` without its "imageflow." prefix; its last part is what the refusal is counted as."""
+        """`code` without its "imageflow." prefix; its last part is the reason under which the refusal is counted."""
         super().__init__(detail)
         self.status = status
         self.code = f"imageflow.{code}"
@@ -39,18 +39,19 @@ class ErrorItem(BaseModel):
 
 
 class ErrorDocument(BaseModel):
-    """Body of every response that says no."""
+    """Body of every error response."""
 
     errors: list[ErrorItem]
+    message: str = Field(description="The detail of the first error: some clients look only here.")
 
 
 def new_request_id() -> str:
-    """A name for a request, as OpenStack's services make them."""
+    """A new request id, in the form OpenStack's services use."""
     return f"req-{uuid.uuid4()}"
 
 
-def render(problem: Problem, request_id: str) -> JSONResponse:
-    """The response that says so."""
+def render(problem: RequestProblem, request_id: str) -> JSONResponse:
+    """The HTTP response for a problem."""
     item = ErrorItem(
         request_id=request_id,
         code=problem.code,
@@ -59,15 +60,19 @@ def render(problem: Problem, request_id: str) -> JSONResponse:
         detail=problem.detail,
     )
     return JSONResponse(
-        ErrorDocument(errors=[item]).model_dump(), status_code=problem.status, headers={**problem.headers}
+        ErrorDocument(errors=[item], message=item.detail).model_dump(),
+        status_code=problem.status,
+        headers={**problem.headers},
     )
 
 
-def busy(detail: str, headers: Mapping[str, str] | None = None) -> Problem:
-    """503: not now; the sender has to keep it."""
-    return Problem(503, "unavailable", detail, hint="send it again", headers={"retry-after": AWAY, **(headers or {})})
+def busy(detail: str, headers: Mapping[str, str] | None = None) -> RequestProblem:
+    """503: not now; the sender has to keep it and retry."""
+    return RequestProblem(
+        503, "unavailable", detail, hint="send it again", headers={"retry-after": AWAY, **(headers or {})}
+    )
 
 
-def malformed(detail: str, *, hint: str = "", subject: str = "request") -> Problem:
-    """400: what came is not what it must be. `subject`: request, event, webhook."""
-    return Problem(400, f"{subject}.malformed", detail, hint=hint)
+def malformed(detail: str, *, hint: str = "", subject: str = "request") -> RequestProblem:
+    """400: the content is invalid. `subject`: request, event, webhook."""
+    return RequestProblem(400, f"{subject}.malformed", detail, hint=hint)

@@ -1,27 +1,25 @@
-"""The listener "http": uvicorn in a thread of its own, on [api] listen."""
+"""The listener "http": uvicorn in its own thread, on [api] listen."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import math
 import os
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from imageflow.background.flag import Flag
 from imageflow.errors import ConfigError
 from imageflow.listeners import Surroundings
-from imageflow.signals import Flag
 
 if TYPE_CHECKING:
     import uvicorn
 
-LOG = logging.getLogger(__name__)
 HINT = "[api] listen, or 'imageflow serve --listen HOST:PORT'"
-GRACE = 8  # seconds that requests have to end when we stop; less than the service waits for us
+GRACE = 8  # seconds that requests have to end when we stop; less than the service grants us
 _LOOK = 0.1  # seconds between two looks at the flag
 
 
@@ -34,13 +32,13 @@ def address(listen: str) -> tuple[str, int]:
     number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else -1
     if not colon or not host or number not in range(65536) or (":" in host) != bracketed or set(host) & set("[]/@ "):
         raise ConfigError(
-            f"[api] listen: {listen!r} is no HOST:PORT", hint=f"such as 127.0.0.1:8780 or [::1]:8780; {HINT}"
+            f"[api] listen: {listen!r} is not HOST:PORT", hint=f"such as 127.0.0.1:8780 or [::1]:8780; {HINT}"
         )
     return host, number
 
 
 def bound(listen: str) -> socket.socket:
-    """A socket that listens there; raises ConfigError."""
+    """A listening socket; raises ConfigError."""
     host, port = address(listen)
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
@@ -61,7 +59,7 @@ def bound(listen: str) -> socket.socket:
 
 
 def url(sock: socket.socket) -> str:
-    """Where a client on this machine finds it."""
+    """Its URL for a client on this machine."""
     host, port = sock.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
@@ -104,21 +102,22 @@ def _listening(listen: str) -> Iterator[socket.socket]:
 
 
 def _server(surroundings: Surroundings) -> uvicorn.Server:
-    # here, for nobody else pays for loading them
+    # imported here: only this listener should pay for loading them
     import uvicorn
 
     from imageflow.api.app import create_app
+    from imageflow.api.clients import Clients
     from imageflow.api.protocol import protocol_with
 
     config = uvicorn.Config(
         create_app(surroundings),
-        http=protocol_with(surroundings.config.api.timeout),
+        http=protocol_with(surroundings.config.api.timeout, Clients(surroundings.config.api.trusted_proxies)),
         ws="none",
         loop="asyncio",
         lifespan="off",
         log_config=None,
         access_log=False,  # the gate has one without query strings
-        proxy_headers=False,  # anybody could say where they come from
+        proxy_headers=False,  # otherwise any client could forge its address
         server_header=False,
         timeout_keep_alive=min(5, math.ceil(surroundings.config.api.timeout)),
         timeout_graceful_shutdown=GRACE,

@@ -1,7 +1,7 @@
-"""Whether a webhook comes from who it says: signatures over the raw bytes, compared in constant time. Pure.
+"""Verifies that a webhook comes from its claimed sender: signatures over the raw bytes, compared in constant time. Pure.
 
-Each check returns the proof of the delivery: the SHA-256 of a signature that covers the body and no time, so
-that the same one again is a replay whatever its delivery id; None where the signature holds the id itself, or
+Each check returns the proof of the delivery: the SHA-256 of a signature that covers the body but no time, so
+that the same one again is known whatever its delivery id; None where the signature covers the id itself, or
 there is none.
 """
 
@@ -22,30 +22,32 @@ SIGNING_PREFIX = "whsec_"
 
 
 class BadSignature(Exception):
-    """A webhook that nobody who knows the secret sent."""
+    """A webhook whose sender does not know the secret."""
 
     def __init__(self, kind: Literal["missing-signature", "bad-signature", "stale-signature"], detail: str) -> None:
         super().__init__(detail)
         self.kind = kind
 
 
-def hmac_hex(secret: str, raw: bytes, given: str | None, *, header: str, prefix: str = "") -> str:
-    """HMAC-SHA256 in hex digits, as GitHub, Gitea, Forgejo and Bitbucket send it; -> the proof."""
+def hmac_hex(
+    secret: str, raw: bytes, given: str | None, *, header: str, prefix: str = "", algorithm: str = "sha256"
+) -> str:
+    """An HMAC in hex digits, as GitHub, Gitea, Forgejo, Gogs and Bitbucket send it; -> the proof."""
     if not given:
         raise BadSignature("missing-signature", f"the header {header} is missing")
-    expected = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
+    expected = hmac.new(secret.encode(), raw, algorithm).hexdigest()
     if not _equal(f"{prefix}{expected}", given.lower()):
-        raise BadSignature("bad-signature", f"the signature in {header} is not the one of this body and our secret")
+        raise BadSignature("bad-signature", f"the signature in {header} does not match this body and our secret")
     return hashlib.sha256(expected.encode()).hexdigest()
 
 
 def token(secret: str, candidates: Mapping[str, str | None]) -> None:
-    """A token as it is, in one of these headers."""
+    """A plain token in one of these headers."""
     given = {name: value for name, value in candidates.items() if value}
     if not given:
         raise BadSignature("missing-signature", f"the header {' or '.join(candidates)} is missing")
     if True not in [_equal(secret, value) for value in given.values()]:
-        raise BadSignature("bad-signature", f"the token in {' or '.join(given)} is not ours")
+        raise BadSignature("bad-signature", f"the token in {' or '.join(given)} is wrong")
 
 
 def standard(secret: str, raw: bytes, headers: Headers) -> None:
@@ -57,11 +59,9 @@ def standard(secret: str, raw: bytes, headers: Headers) -> None:
         standard_key(secret, "the secret").verify(raw, dict(headers), json_parse=False)
     except WebhookVerificationError as error:
         if "too old" in str(error) or "too new" in str(error):
-            raise BadSignature(
-                "stale-signature", "webhook-timestamp is more than five minutes from our clock"
-            ) from None
-        raise BadSignature("bad-signature", "webhook-signature is not the one of this message and our secret") from None
-    except ValueError:  # what the library does not expect: no base64, no comma, a body that is no text
+            raise BadSignature("stale-signature", "webhook-timestamp is more than five minutes off our clock") from None
+        raise BadSignature("bad-signature", "webhook-signature does not match this message and our secret") from None
+    except ValueError:  # what the library does not expect: no base64, no comma, a body that is not text
         raise BadSignature("bad-signature", "webhook-signature can't be read") from None
 
 

@@ -1,4 +1,4 @@
-"""Work of a request that waits for the database: in a thread, and not for longer than a sender waits."""
+"""Runs a request's database work in a thread, for no longer than a sender waits."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import ParamSpec, TypeVar
 
 from anyio import to_thread
 
-from imageflow.api.problems import Problem, busy
+from imageflow.api.problems import RequestProblem, busy
 
 P = ParamSpec("P")
 R = TypeVar("R")
-ANSWER = 9.0  # seconds until the answer: GitHub and Bitbucket give up after ten
+ANSWER = 9.0  # seconds until the response: GitHub and Bitbucket give up after ten
 
 
-def away() -> Problem:
-    """What the sender is told."""
+def away() -> RequestProblem:
+    """The response to the sender."""
     return busy("this can't be stored now")
 
 
 async def in_thread(work: Callable[P, R], *args: P.args, **values: P.kwargs) -> R:
-    """What `work` returns; raises Problem when it takes too long. It may still end then: the same event again is one."""
+    """The result of `work`; raises RequestProblem when it takes too long. It may still finish then: an event sent again is deduplicated."""
     try:
         async with asyncio.timeout(ANSWER):
             return await to_thread.run_sync(partial(work, *args, **values), abandon_on_cancel=True)

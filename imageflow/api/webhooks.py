@@ -1,4 +1,4 @@
-"""POST /v1/webhooks/FORGE: what forges send when something happens in their repositories."""
+"""POST /v1/webhooks/FORGE: webhooks that forges send about their repositories."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 
-from imageflow.api.envelopes import media_type
 from imageflow.api.events import LISTENER
 from imageflow.api.forges import FORGES
-from imageflow.api.forges.delivery import FORM, JSON, Delivery, Forge
-from imageflow.api.problems import Problem, malformed
-from imageflow.api.reading import parse_json
+from imageflow.api.forges.delivery import FORM, JSON, Forge, WebhookDelivery
+from imageflow.api.problems import RequestProblem, malformed
 from imageflow.api.responses import KeptEvents, accepted, kept, refusals
 from imageflow.api.signatures import SIGNING_PREFIX, BadSignature, standard_key
 from imageflow.api.storing import in_thread
-from imageflow.errors import BadInput, Conflict
+from imageflow.errors import BadInput
+from imageflow.events.cloudevent import media_type
+from imageflow.events.reading import parse_json
 from imageflow.listeners import Inbox, Surroundings
 from imageflow.model import Receipt
 
@@ -25,7 +25,7 @@ _ID_LENGTH = 200  # characters of a delivery's id
 
 
 def webhooks_router(surroundings: Surroundings) -> APIRouter:
-    """An operation for each forge; raises ConfigError for a secret that can't be one."""
+    """One operation per forge; raises ConfigError for an invalid secret."""
     router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
     for forge in FORGES:
         secret: str | None = getattr(surroundings.config.webhooks, forge.option)
@@ -38,10 +38,11 @@ def webhooks_router(surroundings: Surroundings) -> APIRouter:
             status_code=202,
             operation_id=f"receive{forge.name.capitalize()}Webhook",
             summary=f"Webhook of {forge.title}",
-            description=f"Verified with [webhooks] {forge.option} over the body as it came. A push becomes the event "
+            description=f"Verified with [webhooks] {forge.option} over the raw body. A push becomes the event "
             "git.push, a tag git.tag, a deletion git.delete, a merged change git.merge; anything else keeps its own type.",
             response_model=KeptEvents,
-            responses=accepted("It is stored.") | refusals(400, 401, 403, 408, 413, 415, 429, 500, 503),
+            responses=accepted("It is stored; one that was delivered before is not `new`.")
+            | refusals(400, 401, 403, 408, 413, 415, 429, 500, 503),
             openapi_extra=_extra(forge),
         )
     return router
@@ -53,16 +54,19 @@ def _operation(forge: Forge, secret: str | None, inbox: Inbox) -> Callable[[Requ
 
     async def receive(request: Request) -> KeptEvents:
         if not secret:
-            raise Problem(
+            raise RequestProblem(
                 403,
                 "webhook.closed",
-                f"there is no secret for {forge.title}",
-                hint=f"set [webhooks] {forge.option} to the one that is configured there",
+                f"no secret is configured for {forge.title}",
+                hint=f"set [webhooks] {forge.option} to the secret configured there",
             )
         media = media_type(request.headers.get("content-type"))
         if media not in forge.content_types:
             known = " or ".join(kind for kind in forge.content_types if kind)
-            raise Problem(415, "webhook.content-type", f"the Content-Type is not {known}")
+            raise RequestProblem(415, "webhook.content-type", f"the Content-Type is not {known}")
+        if not any(request.headers.get(name) for name in forge.accepts):  # its body need not even come
+            missing = f"the header {' or '.join(forge.accepts)} is missing"
+            raise _unproven(forge, BadSignature("missing-signature", missing))
         raw = await request.body()
         return kept(await in_thread(keep, request, raw))
 
@@ -74,32 +78,30 @@ def _keep(forge: Forge, secret: str, inbox: Inbox, headers: dict[str, str], raw:
     try:
         proof = forge.verify(secret, headers, raw)
     except BadSignature as error:
-        challenge = {"www-authenticate": forge.challenge} if forge.challenge else {}
-        raise Problem(
-            401,
-            f"webhook.{error.kind}",
-            str(error),
-            hint=f"compare [webhooks] {forge.option} with the secret at the sender",
-            headers=challenge,
-        ) from None
+        raise _unproven(forge, error) from None
     name = forge.delivery_id(headers, raw)
     if not name or len(name) > _ID_LENGTH:
-        raise Problem(
+        raise RequestProblem(
             400,
             "webhook.no-delivery-id",
             f"the delivery has no usable id in {' or '.join(forge.id_headers)}",
-            hint="without one a replay could not be told",
+            hint="without one a redelivery could not be recognised",
         )
     try:
-        events = forge.read(Delivery(name, headers, _body(headers, raw), raw))
-        receipts = inbox.receive(events, listener=LISTENER, proof=proof)
-    except Conflict as error:
-        raise Problem(400, "webhook.replayed", error.message, hint=error.hint) from None
+        events = forge.read(WebhookDelivery(name, headers, _body(headers, raw), raw))
+        return inbox.receive(events, listener=LISTENER, proof=proof)  # forges stop sending after other answers than 2xx
     except BadInput as error:
         raise malformed(error.message, hint=error.hint, subject="webhook") from None
-    if not any(receipt.new for receipt in receipts):
-        raise Problem(400, "webhook.replayed", "this delivery came before", hint="its events are kept since")
-    return receipts
+
+
+def _unproven(forge: Forge, error: BadSignature) -> RequestProblem:
+    return RequestProblem(
+        401,
+        f"webhook.{error.kind}",
+        str(error),
+        hint=f"compare [webhooks] {forge.option} with the secret at the sender",
+        headers={"www-authenticate": forge.challenge} if forge.challenge else {},
+    )
 
 
 def _body(headers: dict[str, str], raw: bytes) -> Any:
@@ -108,7 +110,7 @@ def _body(headers: dict[str, str], raw: bytes) -> Any:
     try:
         fields = parse_qs(raw.decode("ascii"), strict_parsing=True, max_num_fields=10, errors="strict")
     except ValueError:
-        raise BadInput("the body is no form") from None
+        raise BadInput("the body is not a form") from None
     if len(fields.get("payload", [])) != 1:
         raise BadInput("the form has no field 'payload', or several")
     return parse_json(fields["payload"][0].encode("utf-8", "surrogatepass"), "the field 'payload'")
@@ -117,8 +119,15 @@ def _body(headers: dict[str, str], raw: bytes) -> Any:
 def _extra(forge: Forge) -> dict[str, Any]:
     """Headers and body in the OpenAPI document."""
     named = [
-        *((name, "Proves who sent it.", len(forge.signature_headers) == 1) for name in forge.signature_headers),
-        *((name, "Names the delivery; again: a replay.", len(forge.id_headers) == 1) for name in forge.id_headers),
+        *((name, "Authenticates the sender.", len(forge.signature_headers) == 1) for name in forge.signature_headers),
+        *(
+            (
+                name,
+                "Identifies the delivery; the same one again is answered like the first, and is not `new`.",
+                len(forge.id_headers) == 1,
+            )
+            for name in forge.id_headers
+        ),
         *(((forge.event_header, "What happened.", False),) if forge.event_header else ()),
     ]
     if "webhook-signature" in forge.signature_headers:

@@ -1,1 +1,1 @@
-"""The command line: what a person or a script says to the service, and how the answer looks."""
+"""The command line: what users and scripts ask of the service, and how answers are displayed."""

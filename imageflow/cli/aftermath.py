@@ -1,4 +1,4 @@
-"""Following an event to its end: the builds that it asks for, and those that they ask for in turn."""
+"""Follows an event to its end: the builds that it requests, and those that they request in turn."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from imageflow.service import Service
 
 LOOK = 0.3  # seconds between two looks
-ALONE = 15.0  # seconds without anybody who serves after which nobody is waited for
+ALONE = 15.0  # seconds without a serving process after which it gives up
 
 
 class Aftermath:
-    """Tells what comes of events while it happens."""
+    """Reports what comes of events while it happens."""
 
     def __init__(self, app: App, service: Service) -> None:
         self._app = app
@@ -27,7 +27,7 @@ class Aftermath:
         self.exit_code = 0
 
     def follow(self, seqs: Sequence[int]) -> None:
-        """Wait until nothing more comes of these events. Raises Conflict when nobody serves."""
+        """Wait until nothing more comes of these events. Raises Conflict when nothing serves."""
         waves = list(seqs)
         seen: set[int] = set()
         while waves:
@@ -39,7 +39,7 @@ class Aftermath:
                 waves += self._see_through(reaction)
 
     def _decided(self, seq: int) -> list[Reaction]:
-        """What images made of an event, once each has made up its mind."""
+        """The reactions to an event, once each image has decided."""
         alone = time.monotonic()
         while True:
             event, reactions = self._service.events.get(seq)
@@ -48,17 +48,17 @@ class Aftermath:
             if self._service.conductors():
                 alone = time.monotonic()
             elif time.monotonic() - alone > ALONE:
-                raise Conflict(f"nobody looks at event {seq}: nothing is serving", hint="start 'imageflow serve'")
+                raise Conflict(f"event {seq} waits: nothing is serving", hint="start 'imageflow serve'")
             time.sleep(LOOK)
 
     def _tell(self, reaction: Reaction) -> bool:
-        """Say how an image's reaction stands, once for each state; -> whether it has an outcome."""
+        """Print an image's reaction, once for each state; -> whether it has an outcome."""
         if reaction.outcome is None:
             held = next((r.held for r in self._service.events.rebuilds() if r.image == reaction.image), None)
             if held:
                 self._say(reaction, held)
             return False
-        if reaction.outcome is not Outcome.CREATED:  # a build says its reason itself
+        if reaction.outcome is not Outcome.CREATED:  # a build prints its reason itself
             self._say(reaction, f"{reaction.outcome}: {reaction.detail or reaction.reason}")
         return True
 
@@ -68,7 +68,7 @@ class Aftermath:
             self._app.note(f"{reaction.image}: {text}")
 
     def _see_through(self, reaction: Reaction) -> list[int]:
-        """Follow a build to its end; -> the events that it brought about."""
+        """Follow a build to its end; -> the events that it caused."""
         from imageflow.cli.wait import exit_code, see_through
 
         if reaction.build_id is None or reaction.outcome is Outcome.REUSED:

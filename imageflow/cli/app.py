@@ -1,6 +1,6 @@
-"""The `imageflow` program: global options, finding the command, errors and exit codes.
+"""The `imageflow` program: global options, command look-up, errors and exit codes.
 
-Start-up is part of the interface: nothing heavy is imported here, and command modules import what
+Start-up time is part of the interface: nothing heavy is imported here, and command modules import what
 they need inside their functions (the service alone costs more than everything in this module).
 """
 
@@ -25,6 +25,7 @@ from cliff.commandmanager import CommandManager
 from cliff.help import HelpExit
 
 from imageflow.errors import BadInput, ImageflowError
+from imageflow.host.visible import VisibleFormatter, visible
 
 if TYPE_CHECKING:
     from imageflow.config import Config
@@ -60,7 +61,7 @@ class App(CliffApp):
             version,
             {
                 "prog": self.NAME,
-                "allow_abbrev": False,  # else 'build list --state X' is taken for --state-dir
+                "allow_abbrev": False,  # otherwise 'build list --state X' is taken for --state-dir
                 "formatter_class": argparse.RawDescriptionHelpFormatter,
                 "usage": "%(prog)s [options] COMMAND …",
             },
@@ -81,20 +82,22 @@ class App(CliffApp):
         return parser
 
     def configure_logging(self) -> None:
-        """Warnings to stderr; -v shows what imageflow does, -vv and --debug everything."""
+        """Warnings to stderr; -v shows what imageflow does, -vv and --debug show everything."""
         root = logging.getLogger()
         root.setLevel(logging.DEBUG)
         console = logging.StreamHandler(self.stderr)
-        console.setFormatter(logging.Formatter("imageflow: %(message)s"))
+        console.setFormatter(VisibleFormatter("imageflow: %(message)s"))
         level = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO}.get(self.options.verbose_level, logging.DEBUG)
         console.setLevel(logging.DEBUG if self.options.debug else level)
         root.addHandler(console)
-        if self.options.verbose_level < 3 and not self.options.debug:  # they log tracebacks of what we say in words
+        if (
+            self.options.verbose_level < 3 and not self.options.debug
+        ):  # they log tracebacks of what we report in plain words
             for name in ("taskflow.engines", "oslo_utils.excutils"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         if self.options.log_file:
             to_file = logging.FileHandler(self.options.log_file)
-            to_file.setFormatter(logging.Formatter(self.LOG_FILE_MESSAGE_FORMAT))
+            to_file.setFormatter(VisibleFormatter(self.LOG_FILE_MESSAGE_FORMAT))
             root.addHandler(to_file)
 
     def run(self, argv: Sequence[str]) -> int:
@@ -106,7 +109,7 @@ class App(CliffApp):
                 self._flush()
         except HelpExit:
             return 0
-        except BrokenPipeError:  # the reader of our output has gone, as in '| head'
+        except BrokenPipeError:  # the reader of our output is gone, as in '| head'
             self._drop_output()
             return BROKEN_PIPE
         except KeyboardInterrupt:
@@ -119,8 +122,8 @@ class App(CliffApp):
             self._show_traceback_if_asked()
             self.complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             return 1
-        except Exception as error:  # noqa: BLE001 - a bug of ours, whatever it is
-            traceback.print_exc(file=self.stderr)
+        except Exception as error:  # noqa: BLE001 - a bug in imageflow
+            self.note(traceback.format_exc().rstrip())
             self.complain(f"{type(error).__name__}: {error}", BUG)
             return 1
 
@@ -139,7 +142,7 @@ class App(CliffApp):
         return self.run_subcommand(words)
 
     def run_subcommand(self, argv: list[str]) -> int:
-        """Find the command, parse its arguments and run it; errors are the caller's business."""
+        """Find the command, parse its arguments and run it; errors are left to the caller."""
         try:
             factory, name, rest = self.command_manager.find_command(argv)
         except ValueError:
@@ -154,7 +157,7 @@ class App(CliffApp):
         return command.run(parsed)
 
     def _check_known(self, words: list[str]) -> None:
-        """'help nonsense' is answered as 'nonsense' is."""
+        """Answer 'help nonsense' in the same way as 'nonsense'."""
         if words and not words[0].startswith("-"):
             try:
                 self.command_manager.find_command(words)
@@ -167,7 +170,7 @@ class App(CliffApp):
         known = sorted(name for name, _ in self.command_manager)
         words = list(takewhile(lambda word: not word.startswith("-"), argv))[:2]
         if not words:
-            raise BadInput(f"there is no option {argv[0]}", hint="'imageflow --help' lists what there is")
+            raise BadInput(f"there is no option {argv[0]}", hint="'imageflow --help' lists the options")
         under = [name for name in known if name.split()[0] == words[0]]
         if len(words) == 1 and under:
             raise BadInput(f"'{words[0]}' what?", hint=f"one of: {', '.join(under)}")
@@ -198,40 +201,45 @@ class App(CliffApp):
             raise ImageflowError(f"standard output can't be written: {error.strerror}") from error
 
     def _drop_output(self) -> None:
-        """What is buffered would fail once more at the exit."""
+        """Discard the buffered output: flushing it would fail again at exit."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
 
     def complain(self, message: str, hint: str = "") -> None:
-        """Tell what went wrong, and on the next line the way out."""
+        """Print what went wrong, and the hint on the next line."""
         with suppress(ImageflowError, OSError):
             self._flush()
-        self.stderr.write(f"{self.NAME}: {message}\n")
+        self.stderr.write(f"{self.NAME}: {visible(message, lines=True)}\n")
         if hint:
-            self.stderr.write(f"({hint})\n")
+            self.stderr.write(f"({visible(hint, lines=True)})\n")
         self.stderr.flush()
 
     def note(self, text: str) -> None:
-        """Say something that is not the command's result."""
-        self.stderr.write(f"{text}\n")
+        """Print a message that is not the command's result."""
+        self.stderr.write(f"{visible(text, lines=True)}\n")
         self.stderr.flush()
 
     def config(self) -> Config:
-        """The configuration that the global options ask for."""
+        """The configuration according to the global options."""
         from imageflow import config
 
         return config.load(self.options.config_file, self.options.state_dir)
 
     @contextmanager
     def service(self, config: Config | None = None, *, builds: bool = False) -> Iterator[Service]:
-        """The service, open; with another configuration than the global options ask for, if one is given.
+        """The service, open; with another configuration than that of the global options, if one is given.
 
-        `builds`: it may build in this process. Otherwise somebody waits for an answer, and a cloud that is away gets less time.
+        `builds`: it may build in this process. Otherwise a user waits for an answer, and a cloud that is down gets less time.
         """
+        from imageflow.host import private
         from imageflow.service import Service
 
         found = config or self.config()
-        with Service.open(found if builds or config is not None else found.impatient) as service:
-            yield service
+        if builds or config is not None:
+            with private.umask(), Service.open(found) as service:
+                yield service
+        else:
+            with Service.open(found.impatient) as service:
+                yield service
 
     def _show_traceback_if_asked(self) -> None:
         if getattr(self, "options", None) is not None and self.options.debug:
@@ -239,7 +247,7 @@ class App(CliffApp):
 
 
 def _check_text(values: Iterable[object]) -> None:
-    """BadInput for bytes that are no text: names in the database are; a path (a Path here) may be any bytes."""
+    """Raises BadInput for bytes that are not text: names are text in the database; a path (a Path here) may be any bytes."""
     for value in values:
         if isinstance(value, (list, tuple)):
             _check_text(value)
@@ -251,7 +259,7 @@ def _check_text(values: Iterable[object]) -> None:
 
 
 def _ensure_streams() -> None:
-    """Whoever closed a standard stream gets the null device: else the next file opened is taken for it."""
+    """Open the null device for closed standard streams: otherwise the next opened file would be taken for one."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
@@ -261,11 +269,11 @@ def _ensure_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ✔ is no reason to fail
+            stream.reconfigure(errors="backslashreplace")  # a terminal without ✔ is no reason to fail
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script."""
-    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # oslo's, and nothing we use
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # oslo's, and we do not use it
     _ensure_streams()
     return App().run(sys.argv[1:] if argv is None else argv)

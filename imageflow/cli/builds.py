@@ -1,4 +1,4 @@
-"""`imageflow build …`: look at builds, and say what becomes of them."""
+"""`imageflow build …`: inspect builds, and resume, abort or cancel them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from imageflow.cli.present import (
     Age,
     Clipped,
     Digest,
-    Lines,
+    LinesColumn,
     Optional,
+    Silent,
     Took,
     ago,
     clip,
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from imageflow.service import Service
 
 
-_MOST = 2**31 - 1  # what every database takes for a LIMIT
+_MOST = 2**31 - 1  # the largest LIMIT that every database accepts
 
 
 def named(service: Service, build_id: str | None) -> Build:
-    """The build with this id or beginning of an id; the newest one when none is named."""
+    """The build with this id or id prefix; the newest one when none is named."""
     if build_id is not None:
         return service.build(build_id)
     newest = service.builds(limit=1)
@@ -43,17 +44,17 @@ def named(service: Service, build_id: str | None) -> Build:
 
 
 def add_build(parser: argparse.ArgumentParser, *, optional: bool) -> None:
-    """The ID argument; optional where taking the newest build does no harm."""
+    """The ID argument; optional where using the newest build does no harm."""
     if optional:
         parser.add_argument(
-            "build", metavar="ID", nargs="?", help="the build, or the beginning of its id (default: the newest)"
+            "build", metavar="ID", nargs="?", help="the build, or the first digits of its id (default: the newest)"
         )
     else:
-        parser.add_argument("build", metavar="ID", help="the build, or the beginning of its id")
+        parser.add_argument("build", metavar="ID", help="the build, or the first digits of its id")
 
 
 def seconds_taken(build: Build) -> float | None:
-    """From its first step to its end, or to now."""
+    """From the build's first step to its end, or to now."""
     if build.started is None:
         return None
     return (build.ended or build.paused or time.time()) - build.started
@@ -84,25 +85,26 @@ class List(Lister):
         states = [BuildState(state) for state in parsed_args.states]
         with self.app.service() as service:
             builds = service.builds(image=parsed_args.image, states=states, limit=parsed_args.limit)
+            silent = service.silent(builds)
         columns: tuple[str, ...] = ("id", "image", "state", "step", "created", "took")
         everything = parsed_args.long or parsed_args.columns or parsed_args.formatter in ("json", "yaml")
-        if everything:  # what fits a terminal is no measure for them
-            columns += ("digest", "reason", "error", "key", "method", "forced", "host", "conductor")
-        return columns, [_row(build, everything) for build in builds]
+        if everything:  # json and yaml are not limited to what fits a terminal
+            columns += ("digest", "reason", "error", "key", "method", "forced", "host", "conductor", "silent")
+        return columns, [_row(build, everything, silent.get(build.id)) for build in builds]
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on, as an argument."""
+    """Argument type: a whole number from 1 up."""
     if not text.isdecimal() or not text.isascii() or int(text[:20]) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return min(int(text[:20]), _MOST)
 
 
-def _row(build: Build, everything: bool) -> tuple[Any, ...]:
+def _row(build: Build, everything: bool, silent: str | None) -> tuple[Any, ...]:
     row: tuple[Any, ...] = (
         build.id,
         build.image,
-        str(build.state),
+        Silent(str(build.state), silent),
         Optional(build.step if not build.state.ended else None),
         Age(build.created),
         Took(seconds_taken(build)),
@@ -117,6 +119,7 @@ def _row(build: Build, everything: bool) -> tuple[Any, ...]:
             build.forced,
             Optional(build.host),
             Optional(build.conductor),
+            Optional(silent),
         )
     return row
 
@@ -135,6 +138,7 @@ class Show(ShowOne):
             steps = service.steps(build.id)
             remaining = service.estimate(build.id).remaining if build.state is BuildState.RUNNING else None
             log = service.log_path(build.id)
+            waits = service.waits(build.id)
             commands = [*ways_in(service, build), *ways_on(build)]
         rows = {
             "id": build.id,
@@ -143,8 +147,9 @@ class Show(ShowOne):
             "reason": build.reason,
             "error": Optional(build.error),
             "hint": Optional(build.hint),
-            "next": Lines(commands, commands),
-            "steps": Lines([_as_json(step) for step in steps], [step_line(step) for step in steps]),
+            "waits": Optional(waits),
+            "next": LinesColumn(commands, commands),
+            "steps": LinesColumn([_as_json(step) for step in steps], [step_line(step) for step in steps]),
             "created": Age(build.created),
             "took": Took(seconds_taken(build)),
             "remaining": Took(remaining),
@@ -170,7 +175,7 @@ def ways_in(service: Service, build: Build) -> list[str]:
 
 
 def ways_on(build: Build) -> list[str]:
-    """The commands that an operator would give next."""
+    """The commands that an operator would use next."""
     if build.state is BuildState.PAUSED:
         return [f"imageflow build resume {build.id} --wait", f"imageflow build abort {build.id} --wait"]
     if build.state is BuildState.SUCCEEDED and build.digest:
@@ -181,7 +186,7 @@ def ways_on(build: Build) -> list[str]:
 
 
 def step_line(step: Step) -> str:
-    """A step as one line: mark, name, how long, and the phase or the error."""
+    """A step in one line: mark, name, duration, and the phase or the error."""
     parts = [f"{mark(step.state)} {step.name}"]
     if step.attempt > 1:
         parts.append(f"(attempt {step.attempt})")
@@ -229,14 +234,14 @@ class Why(TextShowOne):
                 "id": build.id,
                 "image": build.image,
                 "reason": build.reason,
-                "events": Lines(
+                "events": LinesColumn(
                     [{"event": event.seq, "type": event.type, "reason": one.reason} for event, one in self._events],
                     [f"{event.seq} {event.type}" for event, _reaction in self._events],
                 ),
                 "forced": build.forced,
                 "created": Age(build.created),
                 "key": build.key,
-                "pins": Lines(dict(build.pins), self._pins),
+                "pins": LinesColumn(dict(build.pins), self._pins),
             }
         )
 
@@ -252,10 +257,10 @@ class Why(TextShowOne):
 
 
 class _Change(ShowOne):
-    """Ask for something that happens to a build; with --wait, see it through."""
+    """Change a build's course; with --wait, follow it to the end."""
 
     columns = ("id", "image", "state", "wish", "error", "hint")
-    done = BuildState.SUCCEEDED  # what the build ends in when all goes well
+    done = BuildState.SUCCEEDED  # the state a build ends in when all goes well
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -266,7 +271,7 @@ class _Change(ShowOne):
         return parser
 
     def ask(self, service: Service, build_id: str) -> Build:
-        """Write the wish down."""
+        """Store the wish."""
         raise NotImplementedError
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:

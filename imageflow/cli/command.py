@@ -1,10 +1,11 @@
-"""What our commands share: no slow look-ups, text for people by default, cliff's formats for scripts."""
+"""What our commands share: no slow look-ups, text for users by default, cliff's formats for scripts."""
 
 from __future__ import annotations
 
 import argparse
 import textwrap
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import cliff._argparse
@@ -13,12 +14,15 @@ import cliff.display
 import cliff.lister
 import cliff.show
 
+from imageflow.cli.present import seen
 from imageflow.errors import BadInput
+from imageflow.host.visible import visible
 
 if TYPE_CHECKING:
     from imageflow.cli.app import App
 
 TEXT = "text"
+FOR_PEOPLE = ("table", "value")  # formats in which a value stands as it is, and a line feed in it would be another row
 
 
 class _Help(cliff._argparse.SmartHelpFormatter):
@@ -30,7 +34,7 @@ class _Help(cliff._argparse.SmartHelpFormatter):
 
 
 class Command(cliff.command.Command):
-    """A command that writes what it likes."""
+    """A command that formats its own output."""
 
     app: App
 
@@ -45,13 +49,22 @@ class Command(cliff.command.Command):
         return self._epilog or ""
 
 
+def _teach_yaml() -> None:
+    """Let YAML print states and verdicts as text, as every other formatter does."""
+    import yaml
+
+    yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, word: dumper.represent_str(word.value))
+
+
 class _Formatted(Command, cliff.display.DisplayCommandBase[Any]):
-    """A command with -f and -c; `exit_code` is what it ends with when nothing is raised."""
+    """A command with -f and -c; `exit_code` is its exit code when it raises nothing."""
 
     exit_code = 0
-    columns: tuple[str, ...] = ()  # of a command that changes something: a wrong -c is found before that
+    columns: tuple[str, ...] = ()  # of a command that changes something: a wrong -c is reported before the change
 
     def run(self, parsed_args: argparse.Namespace) -> int:
+        if parsed_args.formatter == "yaml":
+            _teach_yaml()
         if self.columns:
             self._generate_columns_and_selector(parsed_args, self.columns)
         super().run(parsed_args)
@@ -70,25 +83,32 @@ class _Formatted(Command, cliff.display.DisplayCommandBase[Any]):
 class Lister(_Formatted, cliff.lister.Lister):
     """A command whose result is rows."""
 
-    nothing = ""  # said to people when there are no rows
+    nothing = ""  # printed for users when there are no rows
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Iterable[Sequence[Any]]
     ) -> int:
         rows = list(data)
-        self._generate_columns_and_selector(parsed_args, column_names)  # a wrong -c is wrong without rows too
+        self._generate_columns_and_selector(parsed_args, column_names)  # a wrong -c is an error without rows, too
         if not rows and parsed_args.formatter == "table" and not parsed_args.print_empty:
             self.app.note(f"({self.nothing})")
             return 0
+        if parsed_args.formatter in FOR_PEOPLE:
+            rows = [[seen(value) for value in row] for row in rows]
         return super().produce_output(parsed_args, column_names, rows)
 
 
 class ShowOne(_Formatted, cliff.show.ShowOne):
     """A command whose result is one thing."""
 
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Sequence[Any]) -> int:
+        if parsed_args.formatter in FOR_PEOPLE:
+            data = [seen(value) for value in data]
+        return super().produce_output(parsed_args, column_names, data)
+
 
 class _TextByDefault(_Formatted):
-    """Text where no format is asked for: `take_action` leaves on self what `text` needs."""
+    """Text when no format is requested: `take_action` stores on self what `text` needs."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -101,21 +121,21 @@ class _TextByDefault(_Formatted):
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         if parsed_args.formatter == TEXT and parsed_args.columns:
-            parsed_args.formatter = "table"  # who names columns wants columns
+            parsed_args.formatter = "table"  # naming columns implies a table
         if parsed_args.formatter != TEXT:
             return super().run(parsed_args)
         self.take_action(parsed_args)
-        self.app.stdout.writelines(f"{line}\n" for line in self.text())
+        self.app.stdout.writelines(f"{visible(line)}\n" for line in self.text())
         return self.exit_code
 
     def text(self) -> Iterable[str]:
-        """The lines that a person reads."""
+        """The lines that a user reads."""
         raise NotImplementedError
 
 
 class TextLister(_TextByDefault, Lister):
-    """Rows for scripts, text for people."""
+    """Rows for scripts, text for users."""
 
 
 class TextShowOne(_TextByDefault, ShowOne):
-    """One thing for scripts, text for people."""
+    """One thing for scripts, text for users."""

@@ -1,4 +1,4 @@
-"""What a serial console printed, made fit for a terminal: no escapes, no cursor movements, lines as lines."""
+"""Makes the output of a serial console fit for a terminal: no escapes, no cursor movements, whole lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from imageflow.errors import NotFound
+from imageflow.host.visible import visible
 from imageflow.model import BuildState
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from imageflow.model import Build
     from imageflow.service import Service
 
-LOOK = 0.3  # seconds between two looks at the console: a machine does not call us
-ASK = 1.0  # seconds between two questions about the build's state
+LOOK = 0.3  # seconds between two looks at the console: a machine can't notify us
+ASK = 1.0  # seconds between two queries for the build's state
 _ESCAPE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # cursor, colours, clear
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles
@@ -25,30 +26,30 @@ _ESCAPE = re.compile(
 )
 _LINE_END = re.compile(r"\r*\n|\r+")
 _UNWANTED = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10})
-_LONGEST = 4096  # characters that an escape may have before it is none
+_LONGEST = 4096  # characters that an escape may have before it counts as text
 
 
 class Cleaner:
-    """Takes bytes as they come; what is only the beginning of an escape or of a character waits for its rest."""
+    """Takes bytes in pieces; an unfinished escape or character waits for its rest."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
 
     def feed(self, data: bytes) -> str:
-        """The text of more bytes; b'' at the end."""
+        """The text of the next bytes; b'' marks the end."""
         text = self._rest + self._decoder.decode(data, final=not data)
         text = _ESCAPE.sub("", text)
         self._rest = ""
         if data:
             begun = text.find("\x1b", max(0, len(text) - _LONGEST))
-            cut = begun if begun >= 0 else len(text.rstrip("\r"))  # maybe one half of a line end
+            cut = begun if begun >= 0 else len(text.rstrip("\r"))  # maybe half of a line end
             text, self._rest = text[:cut], text[cut:]
-        return _LINE_END.sub("\n", text).translate(_UNWANTED)
+        return visible(_LINE_END.sub("\n", text).translate(_UNWANTED), lines=True)
 
 
 def last_lines(data: bytes, count: int) -> bytes:
-    """The last lines of it."""
+    """The last `count` lines of the data."""
     end = len(data)
     at = end - 1 if data.endswith(b"\n") else end
     for _ in range(count):
@@ -79,7 +80,7 @@ def copy_console(
     if cleaner is not None:
         _write(out, cleaner, b"")
         if app.stdout.isatty():
-            out.write(b"\n")  # a prompt has no end of its own
+            out.write(b"\n")  # a prompt has no newline
             out.flush()
 
 
@@ -106,5 +107,5 @@ def _follow(
             if build.state is not told and build.state is BuildState.PAUSED:
                 app.note(f"imageflow: build {build.id} is paused: {build.error}")
             told = build.state
-            continue  # whatever was printed before it ended is read before the end is believed
+            continue  # read everything printed before the end before stopping
         time.sleep(LOOK)

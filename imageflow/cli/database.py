@@ -10,31 +10,22 @@ from imageflow.cli.command import ShowOne
 
 
 class Upgrade(ShowOne):
-    """Bring the database to what this version of imageflow needs; again is fine"""
+    """Upgrade the database to the schema of this version of imageflow; may be repeated"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        from imageflow.service import open_for_upgrade
+        from imageflow.service import upgrade_database
 
-        database = open_for_upgrade(self.app.config())
-        try:
-            database.upgrade()
-            return self.dict2columns({"database": database.dialect, "state": "up to date"})
-        finally:
-            database.close()
+        return self.dict2columns({"database": upgrade_database(self.app.config()), "state": "up to date"})
 
 
 class Check(ShowOne):
-    """Compare the database with what this version of imageflow needs; exit code 1 when it differs"""
+    """Compare the database with the schema of this version of imageflow; exit code 1 when it differs"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        from imageflow.service import open_for_upgrade
+        from imageflow.service import check_database
 
-        database = open_for_upgrade(self.app.config())
-        try:
-            differences = database.check()
-            if differences:
-                self.exit_code = 1
-            state = "up to date" if not differences else "outdated: run 'imageflow db upgrade'"
-            return self.dict2columns({"database": database.dialect, "state": state, "differences": differences})
-        finally:
-            database.close()
+        dialect, differences = check_database(self.app.config())
+        if differences:
+            self.exit_code = 1
+        state = "up to date" if not differences else "outdated: run 'imageflow db upgrade'"
+        return self.dict2columns({"database": dialect, "state": state, "differences": differences})

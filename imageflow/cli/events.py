@@ -1,4 +1,4 @@
-"""`imageflow event …`: what came in and what came of it, what one would do, and sending one by hand."""
+"""`imageflow event …`: events that arrived and their outcomes, what an event would do, and sending one by hand."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.builds import count
 from imageflow.cli.command import Lister, TextLister, TextShowOne
-from imageflow.cli.present import Age, Clipped, Lines, Optional, iso
+from imageflow.cli.present import Age, Clipped, LinesColumn, Optional, iso
 from imageflow.errors import BadInput
 from imageflow.model import Event, Reaction, Verdict
 
 if TYPE_CHECKING:
-    from imageflow.happenings import Consequence, Simulation
+    from imageflow.rebuilds.operations import Consequence, Simulation
 
 WAITING = "waiting"
 
 
 class List(Lister):
-    """List events, the newest first: what came in, and what became of it"""
+    """List events and their outcomes, the newest first"""
 
     nothing = "no events"
 
@@ -60,7 +60,7 @@ class List(Lister):
 
 
 class Refused(Lister):
-    """Count what was refused at the door: nothing else of it is kept"""
+    """Count refused requests: nothing else of them is kept"""
 
     nothing = "nothing was refused"
 
@@ -68,6 +68,23 @@ class Refused(Lister):
         with self.app.service() as service:
             rows = service.events.refusals()
         return ("endpoint", "reason", "count", "last"), [(*row[:3], Age(row[3])) for row in rows]
+
+
+class Token(TextShowOne):
+    """Print the token that POST /v1/events takes on this machine; it is made if there is none yet
+
+    curl -H "Authorization: Bearer $(imageflow event token)" … sends an event with it.
+    """
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        from imageflow.events import door
+
+        config = self.app.config()
+        self._token = door.token(config)
+        return ("token", "place"), (self._token, door.place(config))
+
+    def text(self) -> Iterable[str]:
+        return [self._token]
 
 
 def add_event(parser: argparse.ArgumentParser) -> None:
@@ -99,19 +116,21 @@ class Show(TextShowOne):
             "deliveries": event.deliveries,
             "verdict": event.verdict.value if event.verdict else WAITING,
             "reason": event.reason,
-            "reactions": Lines([_reaction(one) for one in self._reactions], list(reaction_lines(self._reactions))),
-            "data": Lines(event.data, json.dumps(event.data, indent=1, ensure_ascii=False).splitlines()),
+            "reactions": LinesColumn(
+                [_reaction(one) for one in self._reactions], list(reaction_lines(self._reactions))
+            ),
+            "data": LinesColumn(event.data, json.dumps(event.data, indent=1, ensure_ascii=False).splitlines()),
         }
         return tuple(rows), tuple(rows.values())
 
     def text(self) -> Iterable[str]:
         event = self._event
         yield f"event {event.seq}: {event.type} from {event.source}"
-        yield f"  id        {event.id}" + (f" (came {event.deliveries} times)" if event.deliveries > 1 else "")
+        yield f"  id        {event.id}" + (f" (delivered {event.deliveries} times)" if event.deliveries > 1 else "")
         if event.subject:
             yield f"  subject   {event.subject}"
         yield f"  received  {iso(event.received)} by {event.listener}"
-        verdict = event.verdict.value if event.verdict else "waiting: nobody has looked at it yet"
+        verdict = event.verdict.value if event.verdict else "waiting: not examined yet"
         yield f"  verdict   {verdict}" + (f": {event.reason}" if event.reason else "")
         yield from (f"    {line}" for line in reaction_lines(self._reactions))
         yield "  data"
@@ -129,7 +148,7 @@ def _reaction(one: Reaction) -> dict[str, Any]:
 
 
 def reaction_lines(found: Sequence[Reaction]) -> Iterator[str]:
-    """What each image made of an event: image, outcome, build, why."""
+    """The reaction of each image to an event: image, outcome, build, reason."""
     width = max((len(one.image) for one in found), default=0)
     for one in found:
         outcome = one.outcome.value if one.outcome else "waits (imageflow rebuild list)"
@@ -138,7 +157,7 @@ def reaction_lines(found: Sequence[Reaction]) -> Iterator[str]:
 
 
 class Replay(TextShowOne):
-    """Look at an event again, as if it had just come"""
+    """Process an event again, as if it had just arrived"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -158,26 +177,24 @@ class Replay(TextShowOne):
 
     def text(self) -> Iterable[str]:
         return [
-            f"event {self._event.seq} ({self._event.type}) is looked at again: imageflow event show {self._event.seq}"
+            f"event {self._event.seq} ({self._event.type}) is processed again: imageflow event show {self._event.seq}"
         ]
 
 
 def tell_if_nothing_serves(command: Any, service: Any) -> None:
-    """Somebody has to look at events."""
+    """Tell the user when nothing serves: only 'imageflow serve' examines events."""
     if not service.conductors():
-        command.app.note("imageflow: nothing is serving, so nobody looks at it yet\n(start 'imageflow serve')")
+        command.app.note("imageflow: nothing is serving, so nothing happens yet\n(start 'imageflow serve')")
 
 
 def add_event_content(parser: argparse.ArgumentParser) -> None:
-    """A CloudEvent as a file, or put together from options."""
+    """A CloudEvent from a file, or built from options."""
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="a CloudEvent as JSON, or a list of them; -: standard input"
     )
     parser.add_argument("--type", metavar="TYPE", help="type of the event, instead of a file, e.g. git.push")
-    parser.add_argument("--source", metavar="URI", default="/imageflow/cli", help="who says it (default: %(default)s)")
-    parser.add_argument(
-        "--id", metavar="ID", help="its id; one that came before is not acted on again (default: a new one)"
-    )
+    parser.add_argument("--source", metavar="URI", default="/imageflow/cli", help="its sender (default: %(default)s)")
+    parser.add_argument("--id", metavar="ID", help="its id; a known id is not acted on again (default: a new one)")
     parser.add_argument("--subject", metavar="SUBJECT", help="what it is about")
     parser.add_argument(
         "--data", metavar="KEY=VALUE", action="append", default=[], help="data of the event; can be repeated"
@@ -185,7 +202,7 @@ def add_event_content(parser: argparse.ArgumentParser) -> None:
 
 
 def events_of(parsed_args: argparse.Namespace) -> list[Event]:
-    """The events that the arguments mean; raises BadInput."""
+    """The events given by the arguments; raises BadInput."""
     if (parsed_args.file is None) == (parsed_args.type is None):
         raise BadInput("an event is needed", hint="either FILE or --type TYPE")
     if parsed_args.type is not None:
@@ -197,7 +214,7 @@ def events_of(parsed_args: argparse.Namespace) -> list[Event]:
             data[key] = value
         id = str(uuid.uuid4()) if parsed_args.id is None else parsed_args.id
         return [Event(parsed_args.source, id, parsed_args.type, subject=parsed_args.subject, data=data)]
-    from imageflow import cloudevent
+    from imageflow.events import cloudevent
 
     return cloudevent.read(_text(parsed_args.file), parsed_args.file)
 
@@ -213,7 +230,7 @@ def _text(file: str) -> bytes:
 
 
 class Simulate(TextLister):
-    """Say what an event would do, without doing it: which images, why, what would be built and what is there"""
+    """Say what an event would do, without doing it: which images, why, what would be built or reused"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -257,9 +274,9 @@ def _consequence_lines(one: Consequence) -> Iterator[str]:
 
 
 class Send(TextLister):
-    """Put an event into the inbox, as if somebody had sent it; whoever serves acts on it
+    """Put an event into the inbox, as if it had been sent; 'imageflow serve' acts on it
 
-    With --wait, the builds that it asks for are followed, and those that they ask for in turn, to the last one.
+    With --wait, the builds that it requests are followed to their end, and so are those that they request in turn.
     The exit code is then 0 when all went well, 1 when a build failed, 3 when one is paused.
     """
 
@@ -280,7 +297,7 @@ class Send(TextLister):
                 new = (
                     ""
                     if receipt.new
-                    else f": a duplicate, it came {receipt.event.deliveries} times; not acted on again"
+                    else f": a duplicate, delivered {receipt.event.deliveries} times; not acted on again"
                 )
                 self.app.note(f"event {receipt.event.seq}: {receipt.event.type} from {receipt.event.source}{new}")
             if parsed_args.wait:

@@ -1,7 +1,8 @@
-"""Reading a build's log while it is written: by `build log --follow` and by the views of --wait."""
+"""Reads a build's log while it is written, for `build log --follow` and the views of --wait."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from collections import deque
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from imageflow.errors import NotFound
+from imageflow.host.visible import visible
 from imageflow.model import BuildState
 
 if TYPE_CHECKING:
@@ -17,19 +19,19 @@ if TYPE_CHECKING:
     from imageflow.service import Service
 
 CHUNK = 1 << 20
-LOOK = 0.2  # seconds between two looks at the file: files can't be awaited
-ASK = 1.0  # seconds between two questions about the build's state
+LOOK = 0.2  # seconds between two looks at the file: a file can't be awaited
+ASK = 1.0  # seconds between two queries for the build's state
 
 
 class Growing:
-    """A file that may not be there yet, grows, and may be replaced; `read` gives what is new."""
+    """A growing file that may not exist yet and may be replaced; `read` returns its new bytes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] | None = None
 
     def read(self) -> bytes:
-        """The next bytes, at most a MiB; b'' when there are none now."""
+        """The next bytes, at most 1 MiB; b'' when there are none now."""
         if self._file is None or self._replaced():
             self.close()
             try:
@@ -39,7 +41,7 @@ class Growing:
         return self._file.read(CHUNK)
 
     def skip_to_last(self, lines: int) -> None:
-        """Go to the beginning of the last `lines` lines."""
+        """Seek to the start of the last `lines` lines."""
         start = last_lines_offset(self.path, lines)
         self._file = self.path.open("rb") if self.path.exists() else None
         if self._file is not None:
@@ -50,7 +52,7 @@ class Growing:
         try:
             there = self.path.stat()
         except FileNotFoundError:
-            return False  # what is open can still be read to its end
+            return False  # the open file can still be read to its end
         here = os.fstat(self._file.fileno())
         return there.st_ino != here.st_ino or there.st_size < self._file.tell()
 
@@ -61,7 +63,7 @@ class Growing:
 
 
 def last_lines_offset(path: Path, lines: int) -> int:
-    """Where the last `lines` lines of a file begin; 0 when it has fewer, or is not there."""
+    """The offset of the last `lines` lines of a file; 0 when it has fewer, or does not exist."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -74,7 +76,7 @@ def last_lines_offset(path: Path, lines: int) -> int:
             file.seek(start)
             block = file.read(position - start)
             if position == end and not block.endswith(b"\n"):
-                wanted -= 1  # a last line without its end counts
+                wanted -= 1  # a last line without a newline counts
             found = len(block)
             while wanted > 0 and (found := block.rfind(b"\n", 0, found)) >= 0:
                 wanted -= 1
@@ -84,8 +86,21 @@ def last_lines_offset(path: Path, lines: int) -> int:
     return 0
 
 
+class Shown:
+    """Writes a log for people's eyes."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(self, data: bytes) -> None:
+        """The next bytes; half a character waits for its rest."""
+        self._out.write(visible(self._decoder.decode(data), lines=True).encode("utf-8", "backslashreplace"))
+        self._out.flush()
+
+
 class Tail:
-    """The last lines of a growing log, for a view that is drawn again and again."""
+    """The last lines of a growing log, for a view that is redrawn."""
 
     def __init__(self, path: Path, lines: int) -> None:
         self._file = Growing(path)
@@ -94,7 +109,7 @@ class Tail:
         self._rest = b""
 
     def lines(self) -> list[str]:
-        """The last lines as they are now, without their time stamps."""
+        """The current last lines, without time stamps."""
         while data := self._file.read():
             *whole, self._rest = (self._rest + data).split(b"\n")
             self._lines.extend(line.decode("utf-8", "replace") for line in whole[-(self._lines.maxlen or 0) :])
@@ -112,26 +127,24 @@ def copy_log(app: App, service: Service, build: Build, *, follow: bool, lines: i
     growing = Growing(path)
     if lines is not None:
         growing.skip_to_last(lines)
-    out = app.stdout.buffer
+    out = Shown(app.stdout.buffer)
     try:
         if not follow:
             while data := growing.read():
                 out.write(data)
-            out.flush()
         else:
             _follow(app, service, build, growing, out)
     finally:
         growing.close()
 
 
-def _follow(app: App, service: Service, build: Build, growing: Growing, out: IO[bytes]) -> None:
+def _follow(app: App, service: Service, build: Build, growing: Growing, out: Shown) -> None:
     told: BuildState | None = None
     asked = time.monotonic() - ASK
     while True:
         data = growing.read()
         if data:
             out.write(data)
-            out.flush()
             continue
         if build.state.ended:
             return
@@ -141,7 +154,7 @@ def _follow(app: App, service: Service, build: Build, growing: Growing, out: IO[
             if build.state is not told and build.state in (BuildState.PAUSED, BuildState.QUEUED):
                 app.note(_waiting(build))
             told = build.state
-            continue  # whatever was written before it ended is read before the end is believed
+            continue  # read everything written before the end before stopping
         time.sleep(LOOK)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.builds import add_build, named
 from imageflow.cli.command import TextLister
-from imageflow.cli.present import Lines, mark
+from imageflow.cli.present import LinesColumn, mark
 from imageflow.errors import Refused
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ COLORS = {
 
 
 class ShowGraph(TextLister):
-    """Show the steps of a build, what waits for what, and their states"""
+    """Show the steps of a build, their order and their states"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -48,7 +48,7 @@ class ShowGraph(TextLister):
         self._lines = {"dot": dot, "svg": svg}.get(parsed_args.drawing, as_text)(graph)
         before = _before(graph)
         rows = [
-            (name, title, str(state), Lines(before[name], [", ".join(before[name])]))
+            (name, title, str(state), LinesColumn(before[name], [", ".join(before[name])]))
             for name, title, state in graph.nodes
         ]
         return ("step", "title", "state", "after"), rows
@@ -66,7 +66,7 @@ def _before(graph: Graph) -> dict[str, list[str]]:
 
 
 def as_text(graph: Graph) -> Iterator[str]:
-    """One line a step, in an order in which they can run."""
+    """One line per step, in a possible execution order."""
     build = graph.build
     yield f"{mark(build.state)} {build.image} {build.id} {build.state}"
     before = _before(graph)
@@ -99,8 +99,8 @@ def _quoted(text: str) -> str:
 
 
 def svg(graph: Graph) -> Iterator[str]:
-    """Drawn by Graphviz. Raises Refused when it is not installed."""
-    from imageflow import process
+    """The drawing by Graphviz. Raises Refused when it is not installed."""
+    from imageflow.host import process
 
     if shutil.which("dot") is None:
         raise Refused("Graphviz is not installed", hint="install graphviz, or use --dot")

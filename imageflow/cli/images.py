@@ -1,4 +1,4 @@
-"""`imageflow image …`: the versions that are in the store."""
+"""`imageflow image …`: the versions in the store."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from imageflow.cli.command import Lister, ShowOne
-from imageflow.cli.present import Age, Digest, Lines, Optional, Pairs, Published, Size, size
+from imageflow.cli.present import Age, Digest, LinesColumn, Optional, Pairs, Published, Size, size
+from imageflow.model import VersionState
 
 if TYPE_CHECKING:
     from imageflow.cli.app import App
     from imageflow.model import Publication, Version
 
-REF = "IMAGE (its newest version), IMAGE@DIGEST or DIGEST; the beginning of a digest is enough"
+REF = "IMAGE (its newest version), IMAGE@DIGEST or DIGEST; the first digits of a digest are enough"
 
 
 class List(Lister):
@@ -61,7 +62,7 @@ class _OneVersion(ShowOne):
         return parser
 
     def describe(self, version: Version, **more: Any) -> tuple[Sequence[str], Iterable[Any]]:
-        """All that is known of a version."""
+        """All that is known about a version."""
         rows = {
             "image": version.image,
             "digest": version.digest,
@@ -71,7 +72,7 @@ class _OneVersion(ShowOne):
             "path": version.path,
             "packages": Optional(version.packages),
             "content": Optional(version.content),
-            "artifacts": Lines(
+            "artifacts": LinesColumn(
                 [
                     {name: getattr(artifact, name) for name in ("name", "format", "size", "digest", "virtual_size")}
                     for artifact in version.artifacts
@@ -101,23 +102,23 @@ class Show(_OneVersion):
         return self.describe(version, **more, boot=Optional(boot_command(build, version)))
 
 
-def _targets(publications: Sequence[Publication]) -> Lines:
-    """Each target: its state, where the version is in it, and what went wrong."""
+def _targets(publications: Sequence[Publication]) -> LinesColumn:
+    """Each target: its state, where the version is in it, and the error."""
     names = ("target", "state", "path", "attempts", "error")
-    return Lines(
+    return LinesColumn(
         [{name: getattr(one, name) for name in names} for one in publications],
         [" ".join(filter(None, (f"{one.target}:", one.state, one.path, one.error))) for one in publications],
     )
 
 
 class Verify(_OneVersion):
-    """Read every byte of an image version and compare it with what was stored
+    """Read every byte of an image version and check it against its digest
 
     Exit code 1 when it is corrupt; it is never reused from then on.
     """
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        from imageflow.control import Control
+        from imageflow.host.control import Control
 
         with self.app.service() as service, _Percent(self.app, "verifying") as percent:
             version = service.images.verify(parsed_args.ref, Control(), percent)
@@ -137,7 +138,7 @@ class Export(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        from imageflow.control import Control
+        from imageflow.host.control import Control
 
         with self.app.service() as service:
             version = service.images.version(parsed_args.ref)
@@ -150,7 +151,7 @@ class Export(ShowOne):
 class Delete(ShowOne):
     """Delete an image version from the store and from publication targets, unless a build uses it
 
-    From the targets 'imageflow serve' removes it, from one that is away as soon as it is back.
+    'imageflow serve' removes it from the targets, from one that is down as soon as it is back.
     """
 
     columns = ("image", "digest", "state")
@@ -163,17 +164,17 @@ class Delete(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
             version = service.images.delete(parsed_args.ref)
-        return self.dict2columns({"image": version.image, "digest": version.digest, "state": "deleted"})
+        return self.dict2columns({"image": version.image, "digest": version.digest, "state": VersionState.DELETED})
 
 
 def _path(text: str) -> Path:
-    if not text:  # a variable that a script forgot to set
-        raise argparse.ArgumentTypeError("an empty text is not a path")
+    if not text:  # a script's variable that was not set
+        raise argparse.ArgumentTypeError("an empty string is not a path")
     return Path(text)
 
 
 class _Percent:
-    """A counter on stderr, on a terminal only."""
+    """A counter on stderr, shown only on a terminal."""
 
     def __init__(self, app: App, word: str) -> None:
         self._out = app.stderr if app.stderr.isatty() else None

@@ -1,4 +1,4 @@
-"""`imageflow layer …`: the frozen disks that builds start from, and removing those that nobody needs."""
+"""`imageflow layer …`: the frozen disks that builds start from, and removing unused ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.command import Lister
-from imageflow.cli.present import Age, Clipped, Digest, Lines, Size
+from imageflow.cli.present import Age, Clipped, Digest, LinesColumn, Size
 
 if TYPE_CHECKING:
     from imageflow.compute import Layer
@@ -16,7 +16,7 @@ _COLUMNS = ("layer", "title", "size", "parent", "used", "created", "build", "hel
 
 
 class List(Lister):
-    """List the layers: what is on them, how large they are, what they stand on, and who holds them"""
+    """List the layers: contents, size, parent layer, and the builds that hold them"""
 
     nothing = "no layers"
 
@@ -26,9 +26,9 @@ class List(Lister):
 
 
 class Collect(Lister):
-    """Remove layers that were not used for long, or that there is no room for, as 'serve' does by itself
+    """Remove layers that have been unused for long, or that there is no room for, as 'serve' does by itself
 
-    The limits are [layers] max_age and max_size. A layer that a build holds stays, with all that it stands on.
+    The limits are [layers] max_age and max_size. A layer that a build holds is kept, and so are the layers below it.
     """
 
     columns = _COLUMNS
@@ -54,5 +54,5 @@ def _row(layer: Layer) -> tuple[Any, ...]:
         Age(layer.used),
         Age(layer.created),
         layer.build_id,
-        Lines(list(layer.holders), [" ".join(layer.holders)]),
+        LinesColumn(list(layer.holders), [" ".join(layer.holders)]),
     )

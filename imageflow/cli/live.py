@@ -1,4 +1,4 @@
-"""The view of --wait on a terminal: the steps, the running one's progress and ETA, the last log lines."""
+"""The view of --wait on a terminal: the steps, progress and ETA of the running one, the last log lines."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from imageflow.cli.present import clip, duration, mark
+from imageflow.cli.present import clip, duration, mark, waits_line
+from imageflow.host.visible import visible
 from imageflow.model import BuildState, StepState
 
 if TYPE_CHECKING:
-    from imageflow.cli.view import Picture
+    from imageflow.cli.view import BuildView
     from imageflow.model import Step
 
 LOG_LINES = 6
@@ -33,13 +34,13 @@ STYLES = {
 
 
 class LiveView:
-    """Draws the same few lines again and again, and leaves the last picture when it is closed."""
+    """Redraws the same few lines, and leaves the last state when it is closed."""
 
     def __init__(self, out: TextIO, console: Console | None = None) -> None:
         self._console = console or Console(file=out)
         self._live: Live | None = None
 
-    def show(self, pictures: Sequence[Picture]) -> None:
+    def show(self, pictures: Sequence[BuildView]) -> None:
         """Draw."""
         if self._live is None:
             self._live = Live(
@@ -52,7 +53,7 @@ class LiveView:
             self._live.start()
         self._live.update(Group(*self._draw(pictures)), refresh=True)
 
-    def _draw(self, pictures: Sequence[Picture]) -> Iterator[RenderableType]:
+    def _draw(self, pictures: Sequence[BuildView]) -> Iterator[RenderableType]:
         whole = len(pictures) == 1
         for picture in pictures:
             yield _headline(picture)
@@ -61,30 +62,32 @@ class LiveView:
                 if not picture.build.state.ended:
                     width = max(20, self._console.width - 4)
                     for line in picture.log[-LOG_LINES:]:
-                        yield Text(f"  │ {clip(_without_stamp(line), width)}", style="dim", no_wrap=True)
+                        yield Text(f"  │ {clip(visible(_without_stamp(line)), width)}", style="dim", no_wrap=True)
 
     def say(self, text: str) -> None:
-        """A message that stays above the picture."""
-        self._console.print(f"imageflow: {text}", highlight=False, markup=False)
+        """Print a message that stays above the drawing."""
+        self._console.print(f"imageflow: {visible(text, lines=True)}", highlight=False, markup=False)
 
     def close(self) -> None:
-        """Stop drawing; what was drawn last stays."""
+        """Stop drawing; the last state stays."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
 
-def _headline(picture: Picture) -> Text:
+def _headline(picture: BuildView) -> Text:
     build = picture.build
-    line = Text.assemble((build.image, "bold"), f"  {build.id}  ", (str(build.state), _state_style(build.state)))
+    line = Text.assemble(
+        (visible(build.image), "bold"), f"  {build.id}  ", (str(build.state), _state_style(build.state))
+    )
     if build.started is not None:
         line.append(f"  {duration((build.ended or build.paused or time.time()) - build.started)}")
     if picture.estimate is not None and picture.estimate.remaining is not None:
         line.append(f"  about {duration(picture.estimate.remaining)} left", style="dim")
     if build.wish is not None and not build.state.ended:
         line.append(f"  (to {build.wish})", style="yellow")
-    if build.state is BuildState.QUEUED:
-        line.append("  waits for a conductor", style="dim")
+    if picture.waits is not None:
+        line.append(f"  {waits_line(build.state, picture.waits)}", style="dim")
     return line
 
 
@@ -96,7 +99,7 @@ def _state_style(state: BuildState) -> str:
     return "bold yellow" if state is BuildState.PAUSED else "cyan"
 
 
-def _steps(picture: Picture) -> Table:
+def _steps(picture: BuildView) -> Table:
     table = Table.grid(padding=(0, 1))
     for column in range(4):
         table.add_column(no_wrap=True, justify="right" if column == 2 else "left")
@@ -105,7 +108,7 @@ def _steps(picture: Picture) -> Table:
         again = f" (attempt {step.attempt})" if step is not None and step.attempt > 1 else ""
         table.add_row(
             Text(f"  {mark(state)}", style=STYLES[state]),
-            Text(f"{title or name}{again}", style="dim" if state is StepState.PENDING else ""),
+            Text(visible(f"{title or name}{again}"), style="dim" if state is StepState.PENDING else ""),
             Text(_took(step)),
             _doing(picture, step),
         )
@@ -118,15 +121,15 @@ def _took(step: Step | None) -> str:
     return duration((step.ended or time.time()) - step.started)
 
 
-def _doing(picture: Picture, step: Step | None) -> RenderableType:
+def _doing(picture: BuildView, step: Step | None) -> RenderableType:
     if step is None:
         return ""
     if step.error:
-        return Text(clip(step.error, 80), style="red")
+        return Text(visible(clip(step.error, 80)), style="red")
     if step.state is not StepState.RUNNING or picture.build.state is not BuildState.RUNNING:
-        return Text(step.message or "", style="dim") if step.state is StepState.RUNNING else ""
+        return Text(visible(step.message or ""), style="dim") if step.state is StepState.RUNNING else ""
     left = picture.estimate.step_remaining if picture.estimate is not None else None
-    words = f"{step.progress:4.0%}  {step.message or ''}"
+    words = f"{step.progress:4.0%}  {visible(step.message or '')}"
     if left is not None:
         words += f"  about {duration(left)} left"
     row = Table.grid(padding=(0, 1))

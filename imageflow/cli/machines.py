@@ -1,4 +1,4 @@
-"""`imageflow build ssh|console|screenshot`: the machine of a build, as if one stood before it."""
+"""`imageflow build ssh|console|screenshot`: access to the machine of a build, as if the user stood before it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from imageflow.cli.builds import add_build, count, named
 from imageflow.cli.command import Command
 from imageflow.cli.present import ago
 from imageflow.errors import BadInput, ImageflowError
+from imageflow.host.visible import visible
 
 if TYPE_CHECKING:
     from imageflow.guest import Access
@@ -42,7 +43,7 @@ class _OnMachine(Command):
 
     def role(self, parsed_args: argparse.Namespace) -> str:
         """Which machine of the build is meant."""
-        from imageflow.workspace import MAIN, THROW_AWAY
+        from imageflow.host.workspace import MAIN, THROW_AWAY
 
         return THROW_AWAY if parsed_args.verify else MAIN
 
@@ -50,8 +51,8 @@ class _OnMachine(Command):
 class Ssh(_OnMachine):
     """Log into the machine of a build, or run a command there: build ssh ID [-- COMMAND …]
 
-    The machine of a paused build is kept: look at it, mend it, then resume the build. Uses the build's
-    own key and its host key, nothing of your SSH configuration. The exit code is ssh's.
+    The machine of a paused build is kept: inspect it, fix it, then resume the build. Uses the build's
+    own key and its host key, and nothing from your SSH configuration. The exit code is ssh's.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -73,7 +74,7 @@ class Ssh(_OnMachine):
 
 
 def ssh_argv(access: Access, words: Sequence[str]) -> list[str]:
-    """OpenSSH's command line for this machine, and nothing else than it."""
+    """OpenSSH's command line for this machine, without any user configuration."""
     files = {"IdentityFile": access.key, "UserKnownHostsFile": access.known_hosts}
     options = _OPTIONS | {name: _literal(path) for name, path in files.items()}
     argv = ["ssh", "-F", "none", "-p", str(access.port), "-l", access.user]
@@ -83,21 +84,21 @@ def ssh_argv(access: Access, words: Sequence[str]) -> list[str]:
 
 
 def _literal(path: Path) -> str:
-    """A path as ssh's options take it: % stands for something else there, and a space ends it."""
+    """A path as ssh's options need it: % is an escape there, and a space ends the path."""
     return '"' + str(path).replace("%", "%%") + '"'
 
 
 class Console(_OnMachine):
-    """Print what the machine of a build wrote to its serial console; with --follow, as it comes
+    """Print the serial console of a build's machine; with --follow, as it grows
 
-    After the build has ended, what was recorded of it. On a terminal without control characters.
+    After the build has ended, prints the recording. Control characters are removed on a terminal.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("--follow", action="store_true", help="go on until the build ends")
         parser.add_argument("-n", "--lines", metavar="N", type=count, help="begin with the last N lines")
-        parser.add_argument("--raw", action="store_true", help="every byte as it came, on a terminal too")
+        parser.add_argument("--raw", action="store_true", help="every byte unchanged, also on a terminal")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
@@ -111,17 +112,17 @@ class Console(_OnMachine):
 
 
 class Screenshot(_OnMachine):
-    """Save what the screen of a build's machine shows, as PNG; the last one recorded, when it does not run"""
+    """Save the screen of a build's machine as PNG; the last recorded one when it is not running"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("file", metavar="FILE", nargs="?", help="default: ID.png here; '-': standard output")
-        parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+        parser.add_argument("--force", action="store_true", help="replace an existing file")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.file == "-" and self.app.stdout.isatty():
-            raise BadInput("a picture is nothing for a terminal", hint="name a file, or send it into another program")
+            raise BadInput("a picture can't be shown on a terminal", hint="name a file, or redirect the output")
         with self.app.service() as service:
             build = named(service, parsed_args.build)
             picture = service.machines.screenshot(build, self.role(parsed_args))
@@ -130,12 +131,12 @@ class Screenshot(_OnMachine):
             self.app.stdout.buffer.write(picture.png)
             self.app.stdout.buffer.flush()
             if picture.taken is not None:
-                self.app.note(f"({when}: the machine does not run)")
+                self.app.note(f"({when}: the machine is not running)")
             return
         to = Path(parsed_args.file or f"{build.id}{'-verify' if parsed_args.verify else ''}.png")
         try:
             with to.open("wb" if parsed_args.force else "xb") as file:
                 file.write(picture.png)
         except FileExistsError:
-            raise BadInput(f"{to} is there already", hint="name another file, or say --force") from None
-        self.app.stdout.write(f"{to} ({when})\n")
+            raise BadInput(f"{to} exists already", hint="name another file, or use --force") from None
+        self.app.stdout.write(f"{visible(str(to))} ({when})\n")

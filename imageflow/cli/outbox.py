@@ -1,4 +1,4 @@
-"""`imageflow outbox …`: what others were told, and sending it again."""
+"""`imageflow outbox …`: announcements and their deliveries, and sending them again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from imageflow.errors import BadInput
 
 
 class List(Lister):
-    """List announcements and how far each of their targets is: waiting, sent, dead"""
+    """List announcements and the state of each delivery: waiting, sent, dead"""
 
-    nothing = "nothing to tell anybody: see [announce] targets"
+    nothing = "no announcements: see [announce] targets"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("--dead", action="store_true", help="only the dead letters: what was given up")
+        parser.add_argument("--dead", action="store_true", help="only dead letters: deliveries that were given up")
         parser.add_argument("--target", metavar="NAME", help="only those to notifications, http or amqp")
         parser.add_argument("--limit", metavar="N", type=count, default=50, help="at most N (default: 50)")
         return parser
@@ -49,7 +49,7 @@ class List(Lister):
 class Replay(ShowOne):
     """Send an announcement again, or all dead letters, with the same id as before
 
-    What a target has seen already it recognises by the id. Announcements that were sent since are not sent again, so
+    A target recognises by the id what it has already seen. Announcements sent since then are not sent again, so
     a replayed one comes after later ones of its build.
     """
 
@@ -57,7 +57,7 @@ class Replay(ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("id", nargs="?", metavar="ID", help="of an announcement, or the beginning of it")
+        parser.add_argument("id", nargs="?", metavar="ID", help="of an announcement, or its first digits")
         parser.add_argument("--dead", action="store_true", help="all dead letters")
         parser.add_argument("--target", metavar="NAME", help="only to notifications, http or amqp")
         return parser

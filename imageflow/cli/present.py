@@ -1,4 +1,4 @@
-"""How values look: short and relative for people, raw for scripts. Pure, and cheap to import.
+"""Formats values: short and relative for users, raw for scripts. Pure, and cheap to import.
 
 A `Column` subclass holds the raw value; cliff's table prints `human_readable`, json, yaml, csv and
 value print `machine_readable`.
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cliff.columns import FormattableColumn
+
+from imageflow.host.visible import visible
+from imageflow.model import BuildState, PublicationState
 
 MARKS = {
     "pending": "·",
@@ -76,12 +79,12 @@ def size(count: int | None) -> str:
 
 
 def iso(seconds: float | None) -> str | None:
-    """UTC, to the second, as scripts sort and parse it."""
+    """UTC, to the second: scripts can sort and parse it."""
     return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def short(digest: str | None) -> str:
-    """The beginning of a digest or key that is enough to name it."""
+    """A prefix of a digest or key, long enough to identify it."""
     return (digest or "")[:12]
 
 
@@ -91,13 +94,32 @@ def clip(text: str | None, length: int) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
+def seen(value: Any) -> Any:
+    """A cell of a table without anything that acts on a terminal."""
+    if isinstance(value, FormattableColumn):
+        return _Seen(value)
+    return visible(value) if isinstance(value, str) else value
+
+
+class _Seen(FormattableColumn[Any]):
+    """Another column, with text as `visible` shows it."""
+
+    def human_readable(self) -> str:
+        lines = isinstance(self._value, LinesColumn | Pairs)
+        return visible(self._value.human_readable(), lines=lines)
+
+    def machine_readable(self) -> Any:
+        value = self._value.machine_readable()
+        return visible(value) if isinstance(value, str) else value
+
+
 def mark(state: str) -> str:
     """One character for a state of a step or build."""
     return MARKS.get(state, "?")
 
 
 class Age(FormattableColumn[Any]):
-    """A time: how long ago; ISO 8601 in UTC for scripts."""
+    """A time: its age; ISO 8601 in UTC for scripts."""
 
     def human_readable(self) -> str:
         return ago(self._value)
@@ -131,35 +153,51 @@ class Digest(FormattableColumn[Any]):
 
 
 class Optional(FormattableColumn[Any]):
-    """Anything that may be missing: an empty field for people."""
+    """A value that may be missing: an empty field for users."""
 
     def human_readable(self) -> str:
         return "" if self._value is None else str(self._value)
 
 
+def waits_line(state: BuildState, waits: str) -> str:
+    """What a build waits for, or who is silent about it, in one line."""
+    return f"waits for {waits}" if state is BuildState.QUEUED else waits
+
+
+class Silent(FormattableColumn[Any]):
+    """A build's state; users see that its conductor gives no sign of life."""
+
+    def __init__(self, value: Any, silent: str | None) -> None:
+        super().__init__(value)
+        self._silent = silent
+
+    def human_readable(self) -> str:
+        return self._value if self._silent is None else f"{self._value} ({self._silent})"
+
+
 class Clipped(FormattableColumn[Any]):
-    """A sentence, cut where a list would get unreadable."""
+    """A sentence, clipped to keep a list readable."""
 
     def human_readable(self) -> str:
         return clip(self._value, 60)
 
 
-class Lines(FormattableColumn[Any]):
-    """A structure for scripts that people read as lines of text."""
+class LinesColumn(FormattableColumn[Any]):
+    """A structure for scripts that users read as lines of text."""
 
     def __init__(self, value: Any, lines: Sequence[str]) -> None:
         super().__init__(value)
         self._lines = lines
 
     def human_readable(self) -> str:
-        return "\n".join(self._lines)
+        return "\n".join(map(visible, self._lines))
 
 
 class Published(FormattableColumn[Any]):
-    """The state of a version in each target, by the targets' names: how many have it, and what the others are at."""
+    """The state of a version in each target, by target name: how many have it, and the states of the others."""
 
     def human_readable(self) -> str:
-        others = [f"{target}: {state}" for target, state in self._value.items() if state != "stored"]
+        others = [f"{target}: {state}" for target, state in self._value.items() if state is not PublicationState.STORED]
         if not self._value:
             return ""
         stored = f"{len(self._value) - len(others)}/{len(self._value)}"
@@ -170,4 +208,4 @@ class Pairs(FormattableColumn[Any]):
     """A mapping: one 'name: value' a line."""
 
     def human_readable(self) -> str:
-        return "\n".join(f"{name}: {value}" for name, value in (self._value or {}).items())
+        return "\n".join(visible(f"{name}: {value}") for name, value in (self._value or {}).items())

@@ -10,11 +10,12 @@ from imageflow.cli.builds import count
 from imageflow.cli.command import Lister, ShowOne
 from imageflow.cli.images import REF
 from imageflow.cli.present import Age, Digest, Optional
+from imageflow.model import PublicationState
 
 if TYPE_CHECKING:
     from imageflow.model import Publication
 
-_STATES = ("waiting", "stored", "failed", "missing")
+_STATES = [state.value for state in PublicationState]
 _COLUMNS = ("image", "digest", "target", "wish", "state", "since", "attempts", "path", "error")
 
 
@@ -26,7 +27,7 @@ def _rows(found: Iterable[Publication]) -> list[tuple[Any, ...]]:
             one.target,
             one.wish,
             one.state,
-            Age(one.done if one.done is not None and one.state == "stored" else one.since),
+            Age(one.done if one.done is not None and one.state is PublicationState.STORED else one.since),
             one.attempts,
             Optional(one.path),
             Optional(one.error),
@@ -36,12 +37,12 @@ def _rows(found: Iterable[Publication]) -> list[tuple[Any, ...]]:
 
 
 class List(Lister):
-    """List which image version is in which publication target, or on its way into it or out of it
+    """List which image versions are in, or on their way to or from, which publication targets
 
-    Targets that are not configured any more are shown too; nobody works on them.
+    Targets that are no longer configured are shown too; nothing is published to them.
     """
 
-    nothing = "nothing is published anywhere but in the store: see [publish] targets"
+    nothing = "nothing is published outside the store: see [publish] targets"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -54,7 +55,7 @@ class List(Lister):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         if parsed_args.image or parsed_args.target or parsed_args.state:
             self.nothing = "no such publications"
-        states = [parsed_args.state] if parsed_args.state else ()
+        states = [PublicationState(parsed_args.state)] if parsed_args.state else ()
         with self.app.service() as service:
             found = service.publications.select(
                 image=parsed_args.image, target=parsed_args.target, states=states, limit=parsed_args.limit
@@ -63,9 +64,9 @@ class List(Lister):
 
 
 class Retry(Lister):
-    """Publish again what failed, is missing or waits; a version that is in its target already is found there
+    """Publish again what failed, is missing or waits; a version already in its target is not uploaded twice
 
-    With IMAGE that version goes to every target, also to one that was configured after it was built. With --target only,
+    With IMAGE, that version goes to every target, also to one configured after it was built. With only --target,
     the newest version of each image that was never published there goes there, too.
     """
 
@@ -88,7 +89,7 @@ class Retry(Lister):
 
 
 class Forget(ShowOne):
-    """Forget what was published to a target that is not configured any more; what is in it stays there"""
+    """Forget what was published to a target that is no longer configured; its contents stay"""
 
     columns = ("target", "forgotten")
 

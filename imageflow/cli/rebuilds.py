@@ -1,4 +1,4 @@
-"""`imageflow rebuild …`: the images that events asked to be built again and that wait for their turn."""
+"""`imageflow rebuild …`: the images that events want rebuilt and that wait for their turn."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _COLUMNS = ("image", "asked", "events", "why it waits")
 
 
 class List(Lister):
-    """List the images that wait to be built again, and why each waits"""
+    """List the images that wait to be rebuilt, and why"""
 
-    nothing = "nothing waits to be built again"
+    nothing = "nothing waits to be rebuilt"
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
@@ -38,7 +38,7 @@ class _One(ShowOne):
 
 
 class Release(_One):
-    """Let an image be built again at once, whatever it waits for"""
+    """Rebuild an image at once, whatever it waits for"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
@@ -46,7 +46,7 @@ class Release(_One):
 
 
 class Drop(_One):
-    """Forget what events asked of an image: it is not built again for them"""
+    """Drop the rebuild that events requested for an image"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:

@@ -1,4 +1,4 @@
-"""`imageflow recipe …`: is a recipe right, what does it mean, what would building it do."""
+"""`imageflow recipe …`: whether a recipe is valid, what it means, what building it would do."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.command import Command, TextLister
-from imageflow.cli.present import Lines, Optional, Took, duration, short
+from imageflow.cli.present import LinesColumn, Optional, Took, duration, short
 
 if TYPE_CHECKING:
-    from imageflow.intake import Plan
+    from imageflow.builds.wanted import Plan
     from imageflow.recipe import ImageRecipe
 
 _VERDICTS = {"run": "will run"}
@@ -23,7 +23,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE [IMAGE…] and --set, as every command that reads a recipe takes them."""
+    """FILE [IMAGE…] and --set, for every command that reads a recipe."""
     parser.add_argument("file", metavar="FILE", type=Path, help="the recipe")
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="images of the recipe (default: all)")
     add_settings(parser)
@@ -43,7 +43,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def setting(text: str) -> tuple[str, str]:
-    """KEY=VALUE, as --set takes it."""
+    """Argument type KEY=VALUE of --set."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
@@ -51,15 +51,16 @@ def setting(text: str) -> tuple[str, str]:
 
 
 def pinned_lines(pins: Mapping[str, str]) -> Iterator[str]:
-    """The inputs by kind, long values shortened: kind, name, value."""
-    names = [name.partition(":") for name in sorted(pins)]
-    kinds = max((len(kind) for kind, _, _ in names), default=0)
-    width = max((len(rest) for _, _, rest in names), default=0)
-    for kind, group in groupby(names, key=lambda parts: parts[0]):
-        for number, parts in enumerate(group):
-            value = str(pins["".join(parts)])
-            value = short(value) if DIGEST.fullmatch(value) else value
-            yield f"{kind if number == 0 else '':<{kinds}}  {parts[2]:<{width}}  {value}".rstrip()
+    """The inputs by kind, with long values shortened: kind, name, value."""
+    from imageflow.inputs.pins import Pins
+
+    named = list(Pins(dict(sorted(pins.items()))))
+    kinds = max((len(name.kind) for name, _value in named), default=0)
+    width = max((len(name.rest) for name, _value in named), default=0)
+    for kind, group in groupby(named, key=lambda pin: pin[0].kind):
+        for number, (name, pinned) in enumerate(group):
+            value = short(pinned) if DIGEST.fullmatch(str(pinned)) else str(pinned)
+            yield f"{kind if number == 0 else '':<{kinds}}  {name.rest:<{width}}  {value}".rstrip()
 
 
 class _RecipeCommand(TextLister):
@@ -68,35 +69,42 @@ class _RecipeCommand(TextLister):
         add_recipe_arguments(parser)
         return parser
 
-    def images(self, parsed_args: argparse.Namespace) -> tuple[ImageRecipe, ...]:
-        """The images of the recipe that are asked for."""
-        from imageflow import intake
+    def checked(self, parsed_args: argparse.Namespace) -> list[tuple[ImageRecipe, tuple[str, ...]]]:
+        """The requested images of the recipe, each with the remarks on it."""
+        from imageflow.builds import wanted
 
-        return intake.validate(self.app.config(), parsed_args.file, parsed_args.images, dict(parsed_args.settings))
+        return wanted.checked(self.app.config(), parsed_args.file, parsed_args.images, dict(parsed_args.settings))
 
 
 class Validate(_RecipeCommand):
     """Check a recipe: nothing is built, nothing is changed
 
-    Everything is checked that can be checked without running anything: YAML, keys and types, names of
-    elements, local files, diskimage-builder's own definition. Exit code 2 when the recipe is not right.
+    Checks everything that needs no program to run: YAML, keys and types, names of
+    elements, local files, diskimage-builder's own definition, answer files as their installers read them.
+    Exit code 2 when the recipe is not valid. A remark says what is odd, such as a password in plain text,
+    and stops no build.
     """
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         self._file = parsed_args.file
-        self._rows = [(image.name, image.method) for image in self.images(parsed_args)]
-        return ("image", "method"), self._rows
+        self._checked = self.checked(parsed_args)
+        rows = [(image.name, image.method, LinesColumn(list(remarks), remarks)) for image, remarks in self._checked]
+        return ("image", "method", "remarks"), rows
 
     def text(self) -> Iterable[str]:
-        names = ", ".join(name for name, _ in self._rows)
-        return [f"{self._file}: right ({len(self._rows)} image{'s' if len(self._rows) != 1 else ''}: {names})"]
+        count, names = len(self._checked), ", ".join(image.name for image, _remarks in self._checked)
+        yield f"{self._file}: right ({count} image{'s' if count != 1 else ''}: {names})"
+        told = dict.fromkeys(remark for _image, remarks in self._checked for remark in remarks)
+        yield from (f"remark: {remark}" for remark in told)
 
 
 class Show(_RecipeCommand):
-    """Show what a recipe means: every default filled in, secrets as references"""
+    """Show what a recipe means: every default filled in, secrets as references or masked"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        self._images = [dict(image.canonical()) for image in self.images(parsed_args)]
+        from imageflow.recipe import plain_secrets
+
+        self._images = [plain_secrets.public(image.canonical()) for image, _remarks in self.checked(parsed_args)]
         columns = list(dict.fromkeys(key for image in self._images for key in image))
         return columns, [[image.get(key) for key in columns] for image in self._images]
 
@@ -112,7 +120,28 @@ class PlanBuilds(_RecipeCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
             self._plans = service.plan(parsed_args.file, parsed_args.images, dict(parsed_args.settings))
-        columns = ("image", "method", "verdict", "reason", "build", "key", "seconds", "steps", "stages", "pins")
+            from imageflow.builds.wanted import PlanVerdict
+
+            by_dib = any(plan.method == "dib" and plan.verdict is PlanVerdict.BUILD for plan in self._plans)
+            if by_dib and (refused := service.dib_refused()):
+                self.app.note(f"images of the method dib: {refused}")
+            runs = any(plan.method != "dib" and plan.verdict is PlanVerdict.BUILD for plan in self._plans)
+            if runs and (notice := service.machine_notice()):
+                self.app.note(f"machines: {notice}")
+        columns = (
+            "image",
+            "method",
+            "verdict",
+            "reason",
+            "build",
+            "key",
+            "seconds",
+            "waits",
+            "steps",
+            "stages",
+            "pins",
+            "remarks",
+        )
         return columns, [_row(plan) for plan in self._plans]
 
     def text(self) -> Iterable[str]:
@@ -131,31 +160,38 @@ def _row(plan: Plan) -> tuple[Any, ...]:
         Optional(plan.build.id if plan.build else None),
         plan.key,
         Took(plan.seconds),
-        Lines([name for name, _ in plan.steps], [name for name, _ in plan.steps]),
-        Lines([dataclasses.asdict(stage) for stage in plan.stages], list(stage_lines(plan))),
-        Lines(dict(plan.pins), list(pinned_lines(plan.pins))),
+        Optional(plan.waits),
+        LinesColumn([name for name, _ in plan.steps], [name for name, _ in plan.steps]),
+        LinesColumn([dataclasses.asdict(stage) for stage in plan.stages], list(stage_lines(plan))),
+        LinesColumn(dict(plan.pins), list(pinned_lines(plan.pins))),
+        LinesColumn(list(plan.remarks), plan.remarks),
     )
 
 
 def _describe(plan: Plan) -> Iterator[str]:
+    from imageflow.builds.wanted import PlanVerdict, StageVerdict
+
     yield f"{plan.image} ({plan.method}): {plan.verdict}"
     yield f"  why     {plan.reason}"
     if plan.build is not None:
         yield f"  build   {plan.build.id} ({plan.build.state})"
+    if plan.waits is not None:
+        yield f"  waits   for {plan.waits}"
     yield f"  key     {plan.key}"
-    if plan.verdict == "build":
+    if plan.verdict is PlanVerdict.BUILD:
         yield f"  takes   {'about ' + duration(plan.seconds) if plan.seconds is not None else 'not known yet: no earlier build'}"
     yield f"  steps   {', '.join(title or name for name, title in plan.steps)}"
     if plan.stages:
-        kept = sum(stage.verdict == "reused" for stage in plan.stages)
+        kept = sum(stage.verdict is StageVerdict.REUSED for stage in plan.stages)
         yield f"  stages  {kept} of {len(plan.stages)} reused"
         yield from (f"    {line}" for line in stage_lines(plan))
     yield f"  inputs  {len(plan.pins)} pinned"
     yield from (f"    {line}" for line in pinned_lines(plan.pins))
+    yield from (f"  remark  {remark}" for remark in plan.remarks)
 
 
 def stage_lines(plan: Plan) -> Iterator[str]:
-    """What of a machine's disk is there already, and why the rest is made: verdict, stage, reason."""
+    """Which stages of a machine's disk exist, and why the rest is made: verdict, stage, reason."""
     width = max((len(stage.title) for stage in plan.stages), default=0)
     for stage in plan.stages:
         yield f"{_VERDICTS.get(stage.verdict, stage.verdict):<8}  {stage.title:<{width}}  {stage.why}".rstrip()

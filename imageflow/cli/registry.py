@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imageflow.cli.command import Command, Lister, TextLister, TextShowOne
-from imageflow.cli.present import Age, Digest, Lines, Optional
+from imageflow.cli.present import Age, Digest, LinesColumn, Optional
 from imageflow.cli.recipes import add_settings
 from imageflow.errors import BadInput
+from imageflow.host.visible import visible
 
 if TYPE_CHECKING:
     from imageflow.model import Registered
-    from imageflow.registry import Registration
+    from imageflow.registry.recipes import Registration
 
 
 class Add(TextShowOne):
     """Register a recipe, or its next version: from now on, events can build its images
 
-    What is registered is what the file says now; files beside it are read when a build is asked for. Nothing is built.
+    The file is registered as it is now; files beside it are read when a build is requested. Nothing is built.
 
-    With --repository, FILE is in a git repository, or a folder there: each *.yaml in it is a recipe then. It is followed:
+    With --repository, FILE is a file or folder in a git repository; in a folder, each *.yaml is a recipe. It is followed:
     'imageflow serve' registers new commits, and rebuilds the images that they change.
     """
 
@@ -44,13 +45,15 @@ class Add(TextShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         url, settings = parsed_args.repository, dict(parsed_args.settings)
         if url and settings:
-            raise BadInput("--set can't be used with --repository", hint="write it in the recipe, where it is followed")
+            raise BadInput(
+                "--set can't be used with --repository", hint="write the value in the recipe that is followed"
+            )
         if parsed_args.ref and not url:
-            raise BadInput("--ref says nothing without --repository", hint="--repository URL")
+            raise BadInput("--ref has no effect without --repository", hint="--repository URL")
         with self.app.service() as service:
             if url:
                 ref = parsed_args.ref or "main"
-                self._done = service.hosted.add(parsed_args.file, url, ref, parsed_args.name)
+                self._done = service.git_recipes.add(parsed_args.file, url, ref, parsed_args.name)
             else:
                 self._done = [service.recipes.add(Path(parsed_args.file), parsed_args.name, settings)]
         one = self._done[0] if len(self._done) == 1 else None
@@ -69,16 +72,18 @@ class Add(TextShowOne):
 
     @staticmethod
     def _told(done: Registration) -> Iterable[str]:
+        from imageflow.recipe import ImageRecipe
+
         yield f"{done.recipe.name}: {done.verdict}, version {done.recipe.version} ({', '.join(done.images)})"
         for stranger in done.strangers:
-            yield f"  no registered recipe has {stranger}: it is not rebuilt by events, and nobody waits for it"
-        quiet = [image["name"] for image in done.recipe.images if not image.get("on")]
+            yield f"  no registered recipe has {stranger}: events do not rebuild it, and nothing waits for it"
+        quiet = [image.name for image in map(ImageRecipe.from_json, done.recipe.images) if not image.on]
         if quiet:
             yield f"  no event asks for {', '.join(quiet)}: without 'on:'"
 
 
 class Remove(TextLister):
-    """Let events no longer build a recipe's images, or those of a followed folder; what is built, or being built, stays"""
+    """Stop events from building a recipe's images, or those of a followed folder; existing versions and builds stay"""
 
     columns = ("image",)
 
@@ -94,36 +99,39 @@ class Remove(TextLister):
         return self.columns, [(image,) for image in self._images]
 
     def text(self) -> Iterable[str]:
-        return [f"{self._name}: removed; no event builds {', '.join(self._images) or 'anything of it'} any more"]
+        return [f"{self._name}: removed; events no longer build {', '.join(self._images) or 'anything of it'}"]
 
 
 class List(Lister):
-    """List the registered recipes; with --all, every version there was"""
+    """List the registered recipes; with --all, every version"""
 
     nothing = "no recipes are registered: imageflow recipe add FILE"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("recipe", metavar="NAME", nargs="?", help="only this recipe")
-        parser.add_argument("--all", action="store_true", help="every version there was")
+        parser.add_argument("--all", action="store_true", help="every version")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
             found = service.recipes.registered(parsed_args.recipe, everything=parsed_args.all)
-            problems = service.hosted.problems()
+            problems = service.git_recipes.problems()
         columns = ("recipe", "version", "images", "triggers", "registered", "digest", "from", "current", "problem")
         return columns, [_row(recipe, problems) for recipe in found]
 
 
 def _row(recipe: Registered, problems: Mapping[str, str]) -> tuple[Any, ...]:
-    names = [str(image["name"]) for image in recipe.images]
-    triggers = {str(image["name"]): image.get("on") or [] for image in recipe.images}
+    from imageflow.recipe import ImageRecipe
+
+    images = [ImageRecipe.from_json(image) for image in recipe.images]
+    names = [image.name for image in images]
+    triggers = {image.name: list(image.on) for image in images}
     return (
         recipe.name,
         recipe.version,
-        Lines(names, [", ".join(names)]),
-        Lines(triggers, [str(sum(map(len, triggers.values())))]),
+        LinesColumn(names, [", ".join(names)]),
+        LinesColumn(triggers, [str(sum(map(len, triggers.values())))]),
         Age(recipe.created),
         Digest(recipe.digest),
         Optional(_origin(recipe)),
@@ -133,21 +141,21 @@ def _row(recipe: Registered, problems: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 def _problem(recipe: Registered, problems: Mapping[str, str]) -> str | None:
-    """Why the newest commit of a recipe that is followed is not what is registered."""
+    """Why the newest commit of a followed recipe is not registered."""
     if not recipe.current or recipe.repository is None:
         return None
     return problems.get(recipe.name) or problems.get(recipe.name.rpartition("/")[0])
 
 
 def _origin(recipe: Registered) -> str:
-    """Where its file is."""
+    """The location of a recipe's file."""
     if recipe.repository is None:
         return recipe.path
     return "{url} {ref} {path} @ {commit:.12}".format(**recipe.repository)
 
 
 class Graph(Command):
-    """Show which registered images stand on which: a new version of one rebuilds those below it"""
+    """Show the bases of registered images: a new version of an image rebuilds those below it"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -159,7 +167,7 @@ class Graph(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         import json
 
-        from imageflow import lineage
+        from imageflow.registry import lineage
 
         with self.app.service() as service:
             graph = service.recipes.graph()
@@ -172,4 +180,4 @@ class Graph(Command):
             self.app.note("(no recipes are registered: imageflow recipe add FILE)")
         else:
             drawn = lineage.dot(graph) if parsed_args.format == "dot" else lineage.tree(graph, waiting)
-            self.app.stdout.write(drawn.rstrip("\n") + "\n")
+            self.app.stdout.write(visible(drawn.rstrip("\n"), lines=True) + "\n")

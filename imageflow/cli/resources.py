@@ -1,4 +1,4 @@
-"""`imageflow resource …`: what builds made outside the store, and removing what dead ones left."""
+"""`imageflow resource …`: what builds made outside the store, and removing what ended builds left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class List(Lister):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("--all", action="store_true", help="also what is gone")
+        parser.add_argument("--all", action="store_true", help="also what is already removed")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:

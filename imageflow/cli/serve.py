@@ -1,4 +1,4 @@
-"""`imageflow serve`: the service in the foreground, as a service manager wants it."""
+"""`imageflow serve`: the service in the foreground, as service managers want it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import time
 from types import FrameType
 
 from imageflow.cli.command import Command
+from imageflow.host.visible import VisibleFormatter
 
 LOG = logging.getLogger(__name__)
-_CHATTY = (  # libraries whose own words help nobody who operates a service
+_CHATTY = (  # libraries whose own messages do not help an operator
     "taskflow",
     "alembic",
     "stevedore",
@@ -32,10 +33,10 @@ _CHATTY = (  # libraries whose own words help nobody who operates a service
 class Serve(Command):
     """Serve until SIGTERM: listen for events, rebuild what they ask for, run queued builds, announce
 
-    What is listened to, [listeners] enabled says; over HTTP it is POST /v1/events and POST /v1/webhooks/FORGE.
+    [listeners] enabled names the listeners; HTTP has POST /v1/events and POST /v1/webhooks/FORGE.
 
-    SIGTERM, SIGINT and, where it is not ignored, SIGHUP drain: nothing new is begun, running steps may end within [conductor]
-    drain_timeout, then their builds are handed back, and go on where they were. A second one stops at once.
+    SIGTERM, SIGINT and, unless ignored, SIGHUP drain: nothing new is started, running steps may end within [conductor]
+    drain_timeout, then their builds are handed back, to continue where they were. A second signal stops at once.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -43,9 +44,9 @@ class Serve(Command):
         parser.add_argument(
             "--listen",
             metavar="HOST:PORT",
-            help="where the HTTP listener is (default: [api] listen, 127.0.0.1:8780; port 0: any free one); none: nowhere",
+            help="address of the HTTP listener (default: [api] listen, 127.0.0.1:8780; port 0: any free one); none: no HTTP",
         )
-        parser.add_argument("--log-json", action="store_true", help="log one JSON object a line")
+        parser.add_argument("--log-json", action="store_true", help="log one JSON object per line")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
@@ -82,7 +83,7 @@ class Serve(Command):
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, as sd_notify(3) does; without one, nothing."""
+    """Notify the service manager, as sd_notify(3) does; without one, do nothing."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -96,7 +97,7 @@ def notify(state: str) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; what was given as `extra` is in it."""
+    """One JSON object per line, with the values of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -115,12 +116,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _configure_logging(as_json: bool, verbosity: int) -> None:
-    """What the service does is worth reading without -v; TaskFlow's own words are not."""
+    """The service's own messages are shown without -v; TaskFlow's are not."""
     root = logging.getLogger()
     for handler in root.handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setFormatter(
-                JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+                JsonFormatter() if as_json else VisibleFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
             )
             if handler.level > logging.INFO and verbosity > 0:
                 handler.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""What a person is told when a build comes to rest: the image and how to boot it, or what to do next."""
+"""The summary of a settled build: the image and how to boot it, or what to do next."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imageflow.cli.present import duration, mark, size
-from imageflow.model import BuildState
+from imageflow.model import BuildState, SubmissionVerdict
 
 if TYPE_CHECKING:
     from imageflow.model import Build, Version
+    from imageflow.recipe import ImageRecipe
 
 BOOT_MEMORY = 1024  # MiB
 FIRMWARE = ("/usr/share/ovmf/OVMF.fd", "/usr/share/edk2/ovmf/OVMF.fd", "/usr/share/qemu/OVMF.fd")  # code and variables
@@ -34,7 +35,8 @@ def version_lines(version: Version) -> Iterator[str]:
 
 
 def boot_command(build: Build, version: Version) -> str | None:
-    """A command that boots the image without changing it; None when there is no way that we know."""
+    """A command that boots the image without changing it; None when we know no way."""
+    from imageflow.recipe import ImageRecipe
     from imageflow.recipe.definition import has_boot_loader
 
     folder = Path(version.path).parent
@@ -42,16 +44,18 @@ def boot_command(build: Build, version: Version) -> str | None:
     disk = next((artifact for artifact in version.artifacts if artifact.format in DISKS), None)
     if disk is None:
         return None
-    alone = has_boot_loader(build.recipe)
+    image = ImageRecipe.from_json(build.recipe)
+    alone = has_boot_loader(image)
     if not alone and not {"kernel", "initrd"} <= formats.keys():
         return None
     if version.store == "glance":
         named = f"openstack server create --flavor FLAVOR --network NETWORK --image {version.path} NAME"
         return named if disk is version.artifacts[0] else None
     drive = folder / disk.name if disk is not version.artifacts[0] else Path(version.path)
-    machine = build.recipe.get("machine") or {}
-    command = [_emulator(build), "-m", str(machine.get("memory") or BOOT_MEMORY), "-nographic", "-snapshot"]
-    if machine.get("firmware") == "uefi":
+    machine = image.machine if image.on_machine else None
+    memory = BOOT_MEMORY if machine is None else machine.memory
+    command = [_emulator(image), "-m", str(memory), "-nographic", "-snapshot"]
+    if machine is not None and machine.firmware == "uefi":
         command += ["-bios", next((path for path in FIRMWARE if os.path.exists(path)), FIRMWARE[0])]
     if _hardware_virtualization():
         command[1:1] = ["-enable-kvm"]
@@ -62,13 +66,13 @@ def boot_command(build: Build, version: Version) -> str | None:
     return shlex.join(command)
 
 
-def _emulator(build: Build) -> str:
-    arch = str((build.recipe.get("dib") or {}).get("arch") or "")
+def _emulator(image: ImageRecipe) -> str:
+    arch = str(image.dib.get("arch") or "")
     return "qemu-system-aarch64" if arch in ("arm64", "aarch64") else "qemu-system-x86_64"
 
 
 def _hardware_virtualization() -> bool:
-    """/dev/kvm alone proves nothing: it may open on machines where guests crawl."""
+    """/dev/kvm alone proves nothing: it may open on machines where guests are very slow."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -77,16 +81,16 @@ def _hardware_virtualization() -> bool:
 
 
 def outcome_lines(
-    build: Build, version: Version | None, verdict: str, reason: str, logins: Sequence[str] = ()
+    build: Build, version: Version | None, verdict: SubmissionVerdict | None, reason: str, logins: Sequence[str] = ()
 ) -> Iterator[str]:
-    """How a build stands, for a person, in a few lines; `logins` are commands that lead into its machines."""
-    if verdict == "reused":
+    """The state of a build in a few lines for a user; `logins` are commands that log into its machines."""
+    if verdict is SubmissionVerdict.REUSED:
         yield f"{mark('succeeded')} {build.image}: reused, build {build.id}"
         yield f"  why       {reason}"
     elif build.state is BuildState.SUCCEEDED and build.started and build.ended:
         yield f"{mark(build.state)} {build.image}: built in {duration(build.ended - build.started)}, build {build.id}"
     else:
-        yield f"{mark(build.state)} {build.image}: {build.state}, build {build.id}{' (joined)' if verdict == 'joined' else ''}"
+        yield f"{mark(build.state)} {build.image}: {build.state}, build {build.id}{' (joined)' if verdict is SubmissionVerdict.JOINED else ''}"
         if not build.state.ended and build.state is not BuildState.PAUSED:
             yield f"  why       {reason}"
     if version is not None:

@@ -1,4 +1,4 @@
-"""Seeing builds through for --wait: show how they go, run them when nothing serves, mind Ctrl-C."""
+"""Follows builds for --wait: shows progress, runs them when nothing serves, handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from imageflow.background.flag import Flag
 from imageflow.cli.follow import Tail
-from imageflow.cli.view import Picture, View
+from imageflow.cli.view import BuildView, View
 from imageflow.errors import Unavailable
+from imageflow.host.visible import visible
 from imageflow.model import Build, BuildState
-from imageflow.signals import Flag
 
 if TYPE_CHECKING:
+    from imageflow.builds.conductor import Conductor
     from imageflow.cli.app import App
-    from imageflow.conductor import Conductor
     from imageflow.service import Service
 
 LOOK = 0.3  # seconds between two looks at the database
 LOOK_FOR_CONDUCTORS = 5.0
-PATIENCE = 300.0  # seconds that a database may be away before we give up watching
+PATIENCE = 300.0  # seconds that a database may be down before we stop watching
 TAIL = 15  # log lines that are kept for the view
 INTERRUPTED = 130
 
 
 def exit_code(builds: Sequence[Build], done: BuildState = BuildState.SUCCEEDED) -> int:
-    """0 all done, 1 one failed, 3 one is paused, 130 we left before the end."""
+    """0 all done, 1 one failed, 3 one is paused, 130 the user left before the end."""
     codes = [_code(build, done) for build in builds]
     return next((code for code in (1, 3, INTERRUPTED) if code in codes), 0)
 
@@ -44,21 +45,21 @@ def _code(build: Build, done: BuildState) -> int:
 
 
 def settled(build: Build) -> bool:
-    """Nothing will happen to this build by itself."""
+    """Whether nothing more will happen to this build by itself."""
     return build.state.ended or (build.state is BuildState.PAUSED and build.wish is None)
 
 
 def tell_if_nothing_serves(app: App, service: Service) -> None:
-    """A queued build needs a conductor: say so when there is none."""
+    """A queued build needs a conductor: tell the user when there is none."""
     if not service.conductors():
         app.note("imageflow: nothing is serving, so nothing happens yet\n(start 'imageflow serve', or use --wait)")
 
 
 def see_through(app: App, service: Service, builds: Sequence[Build]) -> list[Build]:
-    """Wait until every build has come to rest; -> how they are then, or when the user left."""
+    """Wait until every build has settled; -> their states then, or when the user left."""
     if all(map(settled, builds)):
         return list(builds)
-    watch = Watch(service, builds, _view(app))
+    watch = BuildFollower(service, builds, _view(app))
     with _interrupts() as interrupts:
         try:
             watch.run(interrupts)
@@ -69,7 +70,7 @@ def see_through(app: App, service: Service, builds: Sequence[Build]) -> list[Bui
 
 
 def _view(app: App) -> View:
-    capable = os.environ.get("TERM", "dumb") != "dumb"  # else nothing can be drawn again in its place
+    capable = os.environ.get("TERM", "dumb") != "dumb"  # otherwise nothing can be redrawn in place
     if capable and app.stderr.isatty() and sys.stdin.isatty():
         from imageflow.cli.live import LiveView
 
@@ -103,8 +104,8 @@ def _interrupts() -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-class Watch:
-    """Follows builds to their rest."""
+class BuildFollower:
+    """Follows builds until they settle."""
 
     def __init__(self, service: Service, builds: Sequence[Build], view: View) -> None:
         self._service = service
@@ -122,11 +123,11 @@ class Watch:
         return [self._latest[id] for id in self._order]
 
     def last_log(self, build_id: str) -> Sequence[str]:
-        """The last lines of a build's log, as they were shown last."""
+        """The last lines of a build's log, as shown last."""
         return self._log.get(build_id, ())
 
     def run(self, interrupts: Interrupts) -> None:
-        """Until all builds have settled or the user leaves."""
+        """Run until all builds have settled or the user leaves."""
         next_check = answered = time.monotonic()
         while True:
             try:
@@ -156,7 +157,7 @@ class Watch:
         elif not self._service.conductors():
             self._own = OwnConductor(self._service, self._order)
 
-    def _picture(self, build_id: str) -> Picture:
+    def _picture(self, build_id: str) -> BuildView:
         build = self._latest[build_id]
         if not settled(build) or build_id not in self._titles:
             build = self._latest[build_id] = self._service.build(build_id)
@@ -166,15 +167,17 @@ class Watch:
         steps = [(name, title or name, latest.get(name)) for name, title in self._titles[build_id]]
         estimate = self._service.estimate(build_id) if build.state is BuildState.RUNNING else None
         self._log[build_id] = self._tails[build_id].lines()
-        return Picture(build, steps, estimate, self._log[build_id])
+        waits = None if settled(build) else self._service.waits(build_id)
+        return BuildView(build, steps, estimate, self._log[build_id], waits)
 
     def _leave(self, interrupts: Interrupts) -> bool:
-        """Ctrl-C: ask, unless there is nobody to answer; -> whether to stop watching."""
+        """Ctrl-C: ask, unless there is no terminal; -> whether to stop watching."""
         if interrupts.terminated or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return True
         self._view.close()
         answer = ask(
-            "Detach and leave the builds as they are, cancel them, or go on? [d]etach, [c]ancel, [G]o on: ", interrupts
+            "Detach and leave the builds as they are, cancel them, or go on waiting? [d]etach, [c]ancel, [G]o on: ",
+            interrupts,
         )
         if answer.startswith("d"):
             return True
@@ -182,11 +185,11 @@ class Watch:
             for build in self.builds:
                 if not settled(build):
                     self._service.cancel(build.id)
-            self._view.say("cancelling; what was made is being removed")
+            self._view.say("cancelling; removing what was made")
         return False
 
     def close(self) -> None:
-        """Hand back what runs here; the view and the files are closed."""
+        """Hand back the builds that run here; close the view and the files."""
         self._view.close()
         try:
             if self._own is not None:
@@ -209,9 +212,9 @@ def ask(question: str, interrupts: Interrupts) -> str:
         answers.append(sys.stdin.readline())
         interrupts.seen.set()
 
-    sys.stderr.write(f"\n{question}")
+    sys.stderr.write(f"\n{visible(question)}")
     sys.stderr.flush()
-    threading.Thread(target=read, daemon=True).start()  # a read can't be interrupted by a handler that returns
+    threading.Thread(target=read, daemon=True).start()  # a handler that returns can't interrupt a read
     interrupts.seen.wait()
     interrupts.seen.clear()
     if not answers or not answers[0]:
@@ -221,10 +224,10 @@ def ask(question: str, interrupts: Interrupts) -> str:
 
 
 class OwnConductor:
-    """A conductor in a thread of this process, for our builds only."""
+    """A conductor in a thread of this process, only for our builds."""
 
     def __init__(self, service: Service, build_ids: Sequence[str]) -> None:
-        from imageflow.conductor import Conductor
+        from imageflow.builds.conductor import Conductor
 
         self._conductor: Conductor = Conductor(service, only=build_ids)
         self._drain = service.config.conductor.drain_timeout
@@ -239,17 +242,17 @@ class OwnConductor:
             self._error = error
 
     def check(self) -> None:
-        """Raise what ended the conductor, if anything did."""
+        """Raise the error that ended the conductor, if any."""
         if self._error is not None:
             raise self._error
 
     def hand_back(self, say: Callable[[str], None]) -> None:
-        """Stop; a running step may end within the drain timeout, after another Ctrl-C it is given up at once."""
+        """Stop; a running step may end within the drain timeout, or until another Ctrl-C."""
         self._conductor.stop()
         with _interrupts() as again:
             self._thread.join(0.5)
             if self._thread.is_alive():
-                say(f"handing over: the running step has up to {self._drain:.0f} s to end; Ctrl-C gives it up at once")
+                say(f"handing back: the running step has up to {self._drain:.0f} s to end; Ctrl-C stops it at once")
             while self._thread.is_alive():
                 if again.seen.wait(0.1):
                     again.seen.clear()
@@ -257,8 +260,8 @@ class OwnConductor:
         self.check()
 
 
-def _last_words(app: App, service: Service, watch: Watch) -> None:
-    """What is left to know: why a build paused, or how one that we left goes on."""
+def _last_words(app: App, service: Service, watch: BuildFollower) -> None:
+    """Report what is left to know: why a build paused, or how a detached one continues."""
     for build in watch.builds:
         if build.state is BuildState.PAUSED and (lines := watch.last_log(build.id)):
             app.note(f"the last lines of its log ({service.log_path(build.id)}):")
@@ -269,8 +272,8 @@ def _last_words(app: App, service: Service, watch: Watch) -> None:
         if service.conductors():
             app.note("imageflow: detached; the build goes on")
         else:
-            app.note("imageflow: detached; the build is queued and goes on where it was when something serves")
-            # the same command again would build a forced one once more
-            again = "" if all(build.forced for build in watch.builds) else ", or the same command again"
+            app.note("imageflow: detached; the build is queued and continues where it was when a service runs")
+            # repeating the command would build a forced one again
+            again = "" if all(build.forced for build in watch.builds) else ", or repeat the same command"
             app.note(f"('imageflow serve'{again})")
         app.note(f"(imageflow build show {unsettled[0]})")

@@ -1,11 +1,10 @@
-"""Where build machines run: the protocol that every compute driver fulfils (entry points `imageflow.compute`).
+"""Where build machines run: the protocol of compute drivers (entry points `imageflow.compute`).
 
-A machine survives the worker that started it: whoever goes on with the build calls `ensure` with the
+A machine survives the worker that started it: the worker that continues the build calls `ensure` with the
 same name and adopts it. The names of a build's machines begin with the build's id (`BUILD-main`).
 
-A machine's disk grows in layers: `checkpoint` freezes what is on it under a key, and another machine
-can start from there. Layers are a cache: any of them may be gone at any time, except those that a
-build holds.
+A machine's disk grows in layers: `checkpoint` saves its content under a key, and another machine can
+start from there. Layers are a cache: any of them may disappear at any time, except those held by a build.
 """
 
 from __future__ import annotations
@@ -16,46 +15,48 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from imageflow.control import Control
+from imageflow.background.flag import Flag
+from imageflow.host.control import Control
 from imageflow.model import Event
 
-FORMATS = ("qcow2", "raw")  # what a machine's disk can start as
+FORMATS = ("qcow2", "raw")  # formats that a machine's disk can start from
 
 
 class MachineState(StrEnum):
-    """How a machine is."""
+    """The state of a machine."""
 
     ABSENT = "absent"  # never made, or deleted
     RUNNING = "running"
-    STOPPED = "stopped"  # powered off in order, by its guest or by `stop`; its disk is there
-    # It broke: its process died, the guest panicked with nobody to notice, the host was rebooted, or a full
-    # disk holds it up (then `ensure` lets it go on when there is space again).
+    STOPPED = "stopped"  # shut down cleanly, by its guest or by `stop`; its disk exists
+    # It broke: its process died, the guest panicked unnoticed, the host was rebooted, or a full disk
+    # suspended it (then `ensure` resumes it once there is space).
     ERROR = "error"
+    PARKED = "parked"  # put away by `park`: it takes no memory and no processors, and `ensure` brings it back
 
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """What a machine is made of."""
+    """A machine's hardware."""
 
     vcpus: int = 1
     memory: int = 1024  # MiB
-    disk: int | None = None  # GiB; as large as what it starts from, if that is larger or this is None
+    disk: int | None = None  # GiB; the size of its source, if that is larger or this is None
     firmware: str = "bios"  # bios, uefi
     reboots: bool = True  # False: a reboot of the guest powers it off, as an installer's should
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a machine's disk starts as."""
+    """The initial content of a machine's disk."""
 
     path: str  # a file (qemu), the id of an image (nova)
     format: str = "qcow2"  # qcow2, raw
-    layer: str | None = None  # key of the layer that this is, None for a base
+    layer: str | None = None  # key of the layer; None for a base
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """What a machine is told at its first boot.
+    """The data for a machine's first boot.
 
     On qemu a NoCloud volume (label cidata) and, for guests without cloud-init, systemd's credentials
     in the SMBIOS; on nova a config drive. It may hold private keys: no driver logs it.
@@ -65,19 +66,17 @@ class Seed:
     instance_id: str
     hostname: str = "imageflow"
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)  # name -> value, as systemd.exec(5) says
-    public_key: str = ""  # whom it lets in, a line of authorized_keys; on nova the server's keypair
+    public_key: str = ""  # the accepted client key, a line of authorized_keys; on nova the server's keypair
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine as `ensure` left it."""
+    """A machine as returned by `ensure`."""
 
     name: str
     state: MachineState
-    process: (
-        str  # which run of it this is: 'PID:START' (qemu), the server's id (nova); another one after a reboot of ours
-    )
-    accelerator: str = ""  # kvm, tcg; '' where nobody can know
+    process: str  # identifies this run: 'PID:START' (qemu), the server's id (nova); changes after a reboot of this host
+    accelerator: str = ""  # kvm, tcg; '' if unknown
 
 
 class Address(NamedTuple):
@@ -89,79 +88,88 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a machine has done since it started; each only grows."""
+    """What a machine has done since it started; the counters only grow."""
 
     console: int  # bytes of serial output
-    written: int | None  # bytes written to its disk; None where the driver can't know
+    written: int | None  # bytes written to its disk; None if the driver can't know
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A frozen disk that machines can start from."""
+    """An immutable disk that machines can start from."""
 
-    key: str  # 64 hex digits: what is on it (fingerprint.stage_keys)
+    key: str  # 64 hex digits: identifies its content (fingerprint.stage_keys)
     source: Source
-    parent: str | None  # key of the layer it stands on; None: a base
-    build_id: str  # who made it
-    title: str  # what an operator reads: 'debian: packages nginx'
+    parent: str | None  # key of the layer below; None: a base
+    build_id: str  # the build that made it
+    title: str  # shown to operators: 'debian: packages nginx'
     created: float
     used: float  # last time a build started from it, or held it
-    size: int  # bytes of its own, without what it stands on
-    holders: tuple[str, ...] = ()  # the builds that hold it, or something that stands on it; `Layers.list` says it
+    size: int  # its own bytes, without the layers below
+    holders: tuple[str, ...] = ()  # the builds that hold it or a layer above it; set by `Layers.list`
 
 
 class Layers(Protocol):
     """The layers of a driver; safe for any number of processes at once."""
 
-    # Whether a layer after every step costs next to nothing; else they are made where the recipe says `checkpoint`.
+    # Whether a layer after every step is almost free; otherwise they are made where the recipe says `checkpoint`.
     cheap: bool
 
     def find(self, key: str) -> Layer | None:
-        """The newest layer with this key whose whole chain is there, or None."""
+        """The newest layer with this key whose whole chain exists, or None."""
 
     def hold(self, key: str, build_id: str) -> Layer | None:
-        """`find`, and neither it nor what it stands on is collected until `release`; again is fine."""
+        """`find`, and protect it and the layers below from `collect` until `release`; idempotent."""
 
     def release(self, build_id: str) -> None:
-        """The build needs its layers no more; again is fine."""
+        """Release all layers that the build holds; idempotent."""
 
     def add_base(self, key: str, file: Path, format: str, *, title: str, build_id: str, control: Control) -> Layer:
-        """Take a file in as the bottom of a chain, held by the build; it is linked where possible, else copied.
+        """Add a file as the bottom of a chain, held by the build; it is linked if possible, otherwise copied.
 
-        Again is fine, and finds the first one. Raises NoSpace, Refused (not a disk image).
+        Idempotent: a repeated call finds the first one. Raises NoSpace, Refused (not a disk image).
         """
 
     def adopt(self, key: str, image: str, *, title: str, build_id: str) -> Layer | None:
-        """Let an image of the cloud, by its id, be the bottom of a chain as it is, held by the build.
+        """Use an image of the cloud, by its id, as the bottom of a chain without a copy, held by the build.
 
-        None where machines can't start from it without a copy: then its file is taken in by `add_base`.
+        None when machines can't start from it without a copy: then its file is added by `add_base`.
         """
 
     def list(self) -> Sequence[Layer]:
         """All of them, newest first."""
 
     def collect(self, max_age: float, max_size: float, alive: Callable[[str], bool]) -> Sequence[Layer]:
-        """Remove those not used for `max_age` seconds, then the longest unused until all are within `max_size` bytes.
+        """Remove layers unused for `max_age` seconds, then the least recently used until all fit into `max_size` bytes.
 
-        Never one that a build holds which is `alive(build_id)`, or that a machine stands on; a parent only after its
-        children. Half-made ones of builds that are not alive go too. -> what was removed.
+        Never one that a build with `alive(build_id)` holds or a machine uses; a parent only after its children.
+        Half-made layers of builds that are not alive are removed, too. -> the removed layers.
         """
 
 
 class Compute(Protocol):
     """Where build machines run."""
 
-    name: str  # of the driver
+    name: str  # the driver's name
     layers: Layers
-    shared: bool  # whether others than this imageflow may have machines in the same place, see Store
-    # Seconds that a guest has to stay on after what it says last, for it to be seen: 0 where the console is kept.
+    shared: bool  # whether other imageflow installations may have machines in the same place, see Store
+    # Seconds that a guest must stay on after its last console output for that to be seen; 0 if the console is kept.
     console_delay: int
 
     def configured(self) -> None:
-        """Raise ConfigError when something is missing that it needs to reach its place; nothing is reached."""
+        """Raise ConfigError when required settings are missing; makes no connection."""
+
+    def notice(self) -> str:
+        """What an operator must know of machines here before they run: what is open, or what is missing; '' for nothing."""
+
+    def watch(self, stop: Flag) -> None:
+        """Keep up what keeps machines here apart, until `stop` is set; `serve` runs it in a thread."""
+
+    def renew(self) -> None:
+        """Set again what this host may have lost meanwhile; called now and then while machines may run."""
 
     def check(self, spec: MachineSpec) -> None:
-        """Raise Refused when such a machine can never run here, saying what is missing or too small."""
+        """Raise Refused when such a machine can never run here, with what is missing or too small."""
 
     def ensure(
         self,
@@ -175,67 +183,67 @@ class Compute(Protocol):
         cdrom: Path | None = None,
         seed: Seed | None = None,
     ) -> Machine:
-        """Find or create the machine, and see that it runs.
+        """Find or create the machine, and make sure that it runs.
 
-        One that runs is adopted as it is. One whose process is gone starts again from its own disk, as it
-        is now, with the arguments given now. A new one gets an empty disk of `spec.disk`, or one that
-        starts as `disk` (which is never written to). With `cdrom` it boots from that, else from its disk.
-        Waits while the host's memory or processors are taken by other machines, and says so to `log`.
-        Raises Refused, NoSpace, Unavailable; MachineLost where a new one would have nothing to start from.
+        A running one is adopted unchanged. One whose process is gone starts again from its own current disk,
+        with the arguments of this call. A new one gets an empty disk of `spec.disk`, or one that starts as
+        `disk` (which is never written to). With `cdrom` it boots from that, otherwise from its disk.
+        A parked one goes on where it was. Waits, with a message to `log`, while other machines occupy the host's
+        memory or processors; where `control` yields, raises NoRoom instead, and the machine keeps its place, see `room`.
+        Raises Refused, NoSpace, Unavailable; MachineLost when a new one would have nothing to start from.
+        """
+
+    def room(self, name: str, spec: MachineSpec) -> str | None:
+        """Why a machine would have to wait now, None when there is room for it; it keeps its place in the line for 30 s."""
+
+    def park(self, name: str, control: Control, wanted: Callable[[], bool]) -> bool:
+        """Put a running machine away, with its memory where the driver can; -> whether it was put away now.
+
+        `wanted` is asked when no other process can change the machine: False leaves it as it is. So does an open login,
+        where the driver sees that. Raises NoSpace, Refused, Unavailable; the machine still runs then.
         """
 
     def state(self, name: str) -> MachineState:
-        """How it is now."""
+        """Its current state."""
 
     def heard(self, event: Event) -> None:
-        """An event came; where it tells of a machine here, looks see that at once. Nothing relies on such words.
+        """Take an event as a hint: if it is about a machine here, the next look is made at once. Nothing relies on it.
 
-        Anybody may have sent it: its data is any JSON.
+        Its sender is not trusted: its data is arbitrary JSON.
         """
 
     def console(self, name: str, offset: int = 0) -> bytes:
-        """Serial output from this byte on, all its boots in one; b'' for an absent machine."""
+        """Serial output from this byte on, over all boots; b'' for an absent machine."""
 
     def screenshot(self, name: str) -> bytes | None:
-        """What its screen shows, as PNG; None when it does not run or has none."""
+        """Its screen as PNG; None when it does not run or has no screen."""
 
     def activity(self, name: str) -> Activity:
-        """How much it has done; raises Unavailable when it does not run."""
-
-    def type(self, name: str, keys: Sequence[str]) -> None:
-        """Press keys on its keyboard, one after the other: QEMU's names, 'ret', 'ctrl-alt-f2'; Refused where that can't be."""
+        """Its activity counters; raises Unavailable when it does not run."""
 
     def address(self, name: str) -> Address:
         """Where its SSH server will answer; raises Unavailable when it does not run."""
 
-    def boot_disk(
-        self, name: str, *, control: Control, log: Callable[[str], None], seed: Seed | None = None
-    ) -> Machine:
-        """The installer is done: start the (stopped) machine from its disk, without the CD; reboots are allowed from now on.
-
-        Running from its disk already is fine.
-        """
-
     def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
         """Ask the guest to power off (ACPI), wait, and power it off after `timeout` seconds; absent is fine.
 
-        Raises Unavailable when it broke: `ensure` it first, so that its disk is in order.
+        Raises Unavailable when it broke or is parked: `ensure` it first, so that its disk is consistent.
         """
 
     def checkpoint(
         self, name: str, key: str, *, parent: str | None, title: str, build_id: str, control: Control
     ) -> Layer:
-        """Freeze the disk of a machine, running or stopped, as a layer held by the build; it goes on on top of it.
+        """Save the disk of a running or stopped machine as a layer held by the build; the machine continues on top.
 
-        What the guest has not written to its disk is not in it: `sync` there first. Again with the same
-        key is fine as long as no other checkpoint came in between.
+        Data that the guest has not written to its disk is not included: `sync` there first. May be repeated with
+        the same key as long as there was no other checkpoint in between.
         """
 
     def disk(self, name: str, control: Control) -> Source:
         """The stopped machine's disk, as a file that qemu-img can read until the machine is deleted."""
 
     def delete(self, name: str) -> None:
-        """Power it off at once and remove it with its disk; absent is fine, its layers stay."""
+        """Power it off at once and remove it with its disk, if it exists; its layers stay."""
 
     def list(self, build_id: str | None = None) -> Sequence[str]:
-        """Names of the machines that are there (of this build), in any state but absent."""
+        """Names of the existing machines (of this build), in any state."""

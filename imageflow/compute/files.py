@@ -1,4 +1,4 @@
-"""Takes a large file in: shared with the original where that is possible, else copied with its holes."""
+"""Imports a large file: shared with the original if possible, otherwise copied with its holes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import os
 import shutil
 from pathlib import Path
 
-from imageflow import process
-from imageflow.control import Control
 from imageflow.errors import CommandFailed, NoSpace, NotFound, Refused
+from imageflow.host import process
+from imageflow.host.control import Control
 
-_FICLONE = 0x40049409  # ioctl: share the blocks of another file, copied when one of both is written to
+_FICLONE = 0x40049409  # ioctl: share the blocks of another file, copy-on-write
 _CAN_NOT_SHARE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.EACCES, errno.EMLINK}
 
 
 def copy_in(file: Path, to: Path, control: Control) -> None:
-    """Make `to`, a new file: a clone, else a hard link, else a copy. Raises NotFound, NoSpace, Refused."""
+    """Make the new file `to`: a clone, else a hard link, else a copy. Raises NotFound, NoSpace, Refused."""
     to.unlink(missing_ok=True)
     try:
         file = file.resolve(strict=True)
@@ -41,7 +41,7 @@ def copy_in(file: Path, to: Path, control: Control) -> None:
 
 
 def check_space(folder: Path, need: int, what: str) -> None:
-    """Raise NoSpace when there are fewer than `need` bytes."""
+    """Raise NoSpace when fewer than `need` bytes are free."""
     free = shutil.disk_usage(folder).free
     if free < need:
         raise NoSpace(
@@ -51,7 +51,7 @@ def check_space(folder: Path, need: int, what: str) -> None:
 
 
 def trouble(error: OSError, place: Path) -> Refused:
-    """What to raise for an error in a folder of ours."""
+    """The error to raise for an OSError in one of our folders."""
     kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else Refused
     return kind(f"{place}: {error.strerror}")
 

@@ -1,7 +1,7 @@
-"""Layers as folders on this host, for the drivers whose machines' disks are files here.
+"""Layers as folders on this host, for drivers whose machines have disk files here.
 
-A layer is `KEY-BUILD/disk.FORMAT`; it exists once its `layer.json` does, which is written last. What
-stands on what is read from the disks themselves. `held/BUILD` lists the layers that a build needs.
+A layer is `KEY-BUILD/disk.FORMAT`; it exists once its `layer.json` does, which is written last. The
+chain is read from the disks themselves. `held/BUILD` lists the layers that a build needs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from imageflow.compute import FORMATS, Layer, Source
 from imageflow.compute.files import copy_in
-from imageflow.compute.locks import locked
-from imageflow.control import Control
 from imageflow.errors import BadInput, NotFound, Refused
+from imageflow.host.control import Control
+from imageflow.host.locks import locked
 
 _RECORD = "layer.json"
 _KEY = re.compile(r"[0-9a-f]{8,64}")
@@ -36,11 +36,11 @@ class _Record:
     build_id: str
     title: str
     created: float
-    stamp: tuple[int, int] | None = None  # size and time of change (ns) of a base, which somebody may still write to
+    stamp: tuple[int, int] | None = None  # size and mtime (ns) of a base, whose owner may still write to it
 
 
 class FileLayers:
-    """The layers below one folder; `chain` yields a disk and what it stands on, raises OSError when a part is gone."""
+    """The layers below one folder; `chain` yields a disk and its backing files, raises OSError when one is gone."""
 
     cheap = True
 
@@ -52,7 +52,7 @@ class FileLayers:
         check: Callable[[Path, str], None],
         disks: Callable[[], Iterable[Path]],
     ) -> None:
-        """`check(file, format)` raises Refused for what is no base; `disks` are those of all machines."""
+        """`check(file, format)` raises Refused for an invalid base; `disks` are those of all machines."""
         self.folder = folder
         self._chain = chain
         self._check = check
@@ -123,7 +123,7 @@ class FileLayers:
     # -- for drivers ---------------------------------------------------------------------------------
 
     def begin(self, key: str, build_id: str) -> Path:
-        """The folder of a layer to be made, held by the build; it may be half-made already, or whole."""
+        """The folder of a layer to be made, held by the build; it may be half-made or complete already."""
         place = self.folder / f"{_checked(key, _KEY)}-{_checked(build_id, _BUILD)}"
         with self._locked():
             self._note(build_id, place.name)
@@ -133,7 +133,7 @@ class FileLayers:
     def finish(
         self, place: Path, disk: Path, *, key: str, parent: str | None, title: str, build_id: str, base: bool = False
     ) -> Layer:
-        """The disk in its folder is as it will always be: from now on it is a layer."""
+        """Turn the final disk in this folder into a layer."""
         _sync(disk)
         stamp = _stamp(disk) if base else None
         record = _Record(key, disk.suffix[1:], parent, build_id, title, time.time(), stamp)
@@ -146,11 +146,11 @@ class FileLayers:
         _sync(place)
         layer = self._read(place)
         if layer is None:
-            raise NotFound(f"what layer {key[:12]} stands on is gone from {self.folder}")
+            raise NotFound(f"the layer below {key[:12]} is gone from {self.folder}")
         return layer
 
     def made(self, place: Path) -> Layer | None:
-        """The layer in this folder, if it is whole."""
+        """The layer in this folder, if it is complete."""
         return self._read(place)
 
     # -- files ---------------------------------------------------------------------------------------
@@ -203,20 +203,20 @@ class FileLayers:
                 os.fsync(out.fileno())
 
     def _used(self, builds: Iterable[str]) -> set[str]:
-        """Names of the folders that these builds hold, or machines stand on, with all that those stand on."""
+        """Names of the folders that these builds hold or machines use, with all layers below."""
         return self._standing((*self._tops(builds), *self._disks()))
 
     def _tops(self, builds: Iterable[str]) -> Sequence[Path]:
         """The disks that these builds hold."""
         found: Sequence[Path] = ()
         for build in builds:
-            with contextlib.suppress(FileNotFoundError):  # it released them in this moment
+            with contextlib.suppress(FileNotFoundError):  # released just now
                 places = self._held(build).read_text().splitlines()
                 found = (*found, *(disk for place in places for disk in self._disk(place)))
         return found
 
     def _standing(self, tops: Iterable[Path]) -> set[str]:
-        """Names of the folders of these disks and of all that they stand on."""
+        """Names of the folders of these disks and of all layers below."""
         used = set()
         for top in tops:
             with contextlib.suppress(OSError):
@@ -262,12 +262,12 @@ class FileLayers:
         return set()
 
     def _remove(self, place: Path) -> None:
-        (place / _RECORD).unlink(missing_ok=True)  # it is no layer any more, whatever happens next
+        (place / _RECORD).unlink(missing_ok=True)  # no longer a layer, whatever happens next
         shutil.rmtree(place)
 
 
 def _place(layer: Layer) -> str:
-    """The name of its folder."""
+    """The name of the layer's folder."""
     return Path(layer.source.path).parent.name
 
 
@@ -287,7 +287,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _sync(path: Path) -> None:
-    """A machine's disk is written without flushes; a layer has to survive the host's power loss."""
+    """Flush a file: a machine's disk is written without flushes, but a layer has to survive a power loss of the host."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

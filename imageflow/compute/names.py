@@ -1,4 +1,4 @@
-"""What a machine can be called: the name of a folder, of a server, of a socket."""
+"""Valid machine names: they also name a folder, a server and a socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def checked(name: str) -> str:
-    """The name; raises BadInput."""
+    """The name, if valid; raises BadInput."""
     if not _NAME.fullmatch(name):
         raise BadInput(f"{name!r} can't be the name of a machine")
     return name

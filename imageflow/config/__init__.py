@@ -1,4 +1,4 @@
-"""Every option of imageflow, read by oslo.config once and passed along as plain frozen records.
+"""All options of imageflow, read once by oslo.config and passed on as plain frozen records.
 
 Order, last wins: defaults, configuration files, the environment (`OS_GROUP__OPTION`, and
 `IMAGEFLOW_STATE_DIR`), the command line.
@@ -27,7 +27,8 @@ CONFIG_FILES = ("/etc/imageflow/imageflow.conf", "~/.config/imageflow/imageflow.
 
 _DEFAULT: list[cfg.Opt] = [
     cfg.StrOpt(
-        "state_dir", help="Where imageflow keeps its state; /var/lib/imageflow for root, else the XDG state directory."
+        "state_dir",
+        help="Where imageflow keeps its state; /var/lib/imageflow for root, otherwise the XDG state directory.",
     ),
     cfg.StrOpt("host", help="Name of this machine in claims and in the ledger; its host name by default."),
 ]
@@ -39,15 +40,17 @@ _DATABASE: list[cfg.Opt] = [
     ),
 ]
 
-_IMPATIENT = 10.0  # seconds that a cloud is asked again for somebody at a terminal
+_FOREIGN = ("keystone_authtoken", "oslo_policy")  # groups whose options libraries define: see access/options.py
+_IMPATIENT = 10.0  # seconds of retries against a cloud for a user at a terminal
 LOG = logging.getLogger(__name__)
 _LOCATION = re.compile(r"LocationInfo\(location=.*?, detail=(?P<quote>['\"])(?P<place>.*?)(?P=quote)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All of the configuration."""
+    """The whole configuration."""
 
+    files: tuple[str, ...]  # that were read: libraries with options of their own read them, too
     state_dir: Path
     host: str
     database: str  # SQLAlchemy URL
@@ -58,11 +61,13 @@ class Config:
     store: str  # name of the driver
     store_path: Path
     secrets_dir: Path
+    recipes: building.RecipesConfig
     compute: str  # name of the driver
     qemu: building.QemuConfig
     layers: building.LayersConfig
     install: building.InstallConfig
-    listeners: tuple[str, ...]  # the names of those that are on
+    downloads: building.DownloadsConfig
+    listeners: tuple[str, ...]  # names of the enabled ones
     events: traffic.EventsConfig
     triggers: traffic.TriggersConfig
     api: traffic.ApiConfig
@@ -79,7 +84,7 @@ class Config:
     publish: clouds.PublishConfig
 
     def listening(self, where: str) -> Config:
-        """The same with the http listener at HOST:PORT, or without one for 'none'."""
+        """The configuration with the http listener at HOST:PORT, or without one for 'none'."""
         others = tuple(name for name in self.listeners if name != "http")
         if where == "none":
             return replace(self, listeners=others)
@@ -87,9 +92,20 @@ class Config:
 
     @property
     def impatient(self) -> Config:
-        """The same for somebody at a terminal, who does not wait long for a cloud that is away."""
+        """The configuration for a user at a terminal, who does not wait long for an unreachable cloud."""
         cloud = self.openstack
         return replace(self, openstack=replace(cloud, patience=min(_IMPATIENT, cloud.patience)))
+
+    @property
+    def events_token_file(self) -> Path:
+        """The token of POST /v1/events, when none is configured."""
+        return self.state_dir / "events-token"
+
+    @property
+    def machine_architecture(self) -> str:
+        """The architecture of build machines, as QEMU calls it; '' where a cloud decides."""
+        _, system, architecture = self.qemu.emulator.rpartition("-system-")
+        return architecture if self.compute == "qemu" and system else ""
 
     @property
     def machines_dir(self) -> Path:
@@ -98,12 +114,12 @@ class Config:
 
     @property
     def layers_dir(self) -> Path:
-        """Frozen disks that machines start from."""
+        """Saved disks that machines start from."""
         return self.state_dir / "layers"
 
     @property
     def install_keys_dir(self) -> Path:
-        """One folder per installed system: the key that its answer file lets in, as long as there are layers of it."""
+        """One folder per installed system: the key authorized by its answer file, kept as long as it has layers."""
         return self.state_dir / "install-keys"
 
     @property
@@ -123,17 +139,17 @@ class Config:
 
     @property
     def checkouts_dir(self) -> Path:
-        """What recipes in git repositories are built from: one folder per repository, in it one per commit."""
+        """Checkouts of recipes in git repositories: one folder per repository, with one per commit."""
         return self.state_dir / "checkouts"
 
     @property
     def cache_dir(self) -> Path:
-        """What can be made again: archives' bootstrap tarballs, downloads."""
+        """Files that can be made again: bootstrap tarballs, downloads."""
         return self.state_dir / "cache"
 
 
 def default_state_dir() -> Path:
-    """/var/lib/imageflow for root, else the XDG state directory."""
+    """/var/lib/imageflow for root, otherwise the XDG state directory."""
     if os.geteuid() == 0:
         return Path("/var/lib/imageflow")
     import platformdirs
@@ -153,7 +169,7 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
 
 
 def load(files: Sequence[str] = (), state_dir: str | None = None) -> Config:
-    """Read the configuration; `files` replaces the default files, `state_dir` wins over everything.
+    """Read the configuration; `files` replaces the default files, `state_dir` overrides everything.
 
     Raises ConfigError with the option's name when a value is not usable.
     """
@@ -165,7 +181,7 @@ def load(files: Sequence[str] = (), state_dir: str | None = None) -> Config:
     try:
         conf([], project="imageflow", default_config_files=found, default_config_dirs=[])
         _check_finite(conf)
-        frozen = _freeze(conf, state_dir)
+        frozen = _freeze(conf, found, state_dir)
     except UnicodeDecodeError as error:
         raise ConfigError(f"configuration: {', '.join(found)}: not text in UTF-8", hint=hint) from error
     except OSError as error:
@@ -179,7 +195,7 @@ def load(files: Sequence[str] = (), state_dir: str | None = None) -> Config:
 
 
 def _check_finite(conf: cfg.ConfigOpts) -> None:
-    """'nan' and 'inf' are numbers to oslo.config, and within every bound; raises ValueError."""
+    """Raise ValueError for 'nan' and 'inf', which oslo.config accepts as numbers within any bounds."""
     for group, options in list_opts():
         for option in options:
             if isinstance(option, cfg.FloatOpt) and not math.isfinite(value := conf[group][option.dest]):
@@ -187,7 +203,7 @@ def _check_finite(conf: cfg.ConfigOpts) -> None:
 
 
 def _unknown(files: Sequence[str]) -> list[str]:
-    """What is set in these files and means nothing: a typing error, most often; oslo.config says nothing of it."""
+    """Unknown settings in these files, usually typing errors, which oslo.config does not report."""
     known = {(group, option.name) for group, options in list_opts() for option in options}
     found: list[str] = []
     for file in files:
@@ -197,7 +213,7 @@ def _unknown(files: Sequence[str]) -> list[str]:
             f"[{group}] {name} ({file})"
             for group, values in sections.items()
             for name in values
-            if (group if group == "DEFAULT" else group.lower(), name) not in known
+            if group.lower() not in _FOREIGN and (group if group == "DEFAULT" else group.lower(), name) not in known
         ]
     return found
 
@@ -206,10 +222,11 @@ def _place(match: re.Match[str]) -> str:
     return match["place"]
 
 
-def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
+def _freeze(conf: cfg.ConfigOpts, files: Sequence[str], state_dir: str | None) -> Config:
     given = state_dir or os.environ.get("IMAGEFLOW_STATE_DIR") or conf.state_dir or default_state_dir()
-    state = Path(os.path.realpath(given))  # as the kernel names what is mounted below it: without .. and links
+    state = Path(os.path.realpath(given))  # resolved, as the kernel reports mounts below it without '..' and links
     return Config(
+        files=tuple(files),
         state_dir=state,
         host=conf.host or socket.gethostname(),
         database=conf.database.connection or f"sqlite:///{state}/imageflow.db",
@@ -224,6 +241,7 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
         store=conf.store.driver,
         store_path=Path(conf.store.path).absolute() if conf.store.path else state / "images",
         secrets_dir=Path(conf.secrets.directory),
+        recipes=_record(building.RecipesConfig, conf.recipes),
         compute=conf.compute.driver,
         qemu=building.QemuConfig(
             accelerator=conf.qemu.accelerator,
@@ -232,9 +250,12 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
             emulator=conf.qemu.emulator,
             uefi_code=Path(conf.qemu.uefi_code) if conf.qemu.uefi_code else None,
             uefi_vars=Path(conf.qemu.uefi_vars) if conf.qemu.uefi_vars else None,
+            network=conf.qemu.network,
+            allow=tuple(conf.qemu.allow),
         ),
         layers=_record(building.LayersConfig, conf.layers),
         install=_record(building.InstallConfig, conf.install),
+        downloads=_record(building.DownloadsConfig, conf.downloads),
         listeners=tuple(conf.listeners.enabled),
         events=_record(traffic.EventsConfig, conf.events),
         triggers=_record(traffic.TriggersConfig, conf.triggers),
@@ -260,6 +281,6 @@ def _freeze(conf: cfg.ConfigOpts, state_dir: str | None) -> Config:
 
 
 def _record(kind: type[T], group: Any) -> T:
-    """A record of this kind from the options of the same names."""
+    """A record of this kind from the options with the same names."""
     values = {field.name: group[field.name] for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

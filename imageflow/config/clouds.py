@@ -1,4 +1,4 @@
-"""The options of clouds: how OpenStack is reached, its machines, its images, and where else images go."""
+"""The options of clouds: access to OpenStack, its machines, its images, and publication targets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ OPENSTACK: list[cfg.Opt] = [
         "cloud",
         help="Name of the cloud in clouds.yaml; OS_CLOUD, or the OS_* variables, by default.",
     ),
-    cfg.StrOpt("region", help="Region; by default the one that clouds.yaml says."),
-    cfg.StrOpt("clouds_yaml", help="This file instead of those that openstacksdk looks for."),
-    cfg.FloatOpt("timeout", default=60.0, min=1.0, help="Seconds that one request to a cloud may be silent."),
+    cfg.StrOpt("region", help="Region; by default the one in clouds.yaml."),
+    cfg.StrOpt("clouds_yaml", help="File to use instead of those that openstacksdk searches for."),
+    cfg.FloatOpt("timeout", default=60.0, min=1.0, help="Seconds without data after which a request to a cloud fails."),
     cfg.FloatOpt(
         "patience",
         default=300.0,
         min=0.0,
-        help="Seconds that a service which does not answer, or answers 5xx, is asked again before the step fails.",
+        help="Seconds of retries, when a service does not answer or answers 5xx, before the step fails.",
     ),
 ]
 GLANCE: list[cfg.Opt] = [
@@ -28,11 +28,11 @@ GLANCE: list[cfg.Opt] = [
         default="private",
         choices=(
             ("private", "only our project sees them"),
-            ("shared", "our project, and those that it shares each with"),
-            ("community", "everybody may use them, and sees them only when asking for such"),
-            ("public", "everybody; needs a role for it"),
+            ("shared", "our project, and the projects that an image is shared with"),
+            ("community", "all projects may use them, but see them only on request"),
+            ("public", "all projects; needs a role for it"),
         ),
-        help="Who sees published images whose recipe does not say.",
+        help="Visibility of published images whose recipe does not set one.",
     ),
     cfg.StrOpt(
         "import_method",
@@ -41,19 +41,19 @@ GLANCE: list[cfg.Opt] = [
             ("upload", "sent to Glance, into one store"),
             ("glance-direct", "interoperable import: staged, and spread over stores by the cloud"),
         ),
-        help="How data gets into Glance.",
+        help="How data is sent to Glance.",
     ),
     cfg.ListOpt(
         "stores",
         default=[],
-        help="Glance's stores that images go to, by their names; by default the cloud chooses. Several: with glance-direct.",
+        help="Names of Glance's stores for images; by default the cloud chooses. Several only with glance-direct.",
     ),
 ]
 NOVA: list[cfg.Opt] = [
-    cfg.StrOpt("network", help="Name or id of the network of build machines; the only one there is by default."),
-    cfg.StrOpt("floating_network", help="Network of floating addresses; none by default: the fixed address is used."),
-    cfg.StrOpt("flavor", help="This flavor for every machine; by default the smallest that is large enough."),
-    cfg.StrOpt("availability_zone", help="Where machines are put; the cloud's choice by default."),
+    cfg.StrOpt("network", help="Name or id of the network of build machines; the only one by default."),
+    cfg.StrOpt("floating_network", help="Network of floating addresses; by default none, the fixed address is used."),
+    cfg.StrOpt("flavor", help="Flavor of every machine; by default the smallest that is large enough."),
+    cfg.StrOpt("availability_zone", help="Availability zone of machines; the cloud's choice by default."),
     cfg.ListOpt(
         "security_groups",
         default=[],
@@ -67,10 +67,10 @@ PUBLISH: list[cfg.Opt] = [
     cfg.ListOpt(
         "targets",
         default=[],
-        help="Where every image is published besides the store: NAME=glance:CLOUD, NAME=glance:CLOUD/REGION,"
-        " NAME=directory:PATH; each has its own state, and is tried again by itself.",
+        help="Targets to which every image is published besides the store: NAME=glance:CLOUD, NAME=glance:CLOUD/REGION,"
+        " NAME=directory:PATH; each has its own state and retries.",
     ),
-    cfg.FloatOpt("max_wait", default=600.0, min=0.1, help="Seconds at most between two attempts at a target."),
+    cfg.FloatOpt("max_wait", default=600.0, min=0.1, help="Longest wait in seconds between two attempts at a target."),
     cfg.FloatOpt("lease", default=60.0, min=1.0, help="Seconds after which a silent publisher has lost its work."),
 ]
 OPTIONS = [("openstack", OPENSTACK), ("glance", GLANCE), ("nova", NOVA), ("publish", PUBLISH)]
@@ -78,7 +78,7 @@ OPTIONS = [("openstack", OPENSTACK), ("glance", GLANCE), ("nova", NOVA), ("publi
 
 @dataclass(frozen=True, slots=True)
 class OpenStackConfig:
-    """Which cloud, and how patiently it is asked; see the options' help."""
+    """The cloud, and the patience with it; see the options' help."""
 
     cloud: str | None
     region: str | None
@@ -89,7 +89,7 @@ class OpenStackConfig:
 
 @dataclass(frozen=True, slots=True)
 class GlanceConfig:
-    """How images are put into Glance."""
+    """How images are sent to Glance."""
 
     visibility: str
     import_method: str
@@ -98,7 +98,7 @@ class GlanceConfig:
 
 @dataclass(frozen=True, slots=True)
 class NovaConfig:
-    """How machines are made by Nova; times in seconds."""
+    """How machines are made in Nova; times in seconds."""
 
     network: str | None
     floating_network: str | None
@@ -112,7 +112,7 @@ class NovaConfig:
 
 @dataclass(frozen=True, slots=True)
 class PublishConfig:
-    """Where images go besides the store."""
+    """Where images are published besides the store."""
 
     targets: tuple[str, ...]
     max_wait: float

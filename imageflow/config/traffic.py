@@ -1,4 +1,4 @@
-"""The options of what comes in and goes out: listeners, the HTTP API, triggers, announcements."""
+"""The options of listeners, the HTTP API, triggers and announcements."""
 
 from __future__ import annotations
 
@@ -17,11 +17,29 @@ LISTENERS: list[cfg.Opt] = [
     ),
 ]
 EVENTS: list[cfg.Opt] = [
-    cfg.FloatOpt("retention", default=30 * DAY, min=0.0, help="Seconds that an event stays after its verdict."),
+    cfg.FloatOpt("retention", default=30 * DAY, min=0.0, help="Seconds that an event is kept after its verdict."),
+    cfg.FloatOpt(
+        "proofs",
+        default=730 * DAY,
+        min=0.0,
+        help="Seconds that the signature of a webhook is remembered, so that the same delivery is no news after "
+        "'retention' either; and where each ref was. Change the secrets of webhooks more often than that.",
+    ),
+    cfg.FloatOpt(
+        "max_size",
+        default=2.0,
+        min=0.01,
+        help="GiB of all events together. When more come, the oldest that wait for nothing are removed before their time; "
+        "when all wait, further ones are answered 503, or stay in the broker.",
+    ),
+    cfg.IntOpt("max_count", default=1_000_000, min=100, help="How many events are kept, in the same way."),
+    cfg.IntOpt("max_proofs", default=1_000_000, min=1, help="How many signatures are remembered, the newest ones."),
+    cfg.IntOpt("max_refs", default=100_000, min=1, help="Of how many refs it is remembered where they were."),
     cfg.StrOpt(
         "token",
         secret=True,
-        help="Bearer token that POST /v1/events asks for; without one only clients on this machine may post.",
+        help="Bearer token required by POST /v1/events; by default one that is made at first use, in the file events-token "
+        "of state_dir: 'imageflow event token' prints it.",
     ),
 ]
 TRIGGERS: list[cfg.Opt] = [
@@ -29,30 +47,54 @@ TRIGGERS: list[cfg.Opt] = [
         "debounce",
         default=30.0,
         min=0.0,
-        help="Seconds after a rebuild of an image in which more events for it are gathered, and answered by one more.",
+        help="Seconds after a rebuild of an image in which further events for it are collected into one more rebuild.",
     ),
     cfg.IntOpt(
         "max_per_minute",
         default=30,
         min=1,
-        help="Builds that events may start per minute; the others wait, none is lost.",
+        help="Builds that events may start per minute; further ones wait, none is lost.",
     ),
     cfg.FloatOpt(
         "reconcile",
         default=900.0,
         min=1.0,
-        help="Seconds between two looks for what was missed: bases, refs, schedules.",
+        help="Seconds between two checks for missed changes: bases, refs, schedules.",
     ),
 ]
 API: list[cfg.Opt] = [
-    cfg.StrOpt(
-        "listen", default="127.0.0.1:8780", help="HOST:PORT that the http listener serves; port 0: any free one."
+    cfg.StrOpt("listen", default="127.0.0.1:8780", help="HOST:PORT of the http listener; port 0: any free one."),
+    cfg.IntOpt("max_body", default=5120, min=1, help="Largest body of a request in KiB."),
+    cfg.StrOpt("rate", default="600/minute", help="Requests that one client may send; further ones are answered 429."),
+    cfg.FloatOpt(
+        "timeout",
+        default=30.0,
+        min=0.1,
+        help="Seconds that a client may take to send a request; it is left sooner when it stands still.",
     ),
-    cfg.IntOpt("max_body", default=5120, min=1, help="KiB that the body of a request may have."),
     cfg.StrOpt(
-        "rate", default="600/minute", help="Requests that one client may send; more are told to come later (429)."
+        "project",
+        default="default",
+        help="The project that the builds and images here belong to: a token's, or the id of one of keystone's.",
     ),
-    cfg.FloatOpt("timeout", default=30.0, min=0.1, help="Seconds that a client may take to send a request."),
+    cfg.ListOpt(
+        "trusted_proxies",
+        default=[],
+        help="Addresses and networks of proxies whose X-Forwarded-For is believed: then limits count for each of their "
+        "clients. A proxy that is not named counts as one client.",
+    ),
+    cfg.StrOpt(
+        "auth",
+        default="token",
+        choices=[
+            ("token", "tokens of 'imageflow token create'"),
+            (
+                "keystone",
+                "tokens of keystone, which [keystone_authtoken] leads to, and those of 'imageflow token create'",
+            ),
+        ],
+        help="What proves who sends a request. What each role may do: policy.yaml, or [oslo_policy] policy_file.",
+    ),
 ]
 WEBHOOKS: list[cfg.Opt] = [
     cfg.StrOpt(f"{forge}_{kind}", secret=True, help=f"{title}; without it /v1/webhooks/{forge} answers 403.")
@@ -63,7 +105,7 @@ WEBHOOKS: list[cfg.Opt] = [
         ("forgejo", "secret", "Secret of Forgejo's webhooks"),
         ("bitbucket", "secret", "Secret of Bitbucket's webhooks"),
         ("gerrit", "token", "Token that Gerrit's webhooks plugin sends"),
-        ("generic", "secret", "Secret (whsec_… or plain) of webhooks signed as standardwebhooks.com says"),
+        ("generic", "secret", "Secret (whsec_… or plain) of webhooks signed as standardwebhooks.com specifies"),
     )
 ]
 NOTIFICATIONS: list[cfg.Opt] = [
@@ -74,9 +116,9 @@ NOTIFICATIONS: list[cfg.Opt] = [
     cfg.ListOpt(
         "topics", default=["notifications", "versioned_notifications"], help="Topics that the services send to."
     ),
-    cfg.StrOpt("pool", default="imageflow", help="Our own queues: others still get every message."),
+    cfg.StrOpt("pool", default="imageflow", help="Name of our own queues: other consumers still get every message."),
     cfg.BoolOpt(
-        "durable", default=False, help="Queues outlive the broker; must be what the services say (amqp_durable_queues)."
+        "durable", default=False, help="Queues outlive the broker; must match the services' amqp_durable_queues."
     ),
     cfg.IntOpt("prefetch", default=32, min=1, help="Messages that are taken at once."),
     cfg.ListOpt(
@@ -91,7 +133,7 @@ NOTIFICATIONS: list[cfg.Opt] = [
             "*metrics.update",
             "scheduler.*",
         ],
-        help="Event types, exact or as globs, that say much and mean little here: they are not kept.",
+        help="Event types, exact or as globs, that are too frequent and not useful: they are not kept.",
     ),
 ]
 AMQP: list[cfg.Opt] = [
@@ -102,7 +144,7 @@ AMQP: list[cfg.Opt] = [
         "exchange", default="imageflow.events", help="Topic exchange that CloudEvents are published to; empty: none."
     ),
     cfg.StrOpt("queue", default="imageflow.events", help="Our queue."),
-    cfg.ListOpt("routing_keys", default=["#"], help="What of the exchange goes to our queue."),
+    cfg.ListOpt("routing_keys", default=["#"], help="Routing keys of the messages for our queue."),
     cfg.BoolOpt("durable", default=True, help="Exchange and queue outlive the broker."),
     cfg.DictOpt(
         "transport_options",
@@ -115,13 +157,16 @@ GIT: list[cfg.Opt] = [
     cfg.FloatOpt("every", default=300.0, min=1.0, help="Seconds between two looks at a repository's refs."),
     cfg.FloatOpt("timeout", default=60.0, min=1.0, help="Seconds that git may take to answer."),
     cfg.FloatOpt(
-        "fetch_timeout", default=600.0, min=1.0, help="Seconds that it may take to fetch a repository with recipes."
+        "fetch_timeout", default=600.0, min=1.0, help="Seconds that fetching a repository with recipes may take."
+    ),
+    cfg.FloatOpt(
+        "max_size", default=4.0, min=0.001, help="GiB of one checkout of a repository, with what is fetched for it."
     ),
 ]
 GERRIT: list[cfg.Opt] = [
     cfg.StrOpt("host", help="Gerrit's host, for stream-events over SSH."),
     cfg.PortOpt("port", default=29418, help="Its SSH port."),
-    cfg.StrOpt("user", help="Whom to log in as."),
+    cfg.StrOpt("user", help="User to log in as."),
     cfg.StrOpt("key", help="Private key file."),
     cfg.StrOpt("known_hosts", help="File with Gerrit's host key; the user's own by default."),
 ]
@@ -138,26 +183,39 @@ ANNOUNCE: list[cfg.Opt] = [
     cfg.StrOpt("exchange", default="imageflow", help="Exchange of our notifications."),
     cfg.StrOpt("topic", default="notifications", help="Topic of our notifications."),
     cfg.BoolOpt(
-        "durable", default=False, help="Queues of our notifications outlive the broker; must be what consumers say."
+        "durable",
+        default=False,
+        help="Queues of our notifications outlive the broker; must match the consumers' setting.",
     ),
-    cfg.StrOpt("http_url", help="Where CloudEvents are posted to."),
-    cfg.StrOpt("http_secret", secret=True, help="Signs them as standardwebhooks.com says (whsec_… or plain)."),
+    cfg.StrOpt("http_url", help="URL to which CloudEvents are posted."),
+    cfg.StrOpt(
+        "http_secret", secret=True, help="Secret that signs them as standardwebhooks.com specifies (whsec_… or plain)."
+    ),
     cfg.StrOpt("amqp_url", secret=True, help="kombu's URL for CloudEvents over AMQP; [amqp] url by default."),
-    cfg.StrOpt("amqp_exchange", default="imageflow", help="Topic exchange they go to; the routing key is their type."),
+    cfg.StrOpt("amqp_exchange", default="imageflow", help="Topic exchange for them; the routing key is their type."),
     cfg.StrOpt(
         "source",
-        help="Who says it, in CloudEvents: //HOST/imageflow by default. Several hosts on one database: give all the same.",
+        help="Source of our CloudEvents: //HOST/imageflow by default. Use the same one on all hosts that share a database.",
     ),
     cfg.BoolOpt(
-        "cdevents", default=True, help="CDEvents (cdevents.dev) besides, to the targets that take CloudEvents."
+        "cdevents", default=True, help="Also send CDEvents (cdevents.dev) to the targets that take CloudEvents."
     ),
-    cfg.FloatOpt("timeout", default=10.0, min=0.1, help="Seconds that a target may take to connect, and to answer."),
-    cfg.FloatOpt("max_wait", default=60.0, min=0.1, help="Seconds between two tries, at most."),
+    cfg.FloatOpt("timeout", default=10.0, min=0.1, help="Seconds that a target may take to connect and to answer."),
+    cfg.FloatOpt("max_wait", default=60.0, min=0.1, help="Longest wait in seconds between two attempts."),
     cfg.FloatOpt(
         "give_up", default=3 * DAY, min=1.0, help="Seconds after which an announcement goes to the dead letters."
     ),
     cfg.FloatOpt(
-        "retention", default=7 * DAY, min=0.0, help="Seconds that an announcement stays after it was sent everywhere."
+        "retention",
+        default=7 * DAY,
+        min=0.0,
+        help="Seconds that an announcement is kept after it was sent to all targets.",
+    ),
+    cfg.FloatOpt(
+        "dead_letters",
+        default=30 * DAY,
+        min=0.0,
+        help="Seconds after 'give_up' that an announcement that could not be sent is kept, for 'imageflow outbox replay'.",
     ),
 ]
 
@@ -181,6 +239,11 @@ class EventsConfig:
     """The inbox."""
 
     retention: float
+    proofs: float
+    max_size: float  # GiB
+    max_count: int
+    max_proofs: int
+    max_refs: int
     token: str | None
 
 
@@ -201,6 +264,9 @@ class ApiConfig:
     max_body: int  # KiB
     rate: str  # of the library 'limits'
     timeout: float  # seconds
+    trusted_proxies: tuple[str, ...]
+    project: str  # whose builds and images these are
+    auth: str  # token or keystone
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +315,7 @@ class GitConfig:
     every: float
     timeout: float
     fetch_timeout: float
+    max_size: float  # GiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +338,7 @@ class WatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceConfig:
-    """What goes out; see the options' help."""
+    """Announcements; see the options' help."""
 
     targets: tuple[str, ...]
     transport_url: str | None
@@ -288,3 +355,4 @@ class AnnounceConfig:
     max_wait: float
     give_up: float
     retention: float
+    dead_letters: float

@@ -1,7 +1,7 @@
-"""What an image is made of, whoever built it and when: one digest over its packages and its file tree.
+"""The content digest of an image, over its packages and its file tree, independent of when and where it was built.
 
-Two builds of one recipe with the same packages have the same content, though no bit of their disks needs
-to be in the same place. `listing.py` lists a tree where it is, `left_out.py` says what of it does not count.
+Two builds of one recipe with the same packages have the same content, even if their disks differ in layout.
+`listing.py` lists a tree in place, `left_out.py` defines what does not count.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _ESCAPES = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
 
 
 class Unreadable(ValueError):
-    """A listing that says too little of the tree."""
+    """A listing that is incomplete or can't be parsed."""
 
 
 def digest(packages: Iterable[Mapping[str, str]] | None, listing: bytes) -> str:
     """The content digest, 64 hex.
 
-    packages: {"name", "version", "arch"} each, in any order; None where nobody knows them, their files are known
-    listing: what `listing.script` printed. Raises Unreadable when it is not whole.
+    packages: {"name", "version", "arch"} each, in any order; None if unknown, as their files are known anyway
+    listing: the output of `listing.script`. Raises Unreadable when it is incomplete.
     """
     lines = sorted({f"{package['name']}={package['version']}={package['arch']}" for package in packages or ()})
     whole = hashlib.sha256()
@@ -52,13 +52,13 @@ def digest(packages: Iterable[Mapping[str, str]] | None, listing: bytes) -> str:
 
 
 def entries(listing: bytes) -> list[list[Any]]:
-    """What counts of a listed tree: [path, kind, mode, uid, gid, what is in it …] each, by path."""
+    """What counts of a listed tree: [path, kind, mode, uid, gid, content …] each, sorted by path."""
     tree = _Tree(listing)
     return [entry for path in sorted(tree.paths) if (entry := tree.entry(path)) is not None]
 
 
 class _Tree:
-    """A listing, taken apart."""
+    """A parsed listing."""
 
     def __init__(self, listing: bytes) -> None:
         self.paths: dict[bytes, tuple[int, ...]] = {}  # -> mode, uid, gid, size, major, minor
@@ -66,7 +66,7 @@ class _Tree:
         self._normal: dict[bytes, str] = {}
         self._targets: dict[bytes, str] = {}
         self._capabilities: dict[bytes, str] = {}
-        self._gone: set[bytes] = set()  # of what was listed
+        self._gone: set[bytes] = set()  # listed paths that will be removed
         lines = listing.split(b"\n")
         if lines[-2:] != [b"end", b""]:
             raise Unreadable("it ends in the middle")
@@ -98,12 +98,12 @@ class _Tree:
             raise Unreadable(f"what is {line[:100]!r}?")
 
     def entry(self, path: bytes) -> list[Any] | None:
-        """What counts of a path; None: nothing."""
+        """The entry of a path; None when it does not count."""
         mode, uid, gid, size, major, minor = self.paths[path]
         kind = stat.S_IFMT(mode)
         if kind not in _KINDS or path in self._gone or leaves_out(path):
             return None
-        if path.endswith(b".pyc") and path[:-1] in self.paths:  # made of the source beside it
+        if path.endswith(b".pyc") and path[:-1] in self.paths:  # compiled from the source beside it
             return None
         shown = path.decode(errors="surrogateescape")
         if shown.startswith("/boot/"):
@@ -136,7 +136,7 @@ def _own(name: bytes) -> bytes:
 
 
 def _target(name: bytes, said: bytes) -> str:
-    """Of a link, as stat says it: GNU's without quotes, busybox' in quotes."""
+    """A link's target from stat's output: GNU's without quotes, busybox's in quotes."""
     for quote in (b"", b"'"):
         start = quote + name + quote + b" -> " + quote
         if said.startswith(start) and said.endswith(quote):
@@ -145,7 +145,7 @@ def _target(name: bytes, said: bytes) -> str:
 
 
 def known_digest(packages: Sequence[Mapping[str, str]] | None, listing: bytes | None) -> tuple[str | None, str]:
-    """-> the digest, or None where it can't be known, and why, in words."""
+    """-> the digest or None, and in that case the reason as a message."""
     if not listing:
         return None, "the content digest is not known: the file tree could not be listed"
     try:

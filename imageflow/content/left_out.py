@@ -1,11 +1,11 @@
-"""What of a file tree is not the image's content, and why: what differs between two builds of the same recipe."""
+"""Paths that do not count as an image's content, as they differ between builds of one recipe, with the reasons."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 
-# A tree's own folder counts, what is in it does not; it is not even read.
+# The folder itself counts, its content does not and is not even read.
 TREES: dict[str, str] = {
     "/proc": "the kernel's",
     "/sys": "the kernel's",
@@ -35,7 +35,7 @@ TREES: dict[str, str] = {
     "/etc/lvm/archive": "identities of the machine's disks",
     "/etc/lvm/backup": "identities of the machine's disks",
 }
-# These and all below them; `*` stands for anything, `/` too.
+# These and everything below them; `*` matches anything, `/` too.
 PATHS: dict[str, str] = {
     "/etc/machine-id": "of one machine",
     "/var/lib/dbus/machine-id": "of one machine",
@@ -54,7 +54,7 @@ PATHS: dict[str, str] = {
     "/var/.updated": "a time",
     "/etc/adjtime": "a time",
     "/etc/mtab": "of the running machine, where it is no link",
-    "/etc/.pwd.lock": "there once somebody has changed an account",
+    "/etc/.pwd.lock": "made when an account is changed",
     "/etc/passwd-": "the state before the last change",
     "/etc/shadow-": "the state before the last change",
     "/etc/group-": "the state before the last change",
@@ -64,10 +64,10 @@ PATHS: dict[str, str] = {
     "/var/lib/dpkg/status": "the list of packages stands for it; their order is that of the installation",
     "/var/lib/dpkg/*-old": "the state before the last change",
     "/var/lib/dpkg/available": "what dselect has seen",
-    "/var/lib/dpkg/lock*": "there once somebody has used it",
+    "/var/lib/dpkg/lock*": "made at the first use",
     "/var/lib/apt/periodic/*": "times",
     "/var/lib/apt/extended_states": "the order is that of the installation",
-    "/var/lib/apt/daily_lock": "there once somebody has used it",
+    "/var/lib/apt/daily_lock": "made at the first use",
     "/var/lib/logrotate*": "times",
     "/var/lib/systemd/timers/*": "times",
     "/var/lib/systemd/timesync/clock": "a time",
@@ -98,7 +98,7 @@ PATHS: dict[str, str] = {
     "/swapfile": "no file's content",
     "/swap.img": "no file's content",
 }
-# Read without what differs: a rule of sed for each of these files.
+# Read without the differing parts: a sed rule for each of these files.
 _UUIDS = "s/UUID=[^ \t\"',]*/UUID=/g;s/[0-9A-Fa-f]\\{8\\}\\(-[0-9A-Fa-f]\\{4\\}\\)\\{3\\}-[0-9A-Fa-f]\\{12\\}/UUID/g"
 _BOOT = f"{_UUIDS};s/[0-9a-f]\\{{32\\}}/MACHINE-ID/g"
 NORMAL: dict[str, str] = {
@@ -113,7 +113,7 @@ NORMAL: dict[str, str] = {
     "/boot/efi/EFI/*/grub.cfg": _BOOT,
     "/boot/loader/entries/*.conf": _BOOT,
     "/boot/extlinux/extlinux.conf": _BOOT,
-    # the day of the last change of each password
+    # the day of each password's last change
     "/etc/shadow": "s/^\\([^:]*:[^:]*\\):[^:]*:/\\1::/",
 }
 
@@ -126,5 +126,5 @@ _LEFT_OUT = re.compile(
 
 
 def leaves_out(path: bytes) -> bool:
-    """Whether a path of an image, from its root on, does not count."""
+    """Whether an absolute path in an image does not count."""
     return _LEFT_OUT.fullmatch(path) is not None

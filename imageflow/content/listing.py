@@ -1,4 +1,4 @@
-"""Lists a file tree where it is: with what any guest has, of busybox as well as of coreutils.
+"""Lists a file tree in place, with tools that any guest has: busybox or coreutils.
 
 `python -m imageflow.content.listing [MORE]` prints the script, for diskimage-builder's hooks.
 """
@@ -11,7 +11,7 @@ import sys
 from imageflow.content.left_out import NORMAL, TREES
 
 _PRUNED = " -o ".join(
-    # the last two are large, and left out as well
+    # the last two are large, and do not count either
     [f"-path {shlex.quote(f'.{tree}/*')}" for tree in TREES] + ["-path './boot/initr*'", "-name __pycache__"]
 )
 _STAT = "stat -c 'p %f %u %g %s %t %T %n'"
@@ -62,9 +62,9 @@ cat "$work"/*
 
 
 def script(more: str = "") -> str:
-    """Of sh: lists the tree below its first argument, or the whole machine's; `more` may print other lines.
+    """An sh script: lists the tree below its first argument, or the whole machine's; `more` may print further lines.
 
-    Its second argument is an empty folder; without, it makes one and removes it.
+    Its second argument is an empty folder; without it, the script makes one and removes it.
 
     p MODE UID GID SIZE MAJOR MINOR PATH    (all hexadecimal but UID, GID and SIZE) a path, from `.` on
     HASH  PATH                              a file's digest, as sha256sum says it

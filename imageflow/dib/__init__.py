@@ -1,1 +1,1 @@
-"""How diskimage-builder is run for a build, and what is made of what it leaves."""
+"""Runs diskimage-builder for a build and processes the files it makes."""

@@ -1,4 +1,4 @@
-"""What builds hand on to later builds: bootstrapped systems, downloaded packages and cloud images.
+"""Caches shared between builds: bootstrapped systems, downloaded packages and cloud images.
 
 A build has its own image cache, filled by hard links from the shared one and handed back only after
 success, each file at once: two builds never see each other's half-made files, and apt's lock is not shared.
@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from imageflow.inputs.pins import Kind, Pins
 from imageflow.model import Json
 
 _KEPT_SYSTEMS = 4
 _KEPT_BYTES = 6 << 30
-_ABANDONED = 86400.0  # seconds after which a half-made file is nobody's any more
-_LINKED_FROM = 1 << 20  # bytes; smaller files may be rewritten in place, so they are copied
+_ABANDONED = 86400.0  # seconds after which a half-made file counts as abandoned
+_LINKED_FROM = 1 << 20  # bytes; smaller files are copied, as they may be rewritten in place
 _BOOTSTRAP_VARIABLES = (
     "DIB_RELEASE",
     "DIB_DEBIAN_COMPONENTS",
@@ -36,12 +37,12 @@ _BOOTSTRAP_VARIABLES = (
 
 
 def bootstrap_key(elements: Mapping[str, Path], environment: Mapping[str, str], pins: Json, arch: str) -> str | None:
-    """Names the system that debootstrap would make of these inputs; None when they don't say it exactly.
+    """Key of the system that debootstrap would make from these inputs; None when they don't determine it.
 
     With the digests of the archives' Release files in it, a cached system is never older than the
     archive that the build is pinned to.
     """
-    archives = {name: value for name, value in pins.items() if name.startswith("archive:")}
+    archives = {str(name): value for name, value in Pins(pins) if name.kind == Kind.ARCHIVE and name.rest}
     if not archives or "debootstrap" not in elements:
         return None
     shaping = sorted(
@@ -50,7 +51,7 @@ def bootstrap_key(elements: Mapping[str, Path], environment: Mapping[str, str], 
     inputs = {
         "arch": arch,
         "archives": archives,
-        "elements": {name: pins.get(f"element:{name}") for name in shaping},
+        "elements": {name: Pins(pins).of(Kind.ELEMENT).get(name) for name in shaping},
         "environment": {name: environment[name] for name in _BOOTSTRAP_VARIABLES if name in environment},
         "tools": {name: value for name, value in pins.items() if "bootstrap" in name or name == "diskimage-builder"},
     }
@@ -67,7 +68,7 @@ class Cache:
         self._made = private / "imageflow-bootstrap.tar.gz"
 
     def fill(self) -> dict[str, str]:
-        """Give the build what is there; -> the variables that tell diskimage-builder about it."""
+        """Link the cached files into the build's cache; -> the variables that point diskimage-builder at them."""
         self._private.mkdir(parents=True, exist_ok=True)
         for file in _cacheable(self._files):
             with contextlib.suppress(FileNotFoundError):  # pruned by another build
@@ -76,16 +77,16 @@ class Cache:
             return {}
         taken = self._private / self._system.name
         with contextlib.suppress(FileNotFoundError):
-            os.utime(self._system)  # used now: pruned last
+            os.utime(self._system)  # most recently used: pruned last
             _hand_over(self._system, taken)
         if taken.exists():
             return {"DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE": "1", "IMAGEFLOW_BOOTSTRAP_CACHED": str(taken)}
         return {"IMAGEFLOW_BOOTSTRAP_SAVE": str(self._made)}
 
     def take_back(self, still_right: Callable[[], bool]) -> None:
-        """Keep what a successful build has downloaded, and the system it bootstrapped.
+        """Store what a successful build downloaded, and the system it bootstrapped.
 
-        `still_right()` is asked before that one is kept: whether the archives are still what the key says.
+        `still_right()` says whether the archives still match the key; without that the system is not stored.
         """
         for file in _cacheable(self._private):
             shared = self._files / file.relative_to(self._private)
@@ -96,7 +97,7 @@ class Cache:
         self.prune()
 
     def prune(self) -> None:
-        """Drop the systems that were not used for longest, and the oldest files of too many."""
+        """Drop the least recently used systems, and the oldest files when there are too many."""
         if self._system is not None:
             for old in sorted(self._system.parent.glob("*.tar.gz"), key=_age, reverse=True)[_KEPT_SYSTEMS:]:
                 old.unlink(missing_ok=True)
@@ -112,7 +113,7 @@ class Cache:
 
 
 def _cacheable(folder: Path) -> Iterator[Path]:
-    """Downloads that are whole once they have their name: cloud images, Debian packages."""
+    """Downloads that are complete once they have their final name: cloud images, Debian packages."""
     for file in [*folder.glob("*"), *folder.glob("apt/*/*.deb")]:
         name = file.name
         if file.is_file() and not file.is_symlink() and "bootstrap" not in name and not name.startswith("."):
@@ -131,7 +132,7 @@ def _age(file: Path) -> float:
 
 
 def _hand_over(file: Path, to: Path) -> None:
-    """The same file under another name, whole from its first moment; what is there already stays."""
+    """Link or copy a file, atomically; an existing one stays."""
     if to.exists():
         return
     to.parent.mkdir(parents=True, exist_ok=True)

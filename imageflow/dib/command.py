@@ -1,4 +1,4 @@
-"""diskimage-builder's command line for a definition; its own code makes it of the definition."""
+"""diskimage-builder's command line for a definition, made by its own code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from imageflow.model import Json
 
-# Ours to decide, or done by us afterwards; everything else goes to diskimage-builder as it was written.
+# Decided or done by imageflow; everything else is passed to diskimage-builder unchanged.
 _OURS = (
     "imagename",
     "types",
@@ -24,7 +24,7 @@ _OURS = (
     "uncompressed",
     "docker-target",
 )
-_FROM_DISK = {"qcow2", "raw", "vhd"}  # converted from the raw disk by us
+_FROM_DISK = {"qcow2", "raw", "vhd"}  # converted from the raw disk by imageflow
 _FROM_TAR = {"tar", "tgz"}
 
 
@@ -60,5 +60,5 @@ def argv_for(
 
 
 def base_name(image: str) -> str:
-    """How the files are called while diskimage-builder works; it cuts off what looks like a type."""
+    """Base name of the files while diskimage-builder works; it cuts off what looks like a type."""
     return image.replace(".", "-") if image.endswith((".raw", ".tar", ".aci", ".squashfs")) else image

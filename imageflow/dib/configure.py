@@ -1,4 +1,4 @@
-"""The `configure` part of a recipe as an element: run inside the image, top to bottom."""
+"""The `configure` part of a recipe as an element, run inside the image from top to bottom."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import yaml
 
 from imageflow.errors import InputChanged, RecipeError
 from imageflow.guest import accounts, pip
+from imageflow.inputs.pins import Pins
 from imageflow.model import Json
 
 NAME = "imageflow-configure"
 _FILES = "imageflow-files"  # a folder of the element; hooks see it as /tmp/in_target.d/imageflow-files
 _HEAD = "#!/bin/bash\nset -eu\nset -o pipefail\n"
-_INSTALL = 'install_packages() { install-packages "$@"; }\n'  # for what is run in a machine, too
+_INSTALL = 'install_packages() { install-packages "$@"; }\n'  # same name as in a booted machine
 
 
 def write_element(elements: Path, steps: Sequence[Json], folder: Path, pins: Json) -> bool:
@@ -35,7 +36,7 @@ def write_element(elements: Path, steps: Sequence[Json], folder: Path, pins: Jso
         made.mkdir(parents=True, exist_ok=True)
     element.chmod(0o700)
     first, rest = _leading_packages(steps)
-    # Those that come first are installed with everybody's packages, in one go.
+    # Leading package steps are installed together with the elements' packages, in one run.
     (element / "package-installs.yaml").write_text(yaml.safe_dump(dict.fromkeys(first)))
     (element / "element-deps").write_text("package-installs\n" if _installs(steps) else "")
     for number, step in enumerate(rest):
@@ -48,7 +49,7 @@ def write_element(elements: Path, steps: Sequence[Json], folder: Path, pins: Jso
 
 
 def passwords(steps: Sequence[Json]) -> dict[str, str]:
-    """Variables that the element's hooks read -> names of the secrets that they have to hold."""
+    """Variables that the element's hooks read -> names of the secrets that go into them."""
     return accounts.passwords([user for step in steps for user in step.get("users", ())])
 
 
@@ -70,7 +71,7 @@ class _Sources:
         self._folder, self._to, self._pins, self._step, self._count = folder, to, pins, step, 0
 
     def take(self, entry: Json) -> str:
-        """-> the path of a copy of this entry's content, as a hook sees it."""
+        """Copy this entry's content; -> the copy's path, as a hook sees it."""
         name = f"{self._step:03}-{self._count:03}"
         self._count += 1
         if entry.get("source") is None:
@@ -88,7 +89,7 @@ class _Sources:
                     writer.write(data)
         except OSError as error:
             raise InputChanged(f"{source}: {error.strerror}") from error
-        if self._pins.get(f"file:{source}") != digest.hexdigest():
+        if Pins(self._pins).file(source) != digest.hexdigest():
             raise InputChanged(f"{source} is not what it was when the build was planned")
 
 
@@ -106,7 +107,7 @@ def _files(entries: Sequence[Json], sources: _Sources) -> str:
         place, owner = shlex.quote(str(entry["path"])), str(entry.get("owner") or "root:root")
         lines.append(f"install -D -m 0600 {sources.take(entry)} {place}")
         lines.append(f"chown {shlex.quote(owner if ':' in owner else owner + ':')} {place}")
-        lines.append(f"chmod {entry.get('mode') or '0644'} {place}")  # last: chown takes the set-uid bit away
+        lines.append(f"chmod {entry.get('mode') or '0644'} {place}")  # last: chown clears the set-uid bit
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Run by the element imageflow-manifest: takes the host's mirror credentials out of an image."""
+"""Run by the element imageflow-manifest: removes the host's mirror credentials from an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLACES = ("etc/apt", "etc/yum.repos.d", "etc/dnf", "etc/yum.conf", "etc/zypp", 
 
 
 def remove_from(root: Path, userinfo: list[str]) -> list[Path]:
-    """Take each of `userinfo` out of the package managers' configuration below `root`; -> what was changed."""
+    """Remove each of `userinfo` from the package managers' configuration below `root`; -> the changed files."""
     changed = []
     for file in _files(root):
         before = file.read_bytes()
@@ -29,7 +29,7 @@ def _files(root: Path) -> Iterator[Path]:
     for place in _PLACES:
         start = root / place
         candidates = start.rglob("*") if start.is_dir() else [start]
-        # A link may point out of the image, at the host's own file.
+        # A link may point outside the image, to the host's own file.
         yield from (file for file in candidates if file.is_file() and not file.is_symlink())
 
 

@@ -1,4 +1,4 @@
-"""The environment that diskimage-builder gets: explicit, and what of it may be shown."""
+"""The explicit environment of diskimage-builder, and the part of it that may be shown."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from imageflow.buildlog import MASK
 from imageflow.config import Config
+from imageflow.host.buildlog import MASK
+from imageflow.host.environment import PROXIES
+from imageflow.host.workspace import Workspace
 from imageflow.model import Json
-from imageflow.workspace import Workspace
+from imageflow.recipe import plain_secrets
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PASSED = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TZ")
-_PASSED_PREFIX = "PIP_"  # the operator's package index for the `pip` of a recipe
-_SECRET_NAME = re.compile(
-    r"PASS(WORD|WD|PHRASE)?($|_)|SECRET|TOKEN|CREDENTIAL|PRIVATE|(^|_)KEY$|API_?KEY", re.IGNORECASE
-)
+_PASSED = (*PROXIES, "TZ")
+_PASSED_PREFIX = "PIP_"  # the operator's package index for a recipe's `pip`
+_SECRET_NAME = re.compile(r"PASS(_|$)|PRIVATE|(^|_)KEY$|APIKEY", re.IGNORECASE)  # besides what a recipe's names say
 _USERINFO = re.compile(r"(?<=://)[^\s/@'\"]+@")  # user:password@ in a URL
 
 
 def base(work: Workspace) -> dict[str, str]:
-    """What every child of a build gets."""
+    """The environment of every child process of a build."""
     return {
         "PATH": f"{PATH}:{Path(sys.executable).parent}",
         "HOME": str(work.home),
         "USER": "root",
         "LOGNAME": "root",
         "LANG": "C.UTF-8",
-        "PYTHONUNBUFFERED": "1",  # or the output of its Python programs comes in lumps
+        "PYTHONUNBUFFERED": "1",  # otherwise the output of its Python programs arrives in blocks
         "TMPDIR": str(work.tmp),
         **{name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIX)},
     }
@@ -57,9 +57,9 @@ def for_dib(
         **{name: reveal(value, secret) for name, value in definition.get("environment", {}).items()},
         "_LIB": str(diskimage_builder.paths.get_path("lib")),
         "DIB_PYTHON_EXEC": sys.executable,
-        "DIB_NO_TIMESTAMP": "1",  # the build's log has its own
+        "DIB_NO_TIMESTAMP": "1",  # the build's log has its own timestamps
         "DIB_IMAGE_CACHE": str(work.cache),
-        "DIB_LOCKFILES": str(config.cache_dir / "locks"),  # elements lock parts of the host with them
+        "DIB_LOCKFILES": str(config.cache_dir / "locks"),  # with which elements lock parts of the host
         "TMP_DIR": str(work.tmp),
         "ELEMENTS_PATH": elements_path,
     }
@@ -76,12 +76,17 @@ def secret_names(definition: Json) -> set[str]:
 
 
 def shown(environment: Mapping[str, str], secrets: set[str]) -> dict[str, str]:
-    """The DIB_* variables as they may be kept with the image: no secrets, no credentials."""
+    """The DIB_* variables that may be stored with the image: no secrets, no credentials."""
     return {
-        name: MASK if name in secrets or _SECRET_NAME.search(name) else without_userinfo(value)
+        name: MASK if name in secrets or _is_secret(name, value) else plain_secrets.masked(without_userinfo(value))
         for name, value in sorted(environment.items())
         if name.startswith("DIB_")
     }
+
+
+def _is_secret(name: str, value: str) -> bool:
+    named = _SECRET_NAME.search(name) is not None or plain_secrets.keeps_secret(name)
+    return named or plain_secrets.what(name, value) is not None
 
 
 def without_userinfo(text: str) -> str:

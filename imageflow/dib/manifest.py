@@ -1,4 +1,4 @@
-"""What is in an image and what it was made of: diskimage-builder's manifests and ours, in one document."""
+"""An image's content and its inputs: diskimage-builder's manifests and ours, in one document."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imageflow.model import Build
+from imageflow.recipe import plain_secrets
 
 _FOLDER = "dib-manifests"
 _TREE = "imageflow-tree"  # our element's listing
@@ -39,7 +40,7 @@ def read_tree(folder: Path) -> bytes | None:
 def describe(
     build: Build, folder: Path, packages: list[dict[str, str]] | None, environment: Mapping[str, str], clean: Any
 ) -> dict[str, Any]:
-    """The whole document; `environment` is what may be shown of it, `clean` masks secrets in a text."""
+    """The whole document; `environment`: only what may be shown, `clean`: masks secrets in a text."""
     others = {
         file.name: clean(file.read_text(errors="replace"))
         for file in _files(folder)
@@ -48,7 +49,7 @@ def describe(
     arguments = next((file for file in _files(folder) if file.name == "dib_arguments"), None)
     return {
         "imageflow": {"build": build.id, "image": build.image, "method": build.method, "key": build.key},
-        "recipe": dict(build.recipe),
+        "recipe": plain_secrets.public(build.recipe),
         "pins": dict(build.pins),
         "dib_arguments": clean(arguments.read_text(errors="replace").strip()) if arguments else None,
         "dib_environment": dict(environment),

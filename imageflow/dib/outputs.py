@@ -1,4 +1,4 @@
-"""Makes the files of a version of what diskimage-builder has left: converted, compressed, with digests."""
+"""Makes the files of a version from diskimage-builder's files: converted, compressed, with digests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageflow import finishing
-from imageflow.control import Control
 from imageflow.errors import Refused
+from imageflow.host import disk_files
+from imageflow.host.control import Control
 from imageflow.model import Artifact, Json
 
 _KERNELS = (("kernel", ".vmlinuz", (".vmlinuz", ".kernel")), ("initrd", ".initrd", (".initrd", ".initramfs")))
@@ -29,20 +29,20 @@ class Finisher:
     env: Mapping[str, str]
 
     def make(self, output: str, progress: Callable[[float], None]) -> list[tuple[Path, Artifact]]:
-        """The files of one output; again is fine. Raises Refused when diskimage-builder left nothing for it."""
+        """The files of one output; idempotent. Raises Refused when diskimage-builder made nothing for it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if output == "kernel":
             return [self._kernel(kind, suffix, sources) for kind, suffix, sources in _KERNELS]
         to = self.folder / f"{self.image}.{output}"
         to.unlink(missing_ok=True)
-        if output in finishing.DISKS:
+        if output in disk_files.DISKS:
             source = self._find((".raw",), output)
             size = self._convert(output, source, to, progress)
             return [self._artifact(to, output, size)]
         source = self._find(_SUFFIXES[output], output)
         if output == "tgz":
             argv = ["gzip", "--no-name", "--keep", "--force", "-6", "--suffix", ".tgz-made", str(source)]
-            finishing.run(argv, source.parent, control=self.control, log=self.log, env=self.env)
+            disk_files.run(argv, source.parent, control=self.control, log=self.log, env=self.env)
             made = source.with_name(source.name + ".tgz-made")
             self._take(made, to)
             made.unlink()
@@ -51,8 +51,8 @@ class Finisher:
         return [self._artifact(to, output, None)]
 
     def _convert(self, output: str, source: Path, to: Path, progress: Callable[[float], None]) -> int:
-        """-> the virtual size in bytes."""
-        return finishing.convert(
+        """Convert one file; -> its virtual size in bytes."""
+        return disk_files.convert(
             source,
             "raw",
             to,
@@ -77,10 +77,10 @@ class Finisher:
                 return file
         left = ", ".join(sorted(file.name for file in self.built.glob("*"))[:10]) or "nothing"
         hint = "add the element 'baremetal'" if output == "kernel" else "see the build's log"
-        raise Refused(f"diskimage-builder left nothing for the output {output!r}; there is: {left}", hint=hint)
+        raise Refused(f"diskimage-builder made nothing for the output {output!r}; it made: {left}", hint=hint)
 
     def _take(self, source: Path, to: Path) -> None:
-        finishing.take(source, to, control=self.control, log=self.log, env=self.env)
+        disk_files.take(source, to, control=self.control, log=self.log, env=self.env)
 
     def _artifact(self, file: Path, kind: str, virtual_size: int | None) -> tuple[Path, Artifact]:
-        return file, finishing.artifact_of(file, kind, self.control, virtual_size)
+        return file, disk_files.artifact_of(file, kind, self.control, virtual_size)

@@ -16,14 +16,14 @@ from diskimage_builder.block_device.exception import BlockDeviceSetupException
 from diskimage_builder.block_device.level1.partitioning import Partitioning
 from diskimage_builder.block_device.utils import exec_sudo
 
-_PATIENCE = 10.0  # seconds until a device node has to be there
+_PATIENCE = 10.0  # seconds within which a device node must appear
 
 
 class PartxPartitioning(Partitioning):  # type: ignore[misc]
     """The stock `partitioning`, with partx in place of kpartx."""
 
     def create(self) -> None:
-        """Make the table and the devices; called once for each partition."""
+        """Make the partition table and the devices; called once for each partition."""
         self.number_of_partitions += 1
         if self.number_of_partitions > 1:
             return
@@ -35,7 +35,7 @@ class PartxPartitioning(Partitioning):  # type: ignore[misc]
         else:
             self._create_gpt()
         for partition in self.partitions:
-            # The parent class has named them as kpartx would, and would undo them as device-mapper's.
+            # The parent class used kpartx's names, and would remove the devices through device-mapper.
             device = self.state["blockdev"][partition.get_name()]
             device["device"] = "/dev/" + os.path.basename(device["device"])
             partition.rollbacks.clear()
@@ -57,7 +57,7 @@ def _delete(device: str) -> None:
 
 
 def _await_node(path: str) -> None:
-    """Return when the node is there; in a container without udev or devtmpfs, make it."""
+    """Wait for the node; in a container without udev or devtmpfs, make it."""
     number = Path("/sys/class/block") / Path(path).name / "dev"
     deadline = time.monotonic() + _PATIENCE
     while not os.path.exists(path):

@@ -1,4 +1,4 @@
-"""What a build's diskimage-builder run is made of, worked out anew from the recipe and its pins at each step."""
+"""The parameters of a build's diskimage-builder run, derived from the recipe and its pins in each step."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageflow import pins
+from imageflow import inputs
 from imageflow.config import Config
 from imageflow.dib import blockdevice, command, configure, environment
 from imageflow.dib.cache import Cache, bootstrap_key
 from imageflow.errors import ConfigError, InputChanged, RecipeError
+from imageflow.fetch import guard
+from imageflow.host.workspace import Workspace
+from imageflow.inputs import archives, elements, pins
+from imageflow.inputs.pins import Kind
 from imageflow.model import Build
-from imageflow.pins import archives, elements
 from imageflow.recipe import ImageRecipe
 from imageflow.recipe.definition import elements as named_elements
-from imageflow.workspace import Workspace
 
 MANIFEST_ELEMENT = "imageflow-manifest"
 
@@ -31,7 +33,7 @@ class DibPlan:
 
     @classmethod
     def of(cls, build: Build, config: Config) -> DibPlan:
-        """Raises ConfigError when diskimage-builder could not work in the build's work folder."""
+        """The plan for a build; raises ConfigError when diskimage-builder can't work in its work folder."""
         work = Workspace.of(build, config)
         if bad := elements.unusable_in(work.path):
             raise ConfigError(
@@ -42,7 +44,7 @@ class DibPlan:
 
     @property
     def name(self) -> str:
-        """How the files are called while diskimage-builder works."""
+        """Base name of the files while diskimage-builder works."""
         return command.base_name(self.build.image)
 
     @property
@@ -67,12 +69,12 @@ class DibPlan:
         return [*([configure.NAME] if self.image.configure else []), MANIFEST_ELEMENT]
 
     def check_inputs(self) -> None:
-        """Raise InputChanged unless elements and files are still what they were pinned to."""
+        """Raise InputChanged unless elements and files still match their pins."""
         try:
-            now = pins.local(self.image, self.folder, self.config)
+            now = inputs.local(self.image, self.folder, self.config)
         except RecipeError as error:
             raise InputChanged(f"an input is gone: {error.message}") from error
-        before = {name: pin for name, pin in self.build.pins.items() if name.startswith(("element:", "file:"))}
+        before = pins.select(self.build.pins, Kind.ELEMENT, Kind.FILE)
         if changed := sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name)):
             shown = ", ".join(changed[:5])
             raise InputChanged(f"changed since the build was planned: {shown}{' …' if len(changed) > 5 else ''}")
@@ -88,7 +90,7 @@ class DibPlan:
         )
 
     def environment(self, secret: Callable[[str], str]) -> dict[str, str]:
-        """The environment, but for what caches and block devices add."""
+        """The environment without what caches and block devices add."""
         path = ":".join(map(str, self.search_path()))
         recipe_env = {
             name: value for name, value in self.image.dib.get("environment", {}).items() if isinstance(value, str)
@@ -98,7 +100,7 @@ class DibPlan:
         return env | {name: secret(known) for name, known in configure.passwords(self.image.configure).items()}
 
     def block_devices(self, env: dict[str, str]) -> str | None:
-        """A block-device configuration that works here, where the elements' own would not."""
+        """A block-device configuration that works on this host; None when the elements' own does."""
         if blockdevice.has_device_mapper():
             return None
         arch = elements.architecture(self.image)
@@ -110,9 +112,12 @@ class DibPlan:
         return Cache(self.config.cache_dir, self.work.cache, key)
 
     def archives_unchanged(self, env: dict[str, str]) -> bool:
-        """Whether the archives are still what this build is pinned to."""
+        """Whether the archives still match this build's pins."""
         suites = archives.suites(env, list(self.elements()), elements.architecture(self.image))
-        return all(archives.digest(suite, env) == self.build.pins.get(name) for name, suite in suites.items())
+        permitted = guard.policy(self.config)
+        return all(
+            archives.digest(suite, env, permitted) == self.build.pins.get(name) for name, suite in suites.items()
+        )
 
     def shown_environment(self, env: dict[str, str]) -> dict[str, str]:
         """The DIB_* variables without secrets."""

@@ -1,4 +1,4 @@
-"""What has to be there before a build starts; found out now, not after twenty minutes."""
+"""Checks the host before a build starts, so that it does not fail twenty minutes later."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from imageflow import process
 from imageflow.dib.environment import PATH
 from imageflow.errors import NoSpace, Refused
+from imageflow.host import process
 
 GIB = 1 << 30
 _PACKAGES = {
@@ -30,13 +30,20 @@ _PACKAGES = {
 _ALWAYS = ("sudo", "qemu-img", "losetup", "partx", "unshare", "setpriv", "fstrim", "mkfs.ext4")
 
 
+def refused() -> Refused | None:
+    """Why this process can build nothing by the method dib; None when it may."""
+    if os.geteuid() == 0:
+        return None
+    return Refused(
+        "diskimage-builder needs root: it mounts file systems and attaches loop devices",
+        hint="run imageflow as root, or 'imageflow serve' as a system service; the methods boot and install need no root",
+    )
+
+
 def check_machine(elements: Collection[str], outputs: Collection[str]) -> None:
-    """Raise Refused, naming all that is missing here for these elements and outputs."""
-    if os.geteuid() != 0:
-        raise Refused(
-            "diskimage-builder needs root: it mounts file systems and attaches loop devices",
-            hint="run imageflow as root, or 'imageflow serve' as a system service",
-        )
+    """Raise Refused, naming everything that this host lacks for these elements and outputs."""
+    if (no_root := refused()) is not None:
+        raise no_root
     wanted = [*_ALWAYS]
     if "debootstrap" in elements:
         wanted.append("debootstrap")
@@ -64,7 +71,7 @@ def check_machine(elements: Collection[str], outputs: Collection[str]) -> None:
 
 
 def check_space(folder: Path, need: int, why: str) -> None:
-    """Raise NoSpace unless `need` bytes are free where `folder` is."""
+    """Raise NoSpace unless `need` bytes are free on `folder`'s file system."""
     free = shutil.disk_usage(folder).free
     if free < need:
         raise NoSpace(
@@ -74,7 +81,7 @@ def check_space(folder: Path, need: int, why: str) -> None:
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be used without swapping."""
+    """Bytes of memory available without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -82,8 +89,8 @@ def available_memory() -> int:
 
 
 def memory_for(size: int, available: int) -> int:
-    """How much memory a build of about `size` bytes may take for its files; 0: it should not.
+    """Bytes of memory that a build of about `size` bytes may use for its files; 0: none.
 
-    As diskimage-builder asks: at least double of what is needed.
+    diskimage-builder's rule: at least twice of what is needed.
     """
     return available // 2 if available >= 2 * size else 0

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from imageflow.dib.environment import without_userinfo
 from imageflow.errors import CommandFailed, ImageflowError, NoSpace
+from imageflow.host.buildlog import cleaner
 
-# phase -> (how much of the whole is done when it begins, its usual number of lines); one minimal Debian with a kernel
+# phase -> (progress at its start, its usual number of lines); measured with a minimal Debian with a kernel
 _PHASES = {
     "prepare": (0.0, 300),
     "root": (0.02, 900),
@@ -62,23 +63,22 @@ _CAUSES = (
 )
 
 
-class Watch:
-    """Takes every line of a run: writes it to the log, reports progress, remembers the end."""
+class DibWatch:
+    """Takes every line of a run: logs it, reports progress, remembers the last lines."""
 
     def __init__(self, log: Callable[[str], None], progress: Callable[[float, str], None]) -> None:
         self._log = log
         self._progress = progress
-        self._clean: Callable[[str], str] = getattr(log, "clean", str)
+        self._clean = cleaner(log)
         self._phase = "prepare"
         self._lines = 0
         self._done = 0.0
         self._hook: str | None = None
         self._tail: deque[str] = deque(maxlen=200)
-        self.said_success = False
         progress(0.0, self._phase)
 
     def clean(self, text: str) -> str:
-        """What an error may quote of a line."""
+        """The text with secrets masked, for quoting in an error."""
         return self._clean(without_userinfo(text))
 
     def __call__(self, line: str) -> None:
@@ -97,12 +97,10 @@ class Watch:
             self._enter("block-device")
         elif line.startswith(("Converting image using", "Image file ")):
             self._enter("image")
-        elif line == "Build completed successfully":
-            self.said_success = True
         self._report()
 
     def failure(self, error: CommandFailed) -> ImageflowError:
-        """What to tell an operator: the hook that failed, its exit code, the cause if it is a known one."""
+        """The error for an operator: the failed hook, its exit code, and the cause if it is known."""
         said = [line for line in self._tail if line.strip() and not _TIDYING.search(line)]
         message = error.message
         if self._hook:
@@ -114,7 +112,7 @@ class Watch:
                     kind = NoSpace if "space left" in match[0] or "quota" in match[0] else CommandFailed
                     return kind(f"{message}: {quoted}", hint=way_out)
         last = " | ".join(self._clean(line.strip())[:200] for line in said[-4:])
-        return CommandFailed(message, hint=f"the last it said: {last}" if last else "see the build's log")
+        return CommandFailed(message, hint=f"its last lines: {last}" if last else "see the build's log")
 
     def _enter(self, phase: str) -> None:
         if phase in _PHASES and _ORDER.index(phase) > _ORDER.index(self._phase):

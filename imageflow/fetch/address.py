@@ -1,4 +1,4 @@
-"""URLs: which of them are files, and how they are shown without what is secret in them."""
+"""URLs: tells local files from remote ones, and shows URLs without their secrets."""
 
 from __future__ import annotations
 

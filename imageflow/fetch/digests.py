@@ -1,8 +1,7 @@
-"""The digest of a local file, worked out again only when the file has changed.
+"""The digest of a local file, computed again only when the file has changed.
 
-Remembered by what the kernel says about the file: device, inode, size, and the times of its last change
-of content and of attributes; nobody can set the last one. A file that was written to within the last
-seconds is not remembered yet: a clock tick hides a second change.
+Cached by the file's device, inode, size, mtime and ctime; the ctime can't be set by a user. A file written
+to within the last seconds is not cached yet: a second change within a clock tick would go unnoticed.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import RecipeError
 from imageflow.fetch.hashing import corrupt, hashed
+from imageflow.host.control import Control
 from imageflow.recipe.problems import path_name
 
 _SETTLED = 2.0  # seconds; the coarsest clock of a file system
-_SMALL = 1 << 20  # bytes; a smaller file is read faster than it is looked up
+_SMALL = 1 << 20  # bytes; reading a smaller file is faster than a look-up
 FOLDER = "digests"
 
 
@@ -35,9 +34,9 @@ def local(
     control: Control,
     progress: Callable[[float], None] = lambda done: None,
 ) -> str:
-    """SHA-256 of a regular file. With `sha256` it must be that, else Corrupt is raised, which names both.
+    """SHA-256 of a regular file; raises Corrupt, naming both, when it differs from a given `sha256`.
 
-    Raises RecipeError when there is no such file, or it can't be read.
+    Raises RecipeError when the file is missing or can't be read.
     """
     found = _local(path, config, control, progress)
     if sha256 is not None and found != sha256.strip().lower():
@@ -47,7 +46,7 @@ def local(
 
 def _local(path: Path, config: Config, control: Control, progress: Callable[[float], None]) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not be waited for
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # do not block on a FIFO
     except OSError as error:
         raise RecipeError(f"{path_name(path)} can't be read: {error.strerror}", hint="check the path") from None
     try:
@@ -79,14 +78,14 @@ def _recall(memory: Path, status: os.stat_result) -> str | None:
         if known["file"] != _signs(status):
             return None
         with contextlib.suppress(OSError):
-            os.utime(memory)  # used now: collected last
+            os.utime(memory)  # most recently used: collected last
         return str(known["sha256"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _remember(memory: Path, status: os.stat_result, digest: str) -> None:
-    """For the next time; whoever may not write there reads the file again."""
+    """Cache the digest; without write permission the file is read again next time."""
     half = memory.with_name(f".{memory.name}.{os.getpid()}.{id(status)}")
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,14 @@
-"""The folder of downloaded files: whole ones under their digest, read-only; parts beside them.
+"""The folder of downloaded files: complete ones under their digest, read-only; partial ones beside them.
 
-The digest is a SHA-256 where we choose, and what Glance knows of its images.
+The digest is a SHA-256, except for images in Glance, where it is Glance's own hash.
 
-A part is its own lock: whoever holds it writes. It is renamed when it is whole, so a name without
-suffix is always a whole file.
+A part is its own lock: only its holder writes. It is renamed when complete, so a name without suffix is
+always a complete file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -18,26 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
 from imageflow.fetch import digests
+from imageflow.host import locks
+from imageflow.host.control import Control
 
-_LOOK = 0.25  # seconds between two looks at another one's lock: flock can't be waited for with a deadline
+_LOOK = 0.25  # seconds between two looks at a lock held by another process
 _DIGITS = frozenset("0123456789abcdef")
 _LENGTHS = (64, 96, 128)  # digits: SHA-256, SHA-384, SHA-512
 
 
 @dataclass(slots=True)
 class Part:
-    """What is there of a file, locked by us."""
+    """The downloaded part of a file, locked by us."""
 
     path: Path
     descriptor: int
-    whole: Path  # where it belongs
+    whole: Path  # its final path
 
     @property
     def origin(self) -> dict[str, str]:
-        """Where its bytes came from: 'url' (as a digest) and 'validator', what If-Range may say."""
+        """The origin of its bytes: 'url' (as a digest) and 'validator', for If-Range."""
         try:
             known = json.loads(self._note.read_bytes())
             return {str(key): str(value) for key, value in known.items()}
@@ -46,7 +46,7 @@ class Part:
 
     @origin.setter
     def origin(self, value: dict[str, str]) -> None:
-        with contextlib.suppress(OSError):  # a full disk will show soon enough
+        with contextlib.suppress(OSError):  # a full disk shows up soon enough
             self._note.write_text(json.dumps(value))
 
     @property
@@ -54,12 +54,12 @@ class Part:
         return self.path.with_suffix(".from")
 
     def drop(self) -> None:
-        """Remove it: these bytes are of no use."""
+        """Remove it: its bytes are useless."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """It is whole: on the disk, read-only, under its name."""
+        """Turn the complete part into the final file, durable and read-only."""
         os.fchmod(self.descriptor, 0o444)
         os.fsync(self.descriptor)
         os.utime(self.descriptor)
@@ -73,24 +73,24 @@ class Part:
 
 
 class Downloads:
-    """The downloads of this machine; safe for any number of processes and threads."""
+    """The downloads of this host; safe for any number of processes and threads."""
 
     def __init__(self, config: Config) -> None:
         self.folder = folder_of(config)
 
     def find(self, digest: str) -> Path | None:
-        """A whole file, marked as used now; None when there is none."""
+        """A complete file, marked as used now; None when there is none."""
         path = self._whole(digest)
         try:
             os.utime(path)
         except FileNotFoundError:
             return None
-        except PermissionError:  # another user's: it is collected by when it came
+        except PermissionError:  # another user's: it is collected by its download time
             return path if path.exists() else None
         return path
 
     def get(self, digest: str) -> Path:
-        """`find`, right after it came."""
+        """`find`, right after the download."""
         path = self.find(digest)
         if path is None:
             raise Unavailable(f"{self._whole(digest)} was removed while it was used", hint="try again")
@@ -98,23 +98,22 @@ class Downloads:
 
     @contextlib.contextmanager
     def part(self, digest: str, control: Control, log: Callable[[str], None]) -> Iterator[Part | None]:
-        """The part of a file, locked, maybe empty; None when the file is whole by now. Waits for who holds it."""
+        """The part of a file, locked, maybe empty; None when the file is complete by now. Waits for the lock."""
         self.folder.mkdir(parents=True, exist_ok=True)
         whole = self._whole(digest)
         path = self.folder / f"{digest}.part"
         told = False
         while not whole.exists():
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                if _locked(descriptor) and _still_at(path, descriptor):
+            if (descriptor := locks.take(path, mode=0o644)) is not None:
+                try:
                     part = Part(path, descriptor, whole)
-                    if whole.exists():  # it was renamed between our two looks, and we have made a new part
+                    if whole.exists():  # it was renamed in between, and we have made a new part
                         part.drop()
                         continue
                     yield part
                     return
-            finally:
-                os.close(descriptor)
+                finally:
+                    os.close(descriptor)
             if not told:
                 told = True
                 log("another build downloads the same file: waiting for it")
@@ -128,15 +127,15 @@ class Downloads:
 
 
 def folder_of(config: Config) -> Path:
-    """Where the downloads are."""
+    """The folder of downloads."""
     return config.cache_dir / "downloads"
 
 
 def collect(config: Config, max_age: float, max_size: float, keep: Collection[str] = ()) -> list[Path]:
-    """Remove files not used for `max_age` seconds, then the longest unused until all are within `max_size` bytes.
+    """Remove files unused for `max_age` seconds, then the least recently used until all fit into `max_size` bytes.
 
-    Never those whose digest is in `keep`, nor a part that somebody writes. Parts and remembered digests
-    go by age alone. -> what was removed. Whoever has a removed file open can read it to its end.
+    Never those whose digest is in `keep`, nor a part being written. Parts and cached digests are removed by
+    age alone. -> the removed files. A removed file that is open can still be read to its end.
     """
     oldest = time.time() - max_age
     whole: list[tuple[float, int, Path]] = []
@@ -170,26 +169,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _drop_part(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    if (descriptor := locks.take(path, make=False)) is None:
+        return False
     try:
-        if not _locked(descriptor) or not _still_at(path, descriptor):
-            return False
         Part(path, descriptor, path.with_suffix("")).drop()
         return True
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _still_at(path: Path, descriptor: int) -> bool:
-    """Whether the file that we have locked is the one with this name: it may have been renamed or removed before."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    return False

@@ -1,4 +1,4 @@
-"""One download over HTTP: goes on where it broke off, hashes what comes, and gives up when nothing more comes."""
+"""One download over HTTP: resumes after interruptions, hashes the data, and gives up without progress."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import requests
 import tenacity
 import urllib3
-from requests.adapters import HTTPAdapter
 
-from imageflow.control import Control
-from imageflow.errors import ImageflowError, NoSpace, Refused, Unavailable
+from imageflow.background.backoff import Backoff
+from imageflow.errors import ImageflowError, Refused, Unavailable
+from imageflow.fetch import reach
 from imageflow.fetch.address import shown
 from imageflow.fetch.downloads import Part
 from imageflow.fetch.hashing import CHUNK, hashed
+from imageflow.fetch.room import Room
+from imageflow.host.addresses import Policy
+from imageflow.host.control import Control
 
-_ATTEMPTS = 6  # in a row in which not one new byte came
-_FIRST_PAUSE = 0.5  # seconds, doubled each time
-_LONGEST_PAUSE = 30.0  # seconds
+_ATTEMPTS = 6  # attempts in a row without a new byte
+_FIRST_PAUSE = 0.5  # seconds until the next attempt, after the first failure
+_LONGEST_PAUSE = 30.0  # seconds; also the limit for a server's Retry-After
 _CONNECT = 10.0  # seconds
 _SILENCE = 20.0  # seconds without a byte
-_REDIRECTS = 10
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _TRANSIENT = frozenset({408, 425, 429})
-_GIB = 1 << 30
 
 
 class Transfer:
@@ -48,7 +48,10 @@ class Transfer:
         control: Control,
         log: Callable[[str], None],
         progress: Callable[[float, str], None],
+        permitted: Policy,
+        room: Room,
     ) -> None:
+        self._room = room
         self._url = url
         self._name = shown(url)
         self._wanted = sha256
@@ -56,15 +59,17 @@ class Transfer:
         self._control = control
         self._log = log
         self._progress = progress
+        self._permitted = permitted
         self._size = os.fstat(part.descriptor).st_size
         self._hash = hashlib.sha256()
-        self._resumed = self._size > 0  # some of it came with an earlier answer than the last
+        self._resumed = self._size > 0  # whether some of it came with an earlier response
         self._farthest = self._size
         self._fruitless = 0
-        self._pause = 0.0  # what the server asks for
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._pause = 0.0  # the server's Retry-After
 
     def run(self) -> str:
-        """Download what is missing; -> the SHA-256 of all of it."""
+        """Download the missing bytes; -> the SHA-256 of the whole file."""
         if self._size:
             self._log(f"{self._name}: {self._size} bytes are there from an earlier attempt")
             self._hash = hashed(self._part.descriptor, self._control, lambda done: self._progress(0.0, "check"))
@@ -73,7 +78,7 @@ class Transfer:
                 self._attempts()
             if self._found == self._wanted or not self._resumed:
                 return self._found
-            self._log(f"{self._name}: the parts do not fit together; from the beginning")
+            self._log(f"{self._name}: the parts do not fit together; starting over")
             self._restart()
 
     @property
@@ -84,17 +89,18 @@ class Transfer:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Unavailable),
             stop=lambda _: self._fruitless >= _ATTEMPTS,
-            wait=lambda _: max(min(_FIRST_PAUSE * 2 ** max(self._fruitless - 1, 0), _LONGEST_PAUSE), self._pause),
+            wait=lambda _: max(self._backoff.after(self._fruitless), self._pause),
             sleep=self._control.wait,
             before_sleep=lambda state: self._log(f"{state.outcome and state.outcome.exception()}; trying again"),
             reraise=True,
         )
-        # urllib3 logs every path with its query, which may be a signature
+        # urllib3 logs every path with its query, which may contain a signature
         logging.getLogger("urllib3").setLevel(logging.INFO)
-        with _session() as session:
+        with reach.session(self._permitted) as session:
             retrying(self._attempt, session)
 
     def _attempt(self, session: requests.Session) -> None:
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._pause = 0.0
         try:
             with self._answer(session) as response:
@@ -108,7 +114,7 @@ class Transfer:
             raise
 
     def _count(self) -> None:
-        """A server that can't go on where it broke off brings the same bytes again and again: that is no progress."""
+        """Count attempts without progress: a server that can't resume sends the same bytes again, which is none."""
         self._fruitless = 0 if self._size > self._farthest else self._fruitless + 1
         self._farthest = max(self._farthest, self._size)
 
@@ -122,7 +128,9 @@ class Transfer:
                 headers["If-Range"] = origin["validator"]
         try:
             response = session.get(self._url, headers=headers, stream=True, timeout=(_CONNECT, _SILENCE))
-        except ValueError as error:  # not all of them are requests': a Location that is no URL
+        except Refused as error:
+            raise Refused(f"{self._name}: {error.message}", hint=error.hint) from None
+        except ValueError as error:  # not only from requests: a Location that is not a URL
             raise _trouble(error, self._name) from None
         with contextlib.closing(response), _stopped_by(self._control, response):
             yield response
@@ -130,7 +138,7 @@ class Transfer:
     def _take(self, response: requests.Response) -> None:
         total = self._begin(response)
         if total is not None:
-            self._check_space(total - self._size)
+            self._room.expect(total, self._size)
         self._log(f"{self._name}: {_amount(total)}, from byte {self._size}")
         began, first, coming = time.monotonic(), self._size, _length(response)
         while data := response.raw.read1(CHUNK, decode_content=False):
@@ -145,20 +153,20 @@ class Transfer:
         self._log(f"{self._name}: {self._size - first} bytes in {seconds:.1f} s, {rate:.1f} MiB/s")
 
     def _begin(self, response: requests.Response) -> int | None:
-        """Make the part fit the answer; -> bytes of the whole file, None when nobody knows."""
+        """Adapt the part to the response; -> size of the whole file in bytes, None if unknown."""
         code = response.status_code
         if code == 206 and self._size:
             match = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
             if match and int(match[1]) == self._size:
                 self._resumed = True
                 return None if match[3] == "*" else int(match[3])
-        if code in (206, 416):  # not what we asked for, or nothing is left after what we have: next time all of it
+        if code in (206, 416):  # an unexpected range, or nothing after our part: request the whole file next time
             self._restart()
-            raise Unavailable(f"{self._name}: the server has another file, or mixes up its parts", hint="try again")
+            raise Unavailable(f"{self._name}: the server has a different file, or mixes up its parts", hint="try again")
         if code != 200:
             raise self._refusal(response)
         if self._size:
-            self._log(f"{self._name}: the server begins again, or the file has changed")
+            self._log(f"{self._name}: the server starts over, or the file has changed")
             self._restart()
         self._part.origin = {"url": _digest(self._url), "validator": _validator(response)}
         return _length(response)
@@ -170,29 +178,18 @@ class Transfer:
         self._resumed = False
 
     def _write(self, data: bytes) -> None:
+        self._room.grow(self._size + len(data), len(data))
         view = memoryview(data)
         while view:
             try:
                 written = os.pwrite(self._part.descriptor, view, self._size)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise self._no_space(f"{self._size} bytes are there, and kept") from error
+                    raise self._room.none_left(f"{self._size} bytes are there, and kept") from error
                 raise Refused(f"{self._part.path} can't be written: {error.strerror}", hint="check the disk") from error
             self._hash.update(view[:written])
             self._size += written
             view = view[written:]
-
-    def _check_space(self, need: int) -> None:
-        room = os.fstatvfs(self._part.descriptor)
-        free = room.f_bavail * room.f_frsize
-        if need > free:
-            raise self._no_space(f"{need / _GIB:.2f} GiB are to come, {free / _GIB:.2f} GiB are free")
-
-    def _no_space(self, why: str) -> NoSpace:
-        folder = self._part.path.parent
-        return NoSpace(
-            f"no space left in {folder} for {self._name}: {why}", hint="free some space, then resume the build"
-        )
 
     def _refusal(self, response: requests.Response) -> ImageflowError:
         code = response.status_code
@@ -209,26 +206,9 @@ class Transfer:
         return Refused(f"{self._name}: the server answered {code}", hint=hints.get(code, "check the URL in the recipe"))
 
 
-class _SystemTrust(HTTPAdapter):
-    """Trusts the certificates that this machine trusts, besides those that come with requests."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **kwargs)
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(*args, ssl_context=ssl.create_default_context(), **kwargs)
-
-
-def _session() -> requests.Session:
-    session = requests.Session()
-    session.max_redirects = _REDIRECTS
-    session.mount("https://", _SystemTrust())
-    return session
-
-
 @contextlib.contextmanager
 def _stopped_by(control: Control, response: requests.Response) -> Iterator[None]:
-    """End the connection when the build is to stop: a read waits for its server, not for us."""
+    """Close the connection when the build is to stop: a blocked read would not notice."""
     done = threading.Event()
 
     def watch() -> None:
@@ -250,12 +230,12 @@ def _stopped_by(control: Control, response: requests.Response) -> Iterator[None]
 
 
 def _digest(url: str) -> str:
-    """Names a URL in a file without showing what is secret in it."""
+    """Identifies a URL without showing its secrets."""
     return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _validator(response: requests.Response) -> str:
-    """What If-Range may say of this answer: a strong ETag, or a date; '' when there is none."""
+    """The If-Range value for this response: a strong ETag, or a date; '' when there is none."""
     tag: str = response.headers.get("ETag", "").strip()
     return tag if tag.startswith('"') else "" if tag else response.headers.get("Last-Modified", "")
 
@@ -271,7 +251,7 @@ def _amount(total: int | None) -> str:
 
 
 def _asked_pause(response: requests.Response) -> float:
-    """Seconds from Retry-After, as far as we are patient."""
+    """Seconds from Retry-After, limited."""
     value = response.headers.get("Retry-After", "").strip()
     seconds = 0.0
     if value.isdecimal():
@@ -283,10 +263,10 @@ def _asked_pause(response: requests.Response) -> float:
 
 
 def _trouble(error: Exception, name: str) -> ImageflowError:
-    """What went wrong on the way, without the URL that requests puts into its messages."""
+    """Our error for a failed transfer, without the URL that requests puts into its messages."""
     reason = _reason(error)
     if isinstance(error, requests.TooManyRedirects):
-        return Refused(f"{name}: the server sends us in circles", hint="check the URL in the recipe")
+        return Refused(f"{name}: the server redirects in a loop", hint="check the URL in the recipe")
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return Refused(
             f"{name}: the server's certificate is not trusted: {reason}",
@@ -296,13 +276,13 @@ def _trouble(error: Exception, name: str) -> ImageflowError:
         return Refused(f"{name}: the proxy's URL is not usable", hint="check http_proxy and https_proxy")
     if isinstance(error, requests.exceptions.ProxyError):
         return Unavailable(f"{name}: the proxy can't be used: {reason}", hint="check http_proxy and https_proxy")
-    if isinstance(error, ValueError):  # requests' errors of URLs are; of the recipe's one, or of a redirect's
-        return Refused(f"{name}: it, or where it leads to, is not a usable URL", hint="check the URL in the recipe")
+    if isinstance(error, ValueError):  # requests' errors about URLs: the recipe's or a redirect's
+        return Refused(f"{name}: it, or its redirect, is not a usable URL", hint="check the URL in the recipe")
     return Unavailable(f"{name} can't be read: {reason}", hint="check the network and the proxy")
 
 
 def _reason(error: BaseException) -> str:
-    """The kernel's or the library's own words for the innermost cause."""
+    """The kernel's or the library's own message for the innermost cause."""
     seen: list[BaseException] = []
     queue: list[BaseException] = [error]
     while queue:

@@ -1,4 +1,4 @@
-"""Whether somebody has to answer: what is on the screen of a machine that nobody sits at."""
+"""Recognises questions on the screen of an unattended machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _QUOTED = 240  # characters
-# The whole screen: dialogs that are drawn. A button is not what systemd says of a service: '[  OK  ] Started'.
+# Drawn dialogs, anywhere on the screen. A systemd message such as '[  OK  ] Started' is not a button.
 _BUTTON = re.compile(
     r"<\s*(Go Back|Continue|OK|Ok|Yes|No|Cancel|Back|Next|Abort|Retry|Quit|Exit|Help|Select|Reboot|Skip)\s*>"
     r"|(?<=.)\[\s*(OK|Next|Abort|Back|Yes|No|Cancel|Retry|Accept|Done|Continue(?: in \w+ mode +>)?)\s*\]"
@@ -57,10 +57,10 @@ _NOT_BOOTABLE = re.compile(
 
 
 def question(rows: Sequence[str], at_cursor: str, *, installer: bool) -> str | None:
-    """What a machine waits for, in words and with what stands there; None: for nobody.
+    """What a machine waits for, as a message that quotes the screen; None when it does not wait for input.
 
-    `rows` of its screen, which has not changed for a while, and what stands left of the cursor. Only an
-    `installer` is taken to have questions of its own; shells and boot menus are anybody's.
+    `rows` of its screen, unchanged for a while, and the text left of the cursor. Only an `installer` is assumed
+    to ask questions of its own; shells and boot menus can appear on any machine.
     """
     last = _last(rows)
     prompt = at_cursor.strip() or (last[-1] if last else "")
@@ -73,7 +73,7 @@ def question(rows: Sequence[str], at_cursor: str, *, installer: bool) -> str | N
         return None
     if any(_BUTTON.search(row) for row in rows) and sum(bool(_FRAME.search(row)) for row in rows) >= 3:
         return f"a dialog: {_dialog(rows)}"
-    asked = " ".join([*last[-3:-1], prompt])  # a long one goes over several rows
+    asked = " ".join([*last[-3:-1], prompt])  # a long one spans several rows
     for pattern, what in _QUESTIONS:
         if pattern.search(prompt) or (at_cursor.strip() and pattern.search(asked)):
             return f"{what}: {_quote([*last[-8:-1], prompt])}"
@@ -81,12 +81,12 @@ def question(rows: Sequence[str], at_cursor: str, *, installer: bool) -> str | N
 
 
 def at_login(at_cursor: str) -> bool:
-    """Whether the machine is up and lets people in."""
+    """Whether the machine is up and shows a login prompt."""
     return bool(_LOGIN.search(at_cursor))
 
 
 def nothing_to_boot(rows: Sequence[str]) -> bool:
-    """Whether the firmware says so, and nothing came after it."""
+    """Whether the firmware reports it, with no later output."""
     return any(_NOT_BOOTABLE.search(row) for row in _last(rows)[-4:])
 
 
@@ -95,7 +95,7 @@ def _last(rows: Sequence[str]) -> list[str]:
 
 
 def _dialog(rows: Sequence[str]) -> str:
-    """The title and the text of what is drawn."""
+    """The title and the text of a drawn dialog."""
     title = next((found["title"].strip() for row in rows if (found := _TITLE.search(row)) and "├" in row), "")
     inside = [row for row in rows if _FRAME.search(row) and not (title and title in row)]
     text = [line for row in inside if (line := readable(_BUTTON.sub(" ", row)))]
@@ -113,5 +113,5 @@ _STATUS = re.compile(r"\[[^\[\]]*\(\d\S?\w+\)[^\[\]]*\]\[[^\[\]]*\]")  # of GNU 
 
 
 def readable(line: str) -> str:
-    """A line without what is drawn around it."""
+    """A line without the frame drawn around it."""
     return " ".join(_CONTROLS.sub(" ", _FRAMES.sub(" ", _STATUS.sub(" ", line))).split())

@@ -1,4 +1,4 @@
-"""What installers and boots print on a serial console: which phase that is, and how far along."""
+"""Maps output of installers and boots on a serial console to phases and their progress."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _PERCENT = re.compile(r"(\d{1,3})%\D*$")
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One thing that a machine says of itself.
+    """A phase that console output announces.
 
-    Where the phase tells how far it is, with a percentage at the end of the line or with groups `at` and
-    `of` in the pattern, the fraction is between `start` and `end`; else it is `start`.
+    If the output tells the phase's progress, by a percentage at the end of the line or by groups `at` and `of`
+    in the pattern, the fraction is between `start` and `end`; otherwise it is `start`.
     """
 
     pattern: re.Pattern[str]
     name: str  # may refer to groups of the pattern: '\\1'
-    start: float  # 0 … 1, of the whole, where it usually is
+    start: float  # 0 … 1, usual progress of the whole at its start
     end: float
 
     def seen(self, line: str) -> tuple[str, float] | None:
-        """(its name, the fraction) if this line is of this phase."""
+        """(its name, the fraction) if this line belongs to this phase."""
         if not (match := self.pattern.search(line)):
             return None
         groups = match.groupdict()
@@ -36,7 +36,7 @@ class Phase:
 
 
 def find(phases: Sequence[Phase], line: str) -> tuple[str, float] | None:
-    """(name, fraction) of the phase that a line tells of; of several, the one that stands last in the table."""
+    """(name, fraction) of the phase that a line belongs to; the last matching one in the table."""
     for phase in reversed(phases):
         if seen := phase.seen(line):
             return seen

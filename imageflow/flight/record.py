@@ -1,4 +1,4 @@
-"""Keeps what was seen of an unattended machine: its console, and screenshots, beside the build's log."""
+"""Keeps an unattended machine's console and screenshots, beside the build's log."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-_KEPT = 50  # screenshots: the oldest ones go first
-_COMPARED = 4096  # bytes at the beginning of a console by which a machine is known again
+_KEPT = 50  # screenshots: the oldest are removed first
+_COMPARED = 4096  # bytes at the start of a console that identify a machine
 
 
 class Record:
     """`folder`/NAME.console.log and `folder`/NAME.SECONDS.png; they outlive the machine.
 
-    When another machine of the same name begins (the first one was deleted), the console of the one before
-    is kept as NAME.before.log. What can't be written is missing later, and is no reason to fail a build.
+    When another machine of the same name starts (the first one was deleted), the earlier console is kept as
+    NAME.before.log. A failed write only leaves a gap; it is no reason to fail a build.
     """
 
-    def __init__(self, folder: Path, name: str, *, every: float = 0.0) -> None:
-        """`every`: seconds between two screenshots."""
+    def __init__(self, folder: Path, name: str, *, every: float = 0.0, most: int = 1 << 25) -> None:
+        """`every`: seconds between two screenshots; `most`: bytes of the console, and of all screenshots."""
+        self._most = most
         self._folder = folder
         self._name = name
         self._every = every
@@ -28,7 +29,8 @@ class Record:
         self._last = b""
 
     def console(self, data: bytes, offset: int) -> None:
-        """What is on the console from this byte on; what another worker has kept already is not kept twice."""
+        """Keep console output from this byte on; output already kept by another worker is not kept twice."""
+        data = data[: max(0, self._most - offset)]
         if not data:
             return
         file = self._folder / f"{self._name}.console.log"
@@ -41,13 +43,13 @@ class Record:
                 out.write(data)
 
     def screenshot(self, take: Callable[[], bytes | None]) -> None:
-        """Take one, if it is time, and keep it, if it shows something else than the last one."""
+        """Take one if it is due, and keep it if it differs from the last one."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every
             self._keep(take())
 
     def end(self, take: Callable[[], bytes | None]) -> None:
-        """The last one, whenever that is."""
+        """Take the last one, whether due or not."""
         self._keep(take())
 
     def _keep(self, picture: bytes | None) -> None:
@@ -60,21 +62,23 @@ class Record:
             new = self._folder / f".{self._name}.png"
             new.write_bytes(picture)
             new.rename(self._folder / f"{self._name}.{time.time():.6f}.png")
-            for old in screenshots(self._folder, self._name)[:-_KEPT]:
-                old.unlink(missing_ok=True)
+            size = 0
+            for number, file in enumerate(reversed(screenshots(self._folder, self._name))):
+                size += file.stat().st_size
+                if number and (number >= _KEPT or size > self._most):
+                    file.unlink(missing_ok=True)
 
 
 def _continues(file: Path, data: bytes) -> bool:
-    """Whether this is the beginning of the console that the file holds."""
+    """Whether this is the start of the console in the file."""
     with file.open("rb") as kept:
         begin = kept.read(_COMPARED)
     length = min(len(begin), len(data))
     return begin[:length] == data[:length]
 
 
-def masked(data: bytes, log: Callable[[str], None]) -> bytes:
-    """Console output without the secrets that a build's log masks; as many bytes as it was."""
-    clean: Callable[[str], str] = getattr(log, "clean", str)
+def masked(data: bytes, clean: Callable[[str], str]) -> bytes:
+    """Console output with secrets masked by `clean`, of the same length in bytes."""
     text = data.decode("utf-8", "surrogateescape")
     if (cleaned := clean(text)) == text:
         return data
@@ -82,7 +86,7 @@ def masked(data: bytes, log: Callable[[str], None]) -> bytes:
 
 
 def screenshots(folder: Path, name: str = "*") -> list[Path]:
-    """Those that were kept, oldest first."""
+    """The kept screenshots, oldest first."""
     return sorted(
         folder.glob(f"{name}.*.png"),
         key=lambda file: float(file.name.rsplit(".", 3)[-3] + "." + file.name.rsplit(".", 3)[-2]),

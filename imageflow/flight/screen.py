@@ -1,4 +1,4 @@
-"""The screen that a serial console draws: what a person at a terminal would see now."""
+"""Emulates the screen of a serial console: what a user at a terminal would see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 ROWS = 25
 COLUMNS = 80
-_MOST = 999  # no terminal is larger: a number in an escape sequence is never more
+_MOST = 999  # no terminal is larger: limits numbers in escape sequences
 _TOKEN = re.compile(
     r"\x1b\[(?P<private>[<-?]*)(?P<numbers>[0-9;:]*)[ -/]*(?P<final>[@-~])"
     r"|\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_k][^\x1b]*\x1b\\)"  # titles and the like
@@ -19,18 +19,18 @@ _TOKEN = re.compile(
     re.S,
 )
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*\x1b?|[PX^_k][^\x1b]*\x1b?|[()*+ #%])?\Z", re.S)
-_LONGEST = 256  # characters of an escape sequence that is waited for
+_LONGEST = 256  # characters of an incomplete escape sequence to wait for
 _GRAPHICS = str.maketrans("jklmnqtuvwxa`", "┘┐┌└┼─├┤┴┬│▒◆")
 
 
 class Screen:
-    """A terminal of 80 × 25, as much of it as installers use; nothing that is fed to it can fail."""
+    """A terminal of 80 × 25, with the features that installers use; no input makes it fail."""
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._rest = ""
         self._reset()
-        self.scrolled = 0  # lines that have left at the top
+        self.scrolled = 0  # lines scrolled off at the top
 
     def feed(self, data: bytes) -> None:
         """More output."""
@@ -51,11 +51,11 @@ class Screen:
                 self._escape(token["simple"])
 
     def rows(self) -> list[str]:
-        """Its rows from the top, without blanks at their ends."""
+        """Its rows from the top, without trailing blanks."""
         return ["".join(row).rstrip() for row in self._cells]
 
     def at_cursor(self) -> str:
-        """What stands left of the cursor in its row."""
+        """The text left of the cursor in its row."""
         return "".join(self._cells[self._y][: self._x])
 
     def _reset(self) -> None:
@@ -83,7 +83,7 @@ class Screen:
             self._y += 1
 
     def _shift_rows(self, first: int, count: int) -> None:
-        """Rows between `first` and the bottom margin go up by `count`, or down if it is negative."""
+        """Move rows between `first` and the bottom margin up by `count`, or down if it is negative."""
         region = self._cells[first : self._bottom + 1]
         count = max(-len(region), min(count, len(region)))
         blank = [[" "] * COLUMNS for _ in range(abs(count))]
@@ -178,7 +178,7 @@ class Screen:
         self._y = max(0, min(y, ROWS - 1))
 
     def _erase(self, left: int, top: int, bottom: int, right: int) -> None:
-        """From (left, top), the rows between, to before (right, bottom)."""
+        """Erase from (left, top) through the rows between to just before (right, bottom)."""
         for y in range(top, bottom + 1):
             start = left if y == top else 0
             end = right if y == bottom else COLUMNS

@@ -1,4 +1,4 @@
-"""Decides from a console and a disk whether an unattended machine goes on: pure, time comes from outside."""
+"""Decides from console and disk whether an unattended machine makes progress: pure, the caller passes the time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from imageflow.flight.phases import BOOTING, INSTALLERS, SYSTEMS, find
 from imageflow.flight.screen import Screen
 
 _KEPT = 5000  # lines of the console
-_LINE = 4096  # characters of a line that are looked at
-_NO_BOOT = 5.0  # seconds that a firmware may take to find out that there is something to boot after all
+_LINE = 4096  # characters of a line that are considered
+_NO_BOOT = 5.0  # seconds that a firmware may take to find something to boot after all
 _ESCAPES = re.compile(
     r"\x1b(\[[0-?]*[ -/]*[@-~]|[()*+].|\][^\x07\x1b]*(\x07|\x1b\\)|[PX^_k][^\x1b]*\x1b\\|[0-9=>A-Zc-z~|}])"
 )
@@ -27,14 +27,14 @@ _CLOCK = re.compile(r"\b\d\d?:\d\d(:\d\d)?\b")
 
 
 class Watch:
-    """Sees what a machine prints and writes, bit by bit.
+    """Watches what a machine prints and writes, piece by piece.
 
-    The first bit may hold the history of a machine that another worker watched before, with boots and even
-    a panic that it got over: what counts there is how it ends.
+    The first piece may contain the history of a machine that another worker watched before, with boots and even
+    a panic that it survived: only its end counts.
     """
 
     def __init__(self, limits: Limits, *, installer: bool) -> None:
-        """`installer`: it installs itself and powers off; else it boots to a login prompt."""
+        """`installer`: it runs an installer and powers off; else it boots to a login prompt."""
         self._limits = limits
         self._installer = installer
         self._phases = (*BOOTING, *INSTALLERS) if installer else (*BOOTING, *SYSTEMS)
@@ -44,20 +44,20 @@ class Watch:
         self._screen = Screen()
         self._shown: tuple[int, list[str]] = (0, [])
         self._boots = [0] * len(_BOOTS)
-        self._spoken = False  # whether anything was ever said
-        self._past = True  # what is seen is from before
+        self._spoken = False  # whether there was ever any output
+        self._past = True  # the output is from before this watch
         self._panic: str | None = None
         self._written: int | None = None
-        self._drawn: float | None = None  # when the screen changed last
-        self._moved = 0.0  # when that, or the disk, changed last
+        self._drawn: float | None = None  # time of the screen's last change
+        self._moved = 0.0  # time of the last change of the screen or the disk
         self._trouble: Trouble | None = None
         self.phase = ""
         self.fraction = 0.0
 
     def see(self, console: bytes, written: int | None, now: float) -> Trouble | None:
-        """More of the console, bytes written to the disk so far, and the time in seconds; -> what is wrong, if anything.
+        """Take more console output, bytes written to the disk so far, and the time in seconds; -> the trouble, if any.
 
-        What was once found stays.
+        Trouble once found stays.
         """
         if console:
             self._spoken = True
@@ -74,17 +74,17 @@ class Watch:
         return self._trouble
 
     def said(self, marker: str) -> bool:
-        """Whether a line of the console ended with this; a command that is shown, and would say it, does not count."""
+        """Whether a line of the console ended with the marker; an echoed command that contains it does not count."""
         return any(line.rstrip().endswith(marker) for line in (*self._lines, self._rest))
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines as a person would read them: those of the screen, where something is drawn on it."""
+        """The last lines as a user would read them: those of the screen, if something is drawn on it."""
         rows = self._screen.rows()
         lines = rows if any("│" in row for row in rows) else [*self._lines, self._rest]
         return [text for line in lines if (text := readable(line))][-count:]
 
     def _changed(self) -> bool:
-        """Whether the screen shows something else: a clock in a status line is nothing, nor the same drawn again."""
+        """Whether the screen changed, ignoring a clock in a status line and redraws of the same text."""
         rows = self._screen.rows()
         rows[0], rows[-1] = _CLOCK.sub("", rows[0]), _CLOCK.sub("", rows[-1])
         before, self._shown = self._shown, (self._screen.scrolled, rows)
@@ -116,10 +116,10 @@ class Watch:
 
     def _judge(self, now: float) -> Trouble | None:
         if self._panic is not None:
-            return Trouble(Cause.PANIC, f"the kernel panicked: {self._panic}", "what went before is on the console")
+            return Trouble(Cause.PANIC, f"the kernel panicked: {self._panic}", "the console shows what happened before")
         if max(self._boots) >= self._limits.boots:
-            times = f"it has started {max(self._boots)} times and comes no further"
-            return Trouble(Cause.BOOT_LOOP, times, "the console says what each start ended with")
+            times = f"it has started {max(self._boots)} times and gets no further"
+            return Trouble(Cause.BOOT_LOOP, times, "the console shows how each start ended")
         still = now - (self._drawn if self._drawn is not None else now)
         if still >= min(_NO_BOOT, self._limits.dialog, self._limits.stall, self._limits.start):
             return self._judge_still(still, now - self._moved)
@@ -134,13 +134,13 @@ class Watch:
         if at_login(at_cursor) and not self._installer:
             return None
         if still >= self._limits.dialog and (what := question(rows, at_cursor, installer=self._installer)):
-            hint = "answer it in the answer file" if self._installer else "somebody has to look at its console"
+            hint = "answer it in the answer file" if self._installer else "look at its console"
             return Trouble(Cause.DIALOG, f"it waits at {what}", f"{hint}; the screenshot shows it")
         if idle >= self._limits.start and not (self._installer or self._spoken):
-            what = f"it has said nothing and written nothing to its disk in {idle:.0f} s: it does not boot"
+            what = f"it has printed nothing and written nothing to its disk in {idle:.0f} s: it does not boot"
             return Trouble(Cause.NO_BOOT, what, "the screenshot shows why; is the disk bootable with this firmware?")
         if idle >= self._limits.stall:
             last = (self.last_lines(1) or ["nothing at all"])[0]
-            what = f"nothing new on the console and nothing written to the disk for {idle:.0f} s; it said last: {last}"
+            what = f"nothing new on the console and nothing written to the disk for {idle:.0f} s; last output: {last}"
             return Trouble(Cause.STALL, what, "the screenshot may show more; some installers log to another console")
         return None

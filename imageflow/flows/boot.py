@@ -8,10 +8,10 @@ from typing import Any
 from taskflow.patterns import linear_flow
 
 from imageflow.flows.publish import publish_image
+from imageflow.inputs.stages import configure_steps
 from imageflow.model import Json
-from imageflow.stages import configure_steps
 from imageflow.tasks.configure import Configure
-from imageflow.tasks.describe_machine import DescribeMachineImage
+from imageflow.tasks.describe import DescribeMachineImage
 from imageflow.tasks.machine import AwaitSsh, BootMachine
 from imageflow.tasks.prepare_machine import DeleteMachine, FetchBase, PrepareMachine
 from imageflow.tasks.seal import SealMachine, StopMachine
@@ -20,12 +20,12 @@ from imageflow.tasks.verify import VerifyImage
 
 
 def arguments(recipe: Json) -> list[Any]:
-    """What the factory is called with: [[step, title] of each entry of `configure`]."""
+    """The factory's arguments: a [step, title] pair for each entry of `configure`."""
     return [[list(step) for step in configure_steps(recipe)]]
 
 
 def build_by_boot(steps: Sequence[Sequence[str]]) -> linear_flow.Flow:
-    """Boot the base, or the deepest layer that is there, configure, seal, snapshot, verify and publish it."""
+    """Boot the base or the deepest existing layer, then configure, seal, snapshot, verify and publish it."""
     return linear_flow.Flow("boot").add(
         PrepareMachine(),
         FetchBase(),

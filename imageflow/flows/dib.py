@@ -13,7 +13,7 @@ from imageflow.tasks.workspace import PrepareWorkspace
 
 
 def build_by_dib() -> linear_flow.Flow:
-    """Run diskimage-builder on the pinned inputs, convert what it leaves, describe and publish it."""
+    """Run diskimage-builder on the pinned inputs, then convert, describe and publish its output."""
     return linear_flow.Flow("dib").add(
         PrepareWorkspace(),
         CollectInputs(),

@@ -1,4 +1,4 @@
-"""Accounts as a script of sh: in diskimage-builder's chroot and in a machine alike, with shadow's tools or busybox's."""
+"""Accounts as an sh script, for diskimage-builder's chroot and for machines, with shadow's tools or busybox's."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ may_become_root() {  # NAME
 
 
 def script(users: Sequence[Json]) -> str:
-    """Make the accounts of a recipe's `users`, or change those that are there; needs the variables of `passwords`."""
+    """Make or change the accounts of a recipe's `users`; needs the variables of `passwords`."""
     lines = [_FUNCTIONS]
     for user in users:
         name = shlex.quote(user["name"])
@@ -96,7 +96,7 @@ def script(users: Sequence[Json]) -> str:
 
 
 def passwords(users: Sequence[Json]) -> dict[str, str]:
-    """Variables that the script reads -> names of the secrets that they have to hold."""
+    """Variables that the script reads -> names of the secrets that go into them."""
     names = [user["password"]["secret"] for user in users if isinstance(user.get("password"), Mapping)]
     return {_variable(name): name for name in names}
 
@@ -104,7 +104,7 @@ def passwords(users: Sequence[Json]) -> dict[str, str]:
 def _password_of(name: str, password: Any) -> list[str]:
     if password is None:
         return []
-    if isinstance(password, Mapping):  # builtins only: it must not be seen in a list of processes
+    if isinstance(password, Mapping):  # builtins only: it must not appear in the process list
         return [f'printf "%s\\n" "${{{_variable(password["secret"])}}}" | set_password {name}']
     return [f"printf '%s\\n' {shlex.quote(str(password))} | set_password {name}"]
 

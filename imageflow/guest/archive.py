@@ -1,4 +1,4 @@
-"""A folder as a stream of tar: for a machine that has `tar` and nothing else."""
+"""A folder as a tar stream, for a machine that has only `tar`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from imageflow.errors import Refused
 
-LAST = ".imageflow-whole"  # the last member: where it is, everything before it has arrived
+LAST = ".imageflow-whole"  # the last member: its presence proves that everything before it arrived
 
 
 class _Stream:
-    """What tarfile writes to."""
+    """The file object that tarfile writes to."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
@@ -35,9 +35,9 @@ class _Stream:
 
 
 def pack(folder: Path, write: Callable[[bytes], None]) -> None:
-    """Write everything in a folder as an archive: root's, in order of the names, times and modes kept.
+    """Write a folder's content as an archive, owned by root, sorted by name, times and modes kept.
 
-    Raises Refused for what is neither a file nor a folder nor a symbolic link, OSError for what can't be read.
+    Raises Refused for anything but a file, folder or symbolic link, OSError for what can't be read.
     """
     stream = _Stream(write)
     with tarfile.open(mode="w|", fileobj=stream, format=tarfile.GNU_FORMAT, bufsize=1 << 18) as archive:

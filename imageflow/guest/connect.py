@@ -1,4 +1,4 @@
-"""A connection to a machine: scripts and files over one SSH transport that is kept open."""
+"""A connection to a machine: scripts and files over one SSH transport, which stays open."""
 
 from __future__ import annotations
 
@@ -10,124 +10,119 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import paramiko
 
-from imageflow.control import Control
-from imageflow.errors import CommandFailed, Unavailable
-from imageflow.guest import Access, Facts, archive, remote
+from imageflow.errors import CommandFailed, LockedOut, Unavailable
+from imageflow.guest import Access, Facts, archive, remote, scripts
 from imageflow.guest.following import KEPT, follow
-from imageflow.guest.login import log_in
-from imageflow.process import TAIL, Lines, verdict
+from imageflow.guest.login import Patience, log_in, rehearse
+from imageflow.host.buildlog import cleaner
+from imageflow.host.child_output import Lines
+from imageflow.host.control import Control
+from imageflow.host.process import TAIL, verdict
 
-Log = Callable[[str], None]
 Feed = Callable[[Callable[[bytes], None]], None]  # writes a command's standard input
 _T = TypeVar("_T")
 _KEEPALIVE = 15  # seconds
 _OPEN = 60.0  # seconds that a channel may take to open
-_END = 15.0  # seconds that a command may take to be ended
-_LARGE = 256 << 20  # bytes of output that are kept of a command that is known to say much
-_AGAIN = 60.0  # seconds to log in again after the connection was lost
-_FACTS = """
-for tool in apt-get dnf zypper apk; do
-    if command -v "$tool" >/dev/null 2>&1; then echo "packages=$tool"; break; fi
-done
-[ ! -d /run/systemd/system ] || echo systemd=yes
-name=$(sed -n 's/^PRETTY_NAME="*\\([^"]*\\)"*$/\\1/p' /etc/os-release 2>/dev/null | head -n 1)
-echo "system=${name:-$(uname -sr)}"
-echo "python=$(command -v python3 2>/dev/null)"
-"""
-_CLOUD_INIT = """
-command -v cloud-init >/dev/null 2>&1 || exit 0
-[ ! -e /run/cloud-init/result.json ] && [ ! -e /run/cloud-init/disabled ] || exit 0
-echo 'waiting for cloud-init'
-cloud-init status --wait >/dev/null 2>&1 || echo "cloud-init ended with exit code $?"
-"""
-_PUT = """
-set -eu
-umask 022
-[ ! -d "$to" ] || { echo "$to is a directory" >&2; exit 1; }
-folder=${to%/*}
-mkdir -p "${folder:-/}"
-aside=$folder/.imageflow-put
-trap 'rm -f "$aside"' EXIT
-trap 'exit 143' HUP INT TERM
-rm -f "$aside"
-(umask 077; cat > "$aside")
-[ "$(wc -c < "$aside")" -eq "$size" ] || { echo 'it did not arrive whole' >&2; exit 1; }
-chown "$owner" "$aside"
-chmod "$mode" "$aside"
-mv -f "$aside" "$to"
-"""
-_PUT_TREE = f"""
-set -eu
-umask 022
-to=${{to%/}}
-mkdir -p "${{to%/*}}/"
-rm -rf "$to.imageflow-put"
-mkdir "$to.imageflow-put"
-trap 'rm -rf "$to.imageflow-put"' EXIT
-trap 'exit 143' HUP INT TERM
-tar -xf - -C "$to.imageflow-put"
-rm "$to.imageflow-put/{archive.LAST}"
-rm -rf "$to"
-mv "$to.imageflow-put" "$to"
-"""
+_END = 15.0  # seconds that ending a command may take
+_LARGE = 256 << 20  # bytes of output kept of a command with large output
+_AGAIN = 60.0  # seconds for logging in again after a lost connection
+_REFUSED = Patience(refused=10.0, silent=float("inf"))  # then
 
 
 def connect(
-    access: Access, *, control: Control, log: Log, timeout: float = 60.0, dead: Callable[[], str | None] = lambda: None
-) -> Connection:
-    """Log in, as soon as that works; see login.log_in for what is raised. Close it, or use it in a `with`."""
-    return Connection(access, log_in(access, control=control, timeout=timeout, dead=dead), log)
+    access: Access,
+    *,
+    control: Control,
+    log: Callable[[str], None],
+    timeout: float = 60.0,
+    dead: Callable[[], str | None] = lambda: None,
+    patience: Callable[[], Patience | None] = lambda: None,
+) -> SshConnection:
+    """Log in as soon as that works; raises what login.log_in does. Close it, or use it in a `with`."""
+    transport = log_in(access, control=control, timeout=timeout, dead=dead, patience=patience)
+    return SshConnection(access, transport, log)
 
 
 def await_ssh(
-    access: Access, *, control: Control, log: Log, timeout: float, dead: Callable[[], str | None]
-) -> Connection:
-    """Wait until a booting machine can be worked in: its SSH server lets us in, its cloud-init is done.
+    access: Access,
+    *,
+    control: Control,
+    log: Callable[[str], None],
+    timeout: float,
+    dead: Callable[[], str | None],
+    patience: Callable[[], Patience | None] = lambda: None,
+) -> SshConnection:
+    """Wait until a booting machine is ready: login works and cloud-init has finished.
 
-    `dead` says why waiting is pointless, or None. Raises as `connect` does.
+    `dead` returns why waiting is pointless, or None. Raises as `connect` does; LockedOut, too, when the account that
+    logged in can't become root.
     """
     deadline = time.monotonic() + timeout
-    connection = connect(access, control=control, log=log, timeout=timeout, dead=dead)
+    connection = connect(access, control=control, log=log, timeout=timeout, dead=dead, patience=patience)
     try:
         connection.await_cloud_init(control, max(30.0, deadline - time.monotonic()))
+    except CommandFailed as error:  # it can only fail before it begins
+        connection.close()
+        how = "run a command" if access.user == "root" else "become root with sudo"
+        raise LockedOut(f"{access.user} can't {how} in the machine any more: {error.hint}") from None
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-class Connection:
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A shell in a machine that has no script yet."""
+
+    mark: str
+    channel: paramiko.Channel
+
+    def close(self) -> None:
+        """End it; idempotent."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self.channel.close()
+
+
+class SshConnection:
     """The Guest protocol over SSH. For one thread at a time."""
 
-    def __init__(self, access: Access, transport: paramiko.Transport, log: Log) -> None:
+    def __init__(self, access: Access, transport: paramiko.Transport, log: Callable[[str], None]) -> None:
         self.access = access
         self._log = log
         self._transport = transport
         transport.set_keepalive(_KEEPALIVE)
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> SshConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def adopt(self, other: SshConnection) -> None:
+        """Go on over another connection, made to the same machine; `other` is not used any more."""
+        self._transport.close()
+        self.access, self._transport = other.access, other._transport
+
     def close(self) -> None:
-        """Again is fine; a command that is still running in the machine goes on until the next connection."""
+        """Idempotent; a command still running in the machine continues until the next connection."""
         self._transport.close()
 
     @functools.cached_property
     def facts(self) -> Facts:
-        """What was found in the guest, at the first use."""
-        lines = self.run(_FACTS, control=Control(time.monotonic() + 120), name="a look at the machine").splitlines()
+        """See Guest.facts."""
+        lines = self.run(
+            scripts.FACTS, control=Control(time.monotonic() + 120), name="a look at the machine"
+        ).splitlines()
         found = dict(line.partition("=")[::2] for line in lines)
         return Facts(
             packages=found.get("packages"),
-            systemd="systemd" in found,
             system=found.get("system", ""),
             python=found.get("python") or None,
         )
@@ -137,17 +132,21 @@ class Connection:
         command: str,
         *,
         control: Control,
-        log: Log | None = None,
+        log: Callable[[str], None] | None = None,
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
         name: str = "a command in the machine",
+        reserved: Reserved | None = None,
     ) -> str:
-        """See Guest.run; `name` is what an error calls it."""
+        """See Guest.run. `reserved`: where it runs, see `reserve`."""
 
         def feed(write: Callable[[bytes], None]) -> None:
             write(stdin)
 
-        kept = self._execute(command, feed, control=control, log=log, environment=environment or {}, name=name)
+        environment = environment or {}
+        kept = self._execute(
+            command, feed, control=control, log=log, environment=environment, name=name, reserved=reserved
+        )
         return kept.decode("utf-8", "replace").removesuffix("\n")
 
     def output(self, command: str, *, control: Control, name: str = "a command in the machine") -> bytes:
@@ -175,12 +174,12 @@ class Connection:
             f"{key}={shlex.quote(value)}\n"
             for key, value in (("to", to), ("mode", mode), ("owner", owner), ("size", str(size)))
         )
-        self._execute(head + _PUT, feed, control=control, log=None, environment={}, name=f"writing {to}")
+        self._execute(head + scripts.PUT, feed, control=control, log=None, environment={}, name=f"writing {to}")
 
     def put_tree(self, folder: Path, to: str, *, control: Control) -> None:
-        """See Guest.put_tree; owned by root. Raises Refused for what is no file, folder or link."""
+        """See Guest.put_tree; owned by root. Raises Refused for anything but files, folders and links."""
         self._execute(
-            f"to={shlex.quote(to)}\n{_PUT_TREE}",
+            f"to={shlex.quote(to)}\n{scripts.PUT_TREE}",
             functools.partial(archive.pack, folder),
             control=control,
             log=None,
@@ -188,10 +187,31 @@ class Connection:
             name=f"writing {to}",
         )
 
+    def reserve(self, control: Control) -> Reserved | None:
+        """A shell that waits for its script: it is root's, even when later ones can't be; None when there is none."""
+        mark = secrets.token_hex(8)
+        with contextlib.suppress(Unavailable):
+            return Reserved(mark, self._begin(mark, control))
+        return None
+
+    def rehearse_login(self, server: str, control: Control) -> None:
+        """Log in to an SSH server that this command starts on its standard input. Raises what login.rehearse does."""
+        mark = secrets.token_hex(8)
+        channel = self._begin(mark, control)
+        try:
+            channel.sendall(remote.header(server, {}, mark))
+            rehearse(channel, self.access, control)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise Unavailable(f"the connection to the machine was lost: {error}") from None
+        finally:
+            channel.close()
+            self._end(mark)
+
     def await_cloud_init(self, control: Control, timeout: float) -> None:
-        """Until cloud-init has done all that it does at this boot, where there is one; Unavailable after `timeout` s."""
+        """Wait until cloud-init, if installed, has finished for this boot; raises Unavailable after `timeout` seconds."""
         limited = _Limited(control, timeout, "cloud-init is still not done")
-        self.run(_CLOUD_INIT, control=limited, log=self._log, name="waiting for cloud-init")
+        resolve = "" if self.access.user == "root" else scripts.OWN_NAME  # sudo looks it up for each command
+        self.run(resolve + scripts.READY, control=limited, log=self._log, name="waiting for cloud-init")
 
     def _execute(
         self,
@@ -199,14 +219,15 @@ class Connection:
         feed: Feed,
         *,
         control: Control,
-        log: Log | None,
+        log: Callable[[str], None] | None,
         environment: Mapping[str, str],
         name: str,
         keep: int = KEPT,
+        reserved: Reserved | None = None,
     ) -> bytes:
-        mark = secrets.token_hex(8)
+        mark = reserved.mark if reserved is not None else secrets.token_hex(8)
         header = remote.header(script, environment, mark)
-        clean: Callable[[str], str] = getattr(log, "clean", str)
+        clean = cleaner(log)
         hidden = sorted(filter(str.strip, environment.values()), key=len, reverse=True)
         tail: deque[str] = deque(maxlen=TAIL)
 
@@ -215,7 +236,7 @@ class Connection:
             if log is not None:
                 log(line)
 
-        channel = self._start(remote.command_line(mark, sudo=self.access.user != "root"), control)
+        channel = reserved.channel if reserved is not None else self._begin(mark, control)
         feeder = _Feeder(channel, header, feed)
         ended = False
         try:
@@ -236,17 +257,24 @@ class Connection:
             quotes = [clean(line) for line in list(tail)[-3:]]
             for value in hidden:
                 quotes = [quote.replace(value, "******") if len(value) > 2 else quote for quote in quotes]
-            raise CommandFailed(words, hint=" | ".join(quotes) or "it printed nothing")
+            failed = CommandFailed(words, hint=" | ".join(quotes) or "it printed nothing")
+            failed.ended_from_outside = code < 0 or code > 128  # a shell's code for a signal
+            raise failed
         return kept
 
+    def _begin(self, mark: str, control: Control) -> paramiko.Channel:
+        return self._start(remote.command_line(mark, sudo=self.access.user != "root"), control)
+
     def _start(self, line: str, control: Control) -> paramiko.Channel:
-        """A channel on which the SSH server has started our reader; over a new connection if the old one is lost."""
+        """A channel on which the SSH server has started our reader; reconnects if the connection is lost."""
         for last in (False, True):
             try:
                 control.check()
                 if not self._transport.is_active():
                     self._log("the connection to the machine was lost: logging in again")
-                    self._transport = log_in(self.access, control=control, timeout=_AGAIN, dead=lambda: None)
+                    self._transport = log_in(
+                        self.access, control=control, timeout=_AGAIN, dead=lambda: None, patience=lambda: _REFUSED
+                    )
                     self._transport.set_keepalive(_KEEPALIVE)
                 return _attended(functools.partial(_open, self._transport, line), control)
             except (paramiko.SSHException, OSError, EOFError) as error:
@@ -256,7 +284,7 @@ class Connection:
         raise AssertionError
 
     def _end(self, mark: str) -> None:
-        """End a command; where that can't be, the next connection does it."""
+        """End a command; when that fails, the next connection does it."""
         with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
             if not self._transport.is_active():
                 return
@@ -270,7 +298,7 @@ class Connection:
 
 
 class _Limited(Control):
-    """Another control with a limit of its own, after which `why` is raised as Unavailable."""
+    """A control with its own time limit, after which `why` is raised as Unavailable."""
 
     def __init__(self, control: Control, seconds: float, why: str) -> None:
         super().__init__(build_id=control.build_id)
@@ -283,7 +311,7 @@ class _Limited(Control):
 
 
 class _Feeder(threading.Thread):
-    """Writes a command's standard input, while somebody else reads its output."""
+    """Writes a command's standard input while another thread reads its output."""
 
     def __init__(self, channel: paramiko.Channel, header: bytes, feed: Feed) -> None:
         super().__init__(name="command input", daemon=True)
@@ -296,8 +324,8 @@ class _Feeder(threading.Thread):
             self._write(self._header)
             self._feed(self._write)
         except (_Gone, paramiko.SSHException, EOFError):
-            pass  # it ended without reading everything; its exit code says whether that is right
-        except Exception as error:  # noqa: BLE001 - raised again when the command has seen that this is all, and tidied up
+            pass  # it ended without reading everything; its exit code tells whether that is an error
+        except Exception as error:  # noqa: BLE001 - raised again after the command has seen the end of its input and cleaned up
             self.error = error
         finally:
             with contextlib.suppress(OSError, paramiko.SSHException, EOFError):
@@ -325,7 +353,7 @@ def _open(transport: paramiko.Transport, line: str, timeout: float = _OPEN) -> p
 
 
 def _attended(call: Callable[[], _T], control: Control) -> _T:
-    """Call something that blocks, and go on without it when `control` says stop."""
+    """Make a blocking call, and abandon it when `control` says stop."""
     results: list[_T] = []
     errors: list[BaseException] = []
 

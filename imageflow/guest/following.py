@@ -1,4 +1,4 @@
-"""Following a command in a machine to its end: its output, its exit code, and whether the machine is still there."""
+"""Follows a command in a machine to its end: output, exit code, and whether the machine still answers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 
 import paramiko
 
-from imageflow.control import Control
 from imageflow.errors import Unavailable
-from imageflow.process import Lines
+from imageflow.host.child_output import Lines
+from imageflow.host.control import Control
 
 KEPT = 1 << 20  # bytes of standard output that are returned: the last ones
 _CHECK = 0.25  # seconds between two looks at `control`
-_LINGER = 1.0  # seconds that what the command left behind may go on writing
-_QUIET = 30.0  # seconds without output after which the machine is asked whether it lives
-_ANSWER = 90.0  # seconds that its answer may take
+_LINGER = 1.0  # seconds that processes left by the command may go on writing
+_QUIET = 30.0  # seconds without output after which the machine is probed
+_ANSWER = 90.0  # seconds that the answer to a probe may take
 
 
 def follow(
@@ -28,9 +28,9 @@ def follow(
     err: Lines,
     keep: int = KEPT,
 ) -> bytes:
-    """Until the command has ended; -> the last `keep` bytes (or a bit more) of its standard output.
+    """Wait for the command to end; -> the last `keep` bytes (or slightly more) of its standard output.
 
-    Raises Unavailable when the connection is lost, and what `control` says.
+    Raises Unavailable when the connection is lost, and what `control` raises.
     """
     kept = bytearray()
     poll = select.poll()
@@ -49,7 +49,7 @@ def follow(
         if channel.exit_status_ready():
             ended = ended or now
             if now - max(heard, ended) > _LINGER:
-                break  # something that it started still holds its output open
+                break  # a process it started still holds its output open
         if not transport.is_active():
             raise Unavailable("the connection to the machine was lost")
         if now - heard > _QUIET and pulse is None:
@@ -73,7 +73,7 @@ def follow(
 
 
 def _read(channel: paramiko.Channel, kept: bytearray, keep: int, out: Lines, err: Lines) -> bool:
-    """Take what is there; -> whether there was something."""
+    """Read the available output; -> whether there was any."""
     got = False
     if channel.recv_ready():
         data = channel.recv(1 << 17)
@@ -92,14 +92,14 @@ def _read(channel: paramiko.Channel, kept: bytearray, keep: int, out: Lines, err
 
 
 def _alive(transport: paramiko.Transport) -> bool:
-    """Whether the other end still answers: a channel that was closed without an exit code may be a first sign."""
+    """Whether the other end still answers; a channel closed without an exit code may mean that it does not."""
     pulse = _Pulse(transport)
     pulse.join(10)
     return pulse.answered and transport.is_active()
 
 
 class _Pulse(threading.Thread):
-    """Asks the server for a sign of life."""
+    """Asks the server for a keep-alive answer."""
 
     def __init__(self, transport: paramiko.Transport) -> None:
         super().__init__(name="pulse", daemon=True)

@@ -1,4 +1,4 @@
-"""Looks, in a throw-away machine made from a finished image, whether sealing it has worked."""
+"""Checks, in a throw-away machine booted from a finished image, whether sealing worked."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from imageflow.control import Control
 from imageflow.guest import Guest
 from imageflow.guest.keys import COMMENT
 from imageflow.guest.seal import ACCOUNTS
+from imageflow.host.control import Control
 
 _LOOK = r"""
 key_files | while read -r file; do
@@ -39,18 +39,18 @@ if [ -d /run/systemd/system ]; then systemctl --failed --plain --no-legend 2>/de
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What the machine must not have in common with the one that the image was made on."""
+    """What the machine must not share with the one that the image was made on."""
 
     public: str  # the build's client key
     host_public: str  # its host key
-    machine_id: str = ""  # as seal.seal said; '' where that is not known
-    user: str = "root"  # whom the build logged in as
+    machine_id: str = ""  # as returned by seal.seal; '' if unknown
+    user: str = "root"  # the account that the build logged in as
     password: bool = False  # whether the recipe itself gives that account a password
-    own: str = ""  # the client key that lets us into this machine: where it is given, no other build's may be there
+    own: str = ""  # the client key for this machine; if given, no other build's key may be present
 
 
 def check(guest: Guest, expected: Expectations, control: Control, log: Callable[[str], None]) -> list[str]:
-    """What is wrong with it, each in words; [] when all is well. Services that failed to start are only logged."""
+    """The problems found, as messages; [] when there are none. Services that failed to start are only logged."""
     own = expected.own.split()[1] if expected.own else ""
     settings = {"key": expected.public.split()[1], "own": own, "comment": f" {COMMENT}"}
     settings |= {"host": expected.host_public.split()[1], "user": expected.user}
@@ -65,7 +65,7 @@ def check(guest: Guest, expected: Expectations, control: Control, log: Callable[
         elif kind == "machine-id" and (not value or value == "uninitialized"):
             problems.append("/etc/machine-id is empty after a boot")
         elif kind == "machine-id" and value == expected.machine_id:
-            problems.append("its machine id is that of the machine that it was built on")
+            problems.append("its machine id is that of the machine it was built on")
         elif kind == "password" and not expected.password:
             problems.append(f"the account {value} of the build has a password")
         elif kind == "installer":

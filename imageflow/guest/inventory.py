@@ -1,14 +1,14 @@
-"""What is in a guest: its packages and its file tree."""
+"""The content of a guest: its packages and its file tree."""
 
 from __future__ import annotations
 
 import shlex
 
 from imageflow.content import listing
-from imageflow.control import Control
-from imageflow.guest import Guest
+from imageflow.guest import Guest, scripts, way_in_server
 from imageflow.guest.keys import COMMENT, Keys
 from imageflow.guest.seal import ACCOUNTS
+from imageflow.host.control import Control
 
 _LISTS = {
     "apt-get": r"dpkg-query -W -f '${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n'",
@@ -17,6 +17,15 @@ _LISTS = {
     "apk": r"apk list --installed 2>/dev/null | sed -n 's/^\(.*\)-\([^-]*-r[0-9]*\) \([^ ]*\) .*/installed\t\1\t\2\t\3/p'",
 }
 _UNSEALED = """
+way_in_files | while read -r file; do echo "x .$file"; done
+if hosts_changed; then
+    rest=$(hosts_of_image)
+    if [ "$rest" ]; then
+        hash=$(printf '%s\\n' "$rest" | sha256sum) && echo "n ${hash%% *} ./etc/hosts"
+    else
+        echo "x ./etc/hosts"
+    fi
+fi
 key_files | while read -r file; do  # as sealing will leave them
     if grep -q -e "$key" -e "$comment\\$" "$file"; then
         rest=$(grep -v -e "$key" -e "$comment\\$" "$file")
@@ -32,7 +41,7 @@ if [ "$user" != root ]; then echo "x ./etc/sudoers.d/90-cloud-init-users"; fi
 
 
 def packages(guest: Guest, *, control: Control) -> list[dict[str, str]] | None:
-    """[{"name", "version", "arch"}], sorted; None where the guest has no packages that we know of."""
+    """[{"name", "version", "arch"}], sorted; None when the guest has no known package manager."""
     command = _LISTS.get(guest.facts.packages or "")
     if command is None:
         return None
@@ -45,7 +54,11 @@ def packages(guest: Guest, *, control: Control) -> list[dict[str, str]] | None:
 
 
 def tree(guest: Guest, keys: Keys, *, control: Control, user: str = "root") -> bytes:
-    """The file tree as it will be when the machine is sealed, for content.digest; it has been cleaned already."""
+    """The file tree as it will be once the (already cleaned) machine is sealed, for content.digest."""
     settings = {"key": keys.public.split()[1], "comment": f" {COMMENT}", "user": user}
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
-    return guest.output(head + ACCOUNTS + listing.script(_UNSEALED), control=control, name="listing the file tree")
+    return guest.output(
+        head + ACCOUNTS + scripts.HOSTS + way_in_server.FILES + listing.script(_UNSEALED),
+        control=control,
+        name="listing the file tree",
+    )

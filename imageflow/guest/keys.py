@@ -1,4 +1,4 @@
-"""One-time SSH keys of a build: whom its machines let in, and who they are."""
+"""One-time SSH keys of a build: the client key its machines accept, and their host key."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from imageflow.errors import Corrupt
 from imageflow.guest import Access
 
-COMMENT = "imageflow-build"  # of the client key: what it is, for whoever finds it
+COMMENT = "imageflow-build"  # of the client key: tells its origin, should it be found
 HOST_COMMENT = "imageflow-host"
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Two ed25519 key pairs in a folder of a build; nothing outside of it ever holds the private ones."""
+    """Two ed25519 key pairs in a build's folder; the private keys never leave it."""
 
     private: Path  # the client's, mode 0600, as OpenSSH reads it
     public: str  # its line for authorized_keys
@@ -25,19 +25,19 @@ class Keys:
 
     @property
     def known_hosts(self) -> Path:
-        """The file that says which host keys are accepted."""
+        """The file with the accepted host keys."""
         return self.private.with_name("known_hosts")
 
 
 def make(folder: Path) -> Keys:
-    """Make the keys in this folder, or find those that were made there before."""
+    """Find or make the keys in this folder."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     client, host = folder / "client_key", folder / "host_key"
     return Keys(client, _pair(client, COMMENT), host, _pair(host, HOST_COMMENT))
 
 
 def public(folder: Path) -> str | None:
-    """Whom a machine with the keys of this folder lets in, 'ssh-ed25519 BASE64'; None where there are none."""
+    """The client key of this folder, 'ssh-ed25519 BASE64'; None when there is none."""
     try:
         return _public(_read(folder / "client_key"))
     except (FileNotFoundError, NotADirectoryError):
@@ -45,7 +45,7 @@ def public(folder: Path) -> str | None:
 
 
 def copy(keys: Keys, to: Path) -> None:
-    """The same keys in another folder, where there are none yet; it may be on another file system."""
+    """Copy the keys to another folder without keys; it may be on another file system."""
     to.mkdir(parents=True, exist_ok=True, mode=0o700)
     for file in (keys.private, keys.host_private):
         if not (to / file.name).exists():
@@ -53,10 +53,10 @@ def copy(keys: Keys, to: Path) -> None:
 
 
 def access(keys: Keys, host: str, port: int, user: str = "root", *, host_known: bool) -> Access:
-    """How to reach a machine that was told of these keys.
+    """How to reach a machine that was given these keys.
 
-    `host_known`: the machine got the host key too, with its seed, and must prove to have it. Else the
-    key that it shows at the first connection is the only one that is accepted from then on.
+    `host_known`: the machine got the host key too, with its seed, and must prove to have it. Otherwise the
+    key it presents at the first connection is the only one accepted from then on.
     """
     if host_known:
         expect(keys.known_hosts, keys.host_public)
@@ -64,13 +64,21 @@ def access(keys: Keys, host: str, port: int, user: str = "root", *, host_known: 
 
 
 def expect(known_hosts: Path, public: str) -> None:
-    """From now on this is the only host key that is accepted, whatever the machine's address is."""
+    """Accept only this host key from now on, whatever the machine's address is."""
     kind, blob = public.split()[:2]
     _write(known_hosts, f"* {kind} {blob}\n".encode())
 
 
+def also_expect(known_hosts: Path, public: list[str]) -> None:
+    """Accept these host keys as well, as told over a connection to the machine."""
+    lines = {f"* {kind} {blob}" for kind, blob in expected(known_hosts)}
+    lines |= {f"* {words[0]} {words[1]}" for line in public if len(words := line.split()) >= 2}
+    if lines:
+        _write(known_hosts, "".join(f"{line}\n" for line in sorted(lines)).encode())
+
+
 def expected(known_hosts: Path) -> list[tuple[str, str]]:
-    """The host keys that are accepted, as (type, base64); [] when none is known yet."""
+    """The accepted host keys, as (type, base64); [] when none is known yet."""
     try:
         lines = known_hosts.read_text().splitlines()
     except FileNotFoundError:
@@ -82,7 +90,7 @@ def expected(known_hosts: Path) -> list[tuple[str, str]]:
 
 
 def _pair(path: Path, comment: str) -> str:
-    """-> the public line; the private key is written first, and the public one follows from it."""
+    """Find or make a key pair; -> the public line, derived from the private key, which is written first."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -114,7 +122,7 @@ def _public(key: Any) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, for its owner only."""
+    """Write atomically, readable by the owner only."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

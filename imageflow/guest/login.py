@@ -1,6 +1,6 @@
-"""Reaching a machine's SSH server and logging in: tried until it works, however the machine comes up.
+"""Reaches a machine's SSH server and logs in, with retries until it works while the machine boots.
 
-Nothing is trusted but the host keys in the access's own file, and nothing is tried but the build's own key.
+Only the host keys in the access's own file are trusted, and only the build's own key is tried.
 """
 
 from __future__ import annotations
@@ -11,38 +11,61 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import paramiko
 
-from imageflow.control import Control
-from imageflow.errors import MachineTrouble, Refused, Unavailable
+from imageflow.errors import LockedOut, MachineTrouble, Refused, Unavailable
 from imageflow.guest import Access, keys
+from imageflow.host.control import Control
 
 _CHECK = 0.25  # seconds between two looks at `control`
-_PROBES = 3  # connections that wait for a server at once: one that met a machine without network hangs
+_PROBES = 3  # concurrent connection attempts: one made before the machine's network is up hangs
 _PROBE_LIFE = 20.0  # seconds after which a connection without a banner is given up
 _HANDSHAKE = 60.0  # seconds; an emulated machine under load takes a while
-_PAUSES = (0.3, 0.5, 1.0, 2.0, 5.0)  # seconds after failures in a row: a server may punish many of them
+_PAUSES = (0.3, 0.5, 1.0, 2.0, 5.0)  # seconds after consecutive failures: a server may penalize many of them
 
 
 class _NotYet(Exception):
     """Why this attempt did not work; the next one may."""
 
 
-def log_in(access: Access, *, control: Control, timeout: float, dead: Callable[[], str | None]) -> paramiko.Transport:
-    """Log in as soon as that works, for `timeout` seconds; `dead` says why there is no use in waiting.
+class _NotAccepted(_NotYet):
+    """The server answered, and said no."""
 
-    Raises MachineTrouble for what `dead` says, Unavailable after the time, and Refused at once when the
-    machine shows another host key than the one that it must have.
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a machine may refuse a login that has worked before, in seconds."""
+
+    refused: float  # its server answers, and does not accept the key
+    silent: float  # no server answers
+
+
+def log_in(
+    access: Access,
+    *,
+    control: Control,
+    timeout: float,
+    dead: Callable[[], str | None],
+    patience: Callable[[], Patience | None] = lambda: None,
+) -> paramiko.Transport:
+    """Log in as soon as that works, for `timeout` seconds; `dead` returns why waiting is pointless, or None.
+
+    Raises MachineTrouble for what `dead` returns, LockedOut when `patience` is over, Unavailable after the timeout,
+    and Refused at once when the machine presents a host key other than the expected one.
     """
     deadline = time.monotonic() + timeout
     failures, why, asked = 0, "nothing listens there yet", 0.0
+    locked = _Locked(access)
     with contextlib.closing(_Probes(access)) as probes:
         while True:
             control.check()
             if time.monotonic() - asked > 0.5:
                 if reason := dead():
                     raise MachineTrouble(reason)
+                if (most := patience()) is not None:
+                    locked.check(most)
                 asked = time.monotonic()
             try:
                 answering, why = probes.next(why)
@@ -50,17 +73,57 @@ def log_in(access: Access, *, control: Control, timeout: float, dead: Callable[[
                     return _negotiate(answering, access, control)
             except _NotYet as error:
                 why = str(error)
+                locked.heard(error)
                 control.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
                 failures += 1
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"no login over SSH at {access.host}:{access.port} within {timeout:.0f} s: {why}",
-                    hint="the machine's console says how far it has come",
+                    hint="the machine's console shows how far it has booted",
                 )
 
 
+def rehearse(channel: paramiko.Channel, access: Access, control: Control) -> None:
+    """Log in to an SSH server that was started on this channel, as if it were the machine's.
+
+    Raises Refused for another host key, LockedOut when it does not let us in.
+    """
+    transport = paramiko.Transport(channel)
+    transport.daemon = True
+    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = _HANDSHAKE
+    try:
+        _handshake(transport, access, control)
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise LockedOut(f"with what is on its disk now, the machine would not let {access.user} in: {error}") from None
+    finally:
+        transport.close()
+
+
+class _Locked:
+    """Since when a machine has not let us in, and how."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._silent = time.monotonic()  # since when no server has answered
+        self._refused: float | None = None  # since when one that answers says no
+
+    def heard(self, error: _NotYet) -> None:
+        """Take the result of an attempt to which something answered."""
+        if isinstance(error, _NotAccepted):
+            self._silent = time.monotonic()
+            self._refused = self._refused or time.monotonic()
+
+    def check(self, most: Patience) -> None:
+        """Raise LockedOut when this has lasted too long."""
+        now = time.monotonic()
+        if self._refused is not None and now - self._refused > most.refused:
+            raise LockedOut(f"the machine does not accept the build's key for {self._access.user} any more")
+        if now - self._silent > most.silent:
+            raise LockedOut("no SSH server answers in the machine any more: it is stopped, or a firewall is in the way")
+
+
 class _Probes:
-    """Connections that wait for the server's first words; the first one that hears them is used."""
+    """Connections waiting for the server's banner; the first one to receive it is used."""
 
     def __init__(self, access: Access) -> None:
         self._address = (access.host, access.port)
@@ -68,7 +131,7 @@ class _Probes:
         self._last = 0.0
 
     def next(self, why: str) -> tuple[socket.socket | None, str]:
-        """Wait a moment; -> one that is answered, or None, and what is known about why not."""
+        """Wait a moment; -> a connection that was answered, or None with the reason."""
         now = time.monotonic()
         for probe, since in list(self._open.items()):
             if now - since > _PROBE_LIFE:
@@ -91,9 +154,9 @@ class _Probes:
                 del self._open[probe]
                 return probe, why
             self._drop(probe)
-            time.sleep(_CHECK / 2)  # qemu's own network takes connections when nobody listens in the machine
+            time.sleep(_CHECK / 2)  # qemu's own network accepts connections even when nothing listens in the machine
             return None, "connections are closed at once"
-        return None, "nobody answers there"
+        return None, "nothing answers there"
 
     def _drop(self, probe: socket.socket) -> None:
         del self._open[probe]
@@ -117,7 +180,7 @@ def _negotiate(answering: socket.socket, access: Access, control: Control) -> pa
     except BaseException as error:
         transport.close()
         if isinstance(error, paramiko.AuthenticationException):
-            raise _NotYet(f"it does not accept the build's key for {access.user}") from None
+            raise _NotAccepted(f"it does not accept the build's key for {access.user}") from None
         if isinstance(error, paramiko.SSHException | OSError | EOFError):
             raise _NotYet(f"SSH: {error or type(error).__name__}") from None
         raise
@@ -133,19 +196,19 @@ def _handshake(transport: paramiko.Transport, access: Access, control: Control) 
     shown = transport.get_remote_server_key()
     if known and (shown.get_name(), shown.get_base64()) not in known:
         raise Refused(
-            f"the machine at {access.host}:{access.port} shows another host key than it must have: {shown.fingerprint}",
-            hint="something else answers there, or the machine was made anew; abort the build and create it again",
+            f"the machine at {access.host}:{access.port} presents an unexpected host key: {shown.fingerprint}",
+            hint="something else answers there, or the machine was recreated; abort the build and create it again",
         )
     key = paramiko.Ed25519Key.from_private_key_file(str(access.key))
     _await(transport, control, lambda event: transport.auth_publickey(access.user, key, event))
     if not transport.is_authenticated():
-        raise paramiko.AuthenticationException("more than a key is asked for")
+        raise paramiko.AuthenticationException("the server asks for more than a key")
     if not known:
         keys.expect(access.known_hosts, f"{shown.get_name()} {shown.get_base64()}")
 
 
 def _await(transport: paramiko.Transport, control: Control, start: Callable[[threading.Event], object]) -> None:
-    """Until what was started has ended; raises what went wrong with it."""
+    """Wait until the started operation has ended; raises its error."""
     done = threading.Event()
     start(done)
     deadline = time.monotonic() + _HANDSHAKE

@@ -1,4 +1,4 @@
-"""Python packages as a script of sh: in diskimage-builder's chroot and in a machine alike."""
+"""Python packages as an sh script, for diskimage-builder's chroot and for machines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def script(requirements: Sequence[str], package: str = "python3-pip") -> str:
-    """Install with the system's own pip; `install_packages` must be a function, and installs `package` if there is none."""
+    """Install with the system's own pip; if missing, the shell function `install_packages` installs `package`."""
     return f"""\
 if ! python3 -m pip --version >/dev/null 2>&1; then
     install_packages {shlex.quote(package)}

@@ -1,4 +1,4 @@
-"""Finds in a raw disk what earlier builds have left of their keys: a layer of theirs may be what this disk stands on."""
+"""Finds remains of earlier builds' keys in a raw disk, which may be based on one of their layers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import binascii
 import re
 from pathlib import Path
 
-from imageflow.control import Control
 from imageflow.guest import keys, scrub
+from imageflow.host.control import Control
 
 _PUBLIC = 68  # characters of an ed25519 public key in base64
-_PRIVATE = b"b3BlbnNzaC1rZXktdjEAAAAABG5vbmU"  # how the first line of all OpenSSH keys without a passphrase begins
-_LARGEST = 700  # bytes of a private ed25519 key as text, however it is quoted
+_PRIVATE = b"b3BlbnNzaC1rZXktdjEAAAAABG5vbmU"  # start of every OpenSSH private key without a passphrase
+_LARGEST = 700  # bytes of a private ed25519 key as text, in any quoting
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=]+")
 
 
 def key_material(raw: Path, control: Control) -> list[bytes]:
-    """Byte strings that belong to client or host keys which some build of imageflow has made.
+    """Byte strings of client or host keys that any imageflow build made.
 
-    A public key is known by its comment, a private one by holding such a public key: keys that a recipe
+    A public key is recognized by its comment, a private one by containing such a public key: keys that a recipe
     puts into its image are left alone.
     """
     with raw.open("rb") as file:
@@ -43,7 +43,7 @@ def key_material(raw: Path, control: Control) -> list[bytes]:
 
 
 def _decoded(text: bytes) -> bytes:
-    """As much of it as is base64."""
+    """The decoded leading part that is valid base64."""
     text = text.split(b"=")[0]
     try:
         return base64.b64decode(text[: len(text) // 4 * 4])

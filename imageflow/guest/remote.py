@@ -1,8 +1,8 @@
-"""How a script gets to a guest's `sh`, and what ends it there: pure text, for dash, bash and busybox alike.
+"""Sends a script to a guest's `sh`, and ends it there: pure text, for dash, bash and busybox.
 
-The command line that an SSH server sees is always the same few words. The script, the values of its
-environment and its standard input follow on the standard input: nothing of them is in a list of
-processes or in a file. `read` takes no byte more than its line, so what follows is the script's.
+The SSH server always sees the same short command line. The script, the values of its environment and its
+standard input follow on the standard input: none of them appears in the process list or in a file.
+`read` consumes no byte beyond its line, so the rest is the script's input.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 from imageflow.errors import BadInput
 
-MARK = "IMAGEFLOW_COMMAND"  # in the environment of every process of a command: which one it belongs to
+MARK = "IMAGEFLOW_COMMAND"  # in the environment of every process of a command: the command it belongs to
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Ends the command that a note speaks of: what carries its mark, is in its session, or descends from such.
+# Ends the command in a note: processes with its mark or in its session, and their descendants.
 _END = r"""
 imageflow_marked() {
     if printf 'a\0b' | grep -qF b; then
@@ -73,7 +73,7 @@ imageflow_folder=/run/imageflow
 imageflow_note=$imageflow_folder/command
 """
 
-# Where the shell, or the sudo that started it, leads a session of its own, that session is the command's.
+# If the shell, or the sudo that started it, leads its own session, that session belongs to the command.
 _RUN = r"""
 imageflow_end "$imageflow_note"
 read -r imageflow_line < "/proc/$$/stat"
@@ -94,18 +94,18 @@ exit "$imageflow_code"
 
 
 def command_line(mark: str, *, sudo: bool) -> str:
-    """What the SSH server is asked to run; it fits any login shell, csh and fish too."""
+    """The command line for the SSH server; works in any login shell, csh and fish included."""
     become = "sudo -n -H " if sudo else ""
     read = r'i=$(printf "\n.");i=${i%.};IFS= read -r imageflow_line||exit 125;eval "$imageflow_line"'
     return f"exec {become}env {MARK}={mark} sh -c '{read}'"
 
 
 def header(script: str, environment: Mapping[str, str], mark: str) -> bytes:
-    """The line that goes before the script's own standard input. Raises BadInput for what `sh` can't hold."""
+    """The line that precedes the script's own standard input. Raises BadInput for what `sh` can't represent."""
     parts = [f"imageflow_this={mark}", f"imageflow_script={quoted(script)}", f"PATH=${{PATH:-}}:{_PATH}", "export PATH"]
     for name, value in environment.items():
         if not _NAME.fullmatch(name):
-            raise BadInput(f"{name[:60]!r} is not the name of a variable", hint="letters, digits and '_'")
+            raise BadInput(f"{name[:60]!r} is not a variable name", hint="letters, digits and '_'")
         parts.append(f"{name}={quoted(value)};export {name}")
     parts += [f"eval {quoted(_END)}", f"eval {quoted(_RUN)}"]
     return ";".join(parts).encode("utf-8", "surrogateescape") + b"\n"
@@ -117,7 +117,7 @@ def ending(mark: str) -> bytes:
 
 
 def quoted(text: str) -> str:
-    """A word of `sh` on one line; the variable i holds a line feed."""
+    """Quote text as an `sh` word on one line; the variable i holds a line feed."""
     if "\0" in text:
         raise BadInput("a NUL character can't be in a script or in a variable", hint="put it into a file")
     return "'" + text.replace("'", "'\\''").replace("\n", "'\"$i\"'") + "'"

@@ -1,24 +1,25 @@
-"""Byte strings in a disk: found in the raw file wherever they are, deleted files included, and overwritten with zeros."""
+"""Finds byte strings anywhere in a raw disk, deleted files included, and overwrites them with zeros."""
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from imageflow.control import Control
+from imageflow.content.needles import Needles
+from imageflow.content.sparse import extents
+from imageflow.host.control import Control
 
-_CHUNK = 4 << 20  # bytes that are looked through at once: they stay in the processor's cache for every needle
-_MIN = 4  # bytes; anything shorter is found in every disk
+_CHUNK = 4 << 20  # bytes searched at once: small enough to stay in the processor's cache for all needles
+_MIN = 4  # bytes; anything shorter occurs in every disk
 
 
 def scrub(
     raw: Path, needles: Sequence[bytes], control: Control, progress: Callable[[float], None] = lambda _: None
 ) -> int:
-    """Overwrite every one of these byte strings in a (sparse) raw file; -> how many there were.
+    """Overwrite these byte strings in a (sparse) raw file; -> how many were found.
 
-    `progress` gets 0…1. Needles under 4 bytes are left out. The file's size, holes and times stay a disk's.
+    `progress` gets 0…1. Needles under 4 bytes are ignored. The file keeps its size and holes.
     """
     count = 0
     with raw.open("r+b", buffering=0) as file:
@@ -39,13 +40,13 @@ def find(
 def _matches(
     file: int, needles: Sequence[bytes], control: Control, progress: Callable[[float], None]
 ) -> Iterator[tuple[int, bytes]]:
-    wanted = sorted({needle for needle in needles if len(needle) >= _MIN}, key=len, reverse=True)
+    wanted = Needles(needle for needle in needles if len(needle) >= _MIN)
     if not wanted:
         return
-    size, overlap = os.fstat(file).st_size, len(wanted[0]) - 1
+    size, overlap = os.fstat(file).st_size, wanted.longest - 1
     buffer = bytearray(_CHUNK + overlap)
-    for start, end in _extents(file, size):
-        position, kept = start, 0  # `kept` bytes before `position` are in the buffer: the last ones of the chunk before
+    for start, end in extents(file, size):
+        position, kept = start, 0  # the buffer starts with `kept` bytes from the end of the previous chunk
         while position < end:
             control.check()
             with memoryview(buffer) as view:
@@ -53,31 +54,13 @@ def _matches(
             if not got:
                 return
             filled, base = kept + got, position - kept
-            for needle in wanted:
-                at = buffer.find(needle, 0, filled)
-                while at >= 0:
-                    # what ends in the kept part was found with the chunk before
-                    if at + len(needle) > kept:
-                        yield base + at, needle
-                    at = buffer.find(needle, at + 1, filled)
+            for at, needle in wanted.find(buffer, 0, filled):
+                if at + len(needle) > kept:  # one that ends in the kept part was found with the previous chunk
+                    yield base + at, needle
             position += got
             kept = min(overlap, filled)
             buffer[:kept] = buffer[filled - kept : filled]
             progress(position / size)
-
-
-def _extents(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where there is data, as (start, end)."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(file, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole up to the end
-                return
-            raise
-        end = os.lseek(file, start, os.SEEK_HOLE)
-        yield start, end
 
 
 def _write(file: int, data: bytes, at: int) -> None:

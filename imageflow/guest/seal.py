@@ -1,16 +1,18 @@
-"""Makes an image of a machine that was built with: what belongs to this one machine goes, and comes anew at first boot."""
+"""Turns a build machine into an image: its identity is removed and created again at the first boot."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from imageflow.control import Control
+from imageflow.content.forms import forms
 from imageflow.errors import CommandFailed
-from imageflow.guest import Guest
+from imageflow.guest import Guest, scripts, way_in_server
 from imageflow.guest.keys import COMMENT, Keys
+from imageflow.host.control import Control
 
 _MARKER = "imageflow: sealed"
+_VARIABLE = 96 << 10  # bytes; Linux allows 128 KiB for one variable
 # Shell functions: `homes` and `key_files` print one a line.
 ACCOUNTS = """
 homes() {  # of every account, each once
@@ -102,7 +104,8 @@ UNIT
 fi
 
 """
-_SEAL = """
+_SEAL = (
+    """
 id=
 [ ! -f /etc/machine-id ] || read -r id < /etc/machine-id || :
 echo "machine-id=$id"
@@ -114,6 +117,13 @@ if [ -f /etc/machine-id ]; then
     [ ! -f /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
 fi
 if [ "$user" != root ]; then rm -f /etc/sudoers.d/90-cloud-init-users; fi
+if hosts_changed; then
+    rest=$(hosts_of_image)
+    if [ "$rest" ]; then printf '%s\\n' "$rest" > /etc/hosts; else rm -f /etc/hosts; fi
+fi
+"""
+    + way_in_server.REMOVE
+    + """
 key_files | while read -r file; do
     if grep -q -e "$key" -e "$comment\\$" "$file"; then  # those of earlier builds, whose layers this one stands on, too
         rest=$(grep -v -e "$key" -e "$comment\\$" "$file")
@@ -129,7 +139,8 @@ if [ "$off" ]; then
     (sleep 1; systemctl poweroff || poweroff || poweroff -f) >/dev/null 2>&1 </dev/null &
 fi
 """
-# grep gets the patterns from a builtin of the shell: they are in no list of processes and in no file.
+)
+# grep gets the patterns from a shell builtin: they appear in no process list and no file.
 _FIND = r"""
 [ "$imageflow_patterns" ] || exit 0
 if printf 'a\0b' | grep -qF b; then
@@ -151,9 +162,9 @@ exit 0
 
 
 def clean(guest: Guest, *, control: Control, log: Callable[[str], None]) -> None:
-    """Remove caches, logs, and what the machine has learned of itself and its network; it still lets us in.
+    """Remove caches, logs, and the state of this one machine and its network; login still works.
 
-    Again is fine; sealing does it, too.
+    Idempotent; sealing includes it.
     """
     guest.run(ACCOUNTS + _CLEAN, control=control, log=log)
 
@@ -168,10 +179,10 @@ def seal(
     build_id: str = "",
     power_off: bool = False,
 ) -> str:
-    """Seal the machine; -> its machine id so far, '' where it had none (any more).
+    """Seal the machine; -> its former machine id, '' if it had none (any more).
 
-    Again is fine, but it can be logged into only until this has run to its end: then its console says
-    so (see `is_sealed`), and what remains is to power it off, which it does itself with `power_off`.
+    Idempotent, but login works only until sealing has finished: then the console reports it (see `is_sealed`),
+    and the machine only has to be powered off, which it does itself with `power_off`.
     """
     settings = {
         "key": keys.public.split()[1],
@@ -181,26 +192,40 @@ def seal(
         "off": "yes" if power_off else "",
     }
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
-    said = guest.run(head + ACCOUNTS + _CLEAN + _SEAL, control=control, log=log)
+    said = guest.run(head + ACCOUNTS + scripts.HOSTS + way_in_server.FILES + _CLEAN + _SEAL, control=control, log=log)
     found = dict(line.partition("=")[::2] for line in said.splitlines())
     return found.get("machine-id", "")
 
 
 def is_sealed(console: bytes, build_id: str) -> bool:
-    """Whether a machine's console says that it was sealed for this build: for who comes after a worker that died."""
+    """Whether a machine's console reports that it was sealed for this build; for a takeover from a dead worker."""
     return any(line.strip() == f"{_MARKER} {build_id}".encode() for line in console.splitlines())
 
 
 def find_secrets(guest: Guest, values: Iterable[str], control: Control) -> list[str]:
-    """Files of the machine's own file systems that hold one of these values; at most 100.
+    """Files on the machine's own file systems that contain one of these values in any form; at most 100.
 
-    Reads everything that is there: minutes for a large disk. Values under 4 characters are left out.
+    Reads all files: minutes for a large disk. Compressed files are searched later, on this host.
     """
-    lines = sorted({line for value in values for line in value.splitlines() if len(line.strip()) >= 4})
-    if not lines:
-        return []
-    try:
-        found = guest.run(_FIND, control=control, environment={"imageflow_patterns": "\n".join(lines)})
-    except CommandFailed as error:
-        raise CommandFailed(f"secrets can't be looked for in the machine: {error.message}") from None
-    return found.splitlines()
+    found: list[str] = []
+    for patterns in _batches(forms(values)):
+        try:
+            said = guest.run(_FIND, control=control, environment={"imageflow_patterns": patterns})
+        except CommandFailed as error:
+            raise CommandFailed(f"can't search the machine for secrets: {error.message}") from None
+        found += said.splitlines()
+    return sorted(set(found))[:100]
+
+
+def _batches(needles: Iterable[bytes]) -> Iterator[str]:
+    """The needles, a line each, in texts that fit into a variable."""
+    batch: list[str] = []
+    size = 0
+    for needle in needles:
+        if batch and size + len(needle) + 1 > _VARIABLE:
+            yield "\n".join(batch)
+            batch, size = [], 0
+        batch.append(needle.decode())
+        size += len(needle) + 1
+    if batch:
+        yield "\n".join(batch)

@@ -1,4 +1,4 @@
-"""Installer ISOs: what they are, their answer files, and remastering them to install unattended."""
+"""Installer ISOs: inspects them, checks their answer files, and remasters them for unattended installation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answers(StrEnum):
 class Additions:
     """What imageflow adds to an answer file, in the file's own language."""
 
-    authorized_key: str  # for root: how the installed system is reached
+    authorized_key: str  # for root: the login to the installed system
     marker: str  # the last command writes this line to the first serial console (and to the log): the install is done
-    console: str = "ttyS0,115200"  # where installer and installed system talk
-    hold: int = 0  # seconds that the machine stays on after the marker, for who looks at its console now and then
+    console: str = "ttyS0,115200"  # console of the installer and the installed system
+    hold: int = 0  # seconds that the machine stays on after the marker, so that polling its console sees it

@@ -1,4 +1,4 @@
-"""Boot entries of isolinux and GRUB: read from the vendor's configurations, and written as the one that installs."""
+"""Boot entries of isolinux and GRUB: reads the vendor's configurations and writes the one that installs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ _UNWANTED = re.compile(
     r"|troubleshoot|hwe|mediacheck|check(ing)? (the )?(installation )?med|oem",
     re.IGNORECASE,
 )
+_LIVE = re.compile(r"(?:^|\s)(?:root=live:|rd\.live\.image|boot=(?:live|casper))")
+_INSTALLS = re.compile(r"(?:^|\s)inst\.(?:stage2|repo)=")
+# kernel arguments that name answers, or where to look for them: of Anaconda, Debian's installer, subiquity and YaST
+_ANSWERS = re.compile(
+    r"(?:inst\.)?ks(?:=.*|device=.*|strict|\..*)?|(?:inst\.)?kssend(?:mac|sn)"
+    r"|(?:\w+[:?])?(?:preseed/(?:file|url|include|include_command|run)(?:/checksum)?|preseed-md5|file|url)\??=.*"
+    r"|auto(?:=.*)?|auto-install/.*|(?:\w+[:?])?preseed/(?:early|late)_command\??=.*|classes=.*"
+    r"|autoinstall|subiquity\.autoinstallpath=.*|ds=.*|cloud-config-url=.*"
+    r"|(?i:autoyast2?)=.*|inst\.(?:auto|script)=.*|info=.*"
+)
 _GRUB_LINUX = ("linux", "linuxefi", "linux16")
 _GRUB_INITRD = ("initrd", "initrdefi", "initrd16")
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./~^\\-]+")
@@ -21,29 +31,34 @@ _MOST_INCLUDES = 30
 
 @dataclass(frozen=True, slots=True)
 class BootEntry:
-    """A kernel that a boot menu offers."""
+    """An entry of a boot menu."""
 
     title: str
     kernel: str  # absolute paths on the medium
     initrds: tuple[str, ...]
-    arguments: str  # as they stand there, without initrd=
+    arguments: str  # as in the configuration, without initrd=
     default: bool
     loader: str  # isolinux, grub
     verb: str = "linux"  # GRUB's command
 
     @property
     def unwanted(self) -> bool:
-        """It is for something else than installing in the ordinary way."""
+        """Whether it is not for an ordinary installation."""
         return bool(_UNWANTED.search(self.title) or re.search(r"rescue|memtest", f"{self.kernel} {self.arguments}"))
 
     @property
+    def live(self) -> bool:
+        """Whether it starts a live system instead of an installer."""
+        return bool(_LIVE.search(self.arguments)) and not _INSTALLS.search(self.arguments)
+
+    @property
     def graphical(self) -> bool:
-        """Debian's graphical installer, which has another initrd."""
+        """Whether it is Debian's graphical installer, which has another initrd."""
         return any("/gtk/" in initrd for initrd in self.initrds)
 
 
 def isolinux_entries(path: str, text: str, read: Callable[[str], str | None]) -> list[BootEntry]:
-    """Entries of an isolinux or syslinux configuration at `path`; `read` gives the text of files it includes."""
+    """Entries of an isolinux or syslinux configuration at `path`; `read` returns the text of included files."""
     folder = posixpath.dirname(path)
     default, ontimeout, menu_default = "", "", -1
     global_append = ""
@@ -92,7 +107,7 @@ def isolinux_entries(path: str, text: str, read: Callable[[str], str | None]) ->
 
 
 def grub_entries(text: str) -> list[BootEntry]:
-    """Entries of a GRUB configuration, those of its submenus too."""
+    """Entries of a GRUB configuration, submenus included."""
     match = re.search(r"^\s*set\s+default=[\"']?(\w+)", text, re.MULTILINE)
     default = match[1] if match else "0"
     found: list[BootEntry] = []
@@ -130,17 +145,17 @@ def grub_entries(text: str) -> list[BootEntry]:
 
 
 def choose(entries: Sequence[BootEntry]) -> BootEntry | None:
-    """The entry to install with: the vendor's default, or the nearest that installs in text mode."""
-    ranked = sorted(entries, key=lambda entry: (entry.unwanted, entry.graphical, not entry.default))
+    """The entry to install with: the vendor's default, or the closest one that installs in text mode."""
+    ranked = sorted(entries, key=lambda entry: (entry.unwanted, entry.live, entry.graphical, not entry.default))
     return ranked[0] if ranked else None
 
 
 def unattended(entry: BootEntry, initrds: Sequence[str], ours: Sequence[str], console: str, divided: bool) -> BootEntry:
-    """The entry with our initrds and arguments, on a serial console.
+    """The entry with our initrds and arguments, for a serial console; without the vendor's own answers.
 
-    `divided`: this installer hands what stands behind '---' on to the installed system.
+    `divided`: this installer passes the arguments after '---' on to the installed system.
     """
-    words = entry.arguments.split()
+    words = [word for word in entry.arguments.split() if not names_answers(word)]
     mark = next((mark for mark in ("---", "--") if mark in words), None)
     place = words.index(mark) if mark else len(words)
     before = [word for word in words[:place] if not _NOISE.fullmatch(word) and word not in ours]
@@ -152,6 +167,11 @@ def unattended(entry: BootEntry, initrds: Sequence[str], ours: Sequence[str], co
     else:
         arguments.append(f"console={console}")
     return replace(entry, initrds=(*entry.initrds, *initrds), arguments=" ".join(arguments), default=True)
+
+
+def names_answers(word: str) -> bool:
+    """Whether a kernel argument names an answer file, or where to look for one."""
+    return _ANSWERS.fullmatch(word.strip("\"'")) is not None
 
 
 def as_isolinux(entry: BootEntry, console: str) -> bytes:
@@ -200,15 +220,10 @@ def search(landmark: str) -> str:
 
 
 def grub_word(word: str) -> str:
-    """The word as GRUB's script language takes it literally."""
+    """Quote a word for GRUB's script language."""
     if _PLAIN.fullmatch(word) and "\\" not in word:
         return word
     return "'" + word.replace("'", "'\\''") + "'"
-
-
-def is_menu(text: str) -> bool:
-    """Whether a GRUB configuration offers something to boot, and doesn't only load another one."""
-    return bool(grub_entries(text))
 
 
 def _included(text: str, folder: str, read: Callable[[str], str | None], left: list[int]) -> Iterator[str]:
@@ -241,5 +256,5 @@ def _split(line: str) -> tuple[str, str, str]:
 
 
 def borrowed(entry: BootEntry, loader: str) -> BootEntry:
-    """Another loader's entry for this one."""
+    """Another loader's entry, adapted to this loader."""
     return replace(entry, loader=loader, verb="linux")

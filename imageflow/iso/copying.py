@@ -1,4 +1,4 @@
-"""Copies a large file inside the kernel, holes and all; shared blocks where the file system can."""
+"""Copies a large file inside the kernel, with its holes; shares blocks if the file system can."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 
-from imageflow.control import Control
+from imageflow.host.control import Control
 
 _PIECE = 32 << 20  # bytes between two looks at the control
 
 
 def copy(source: int, to: int, size: int, control: Control, progress: Callable[[int], None]) -> None:
-    """Copy the first `size` bytes of one open file to the same places of another; `progress` gets bytes done."""
+    """Copy the first `size` bytes of one open file to the same offsets of another; `progress` gets bytes done."""
     for start, end in _data(source, size):
         at = start
         while at < end:
@@ -36,7 +36,7 @@ def _piece(source: int, to: int, at: int, size: int) -> int:
 
 
 def _data(source: int, size: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of what is not a hole."""
+    """The data extents, as (start, end)."""
     at = 0
     while at < size:
         try:
@@ -45,6 +45,6 @@ def _data(source: int, size: int) -> Iterator[tuple[int, int]]:
         except OSError as error:
             if error.errno == errno.ENXIO:  # only holes from here on
                 return
-            start, end = at, size  # the file system does not tell
+            start, end = at, size  # the file system does not support holes
         yield start, min(end, size)
         at = end

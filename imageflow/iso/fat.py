@@ -1,4 +1,4 @@
-"""Finds files in a FAT image inside another file: the EFI boot image of an ISO."""
+"""Finds files in a FAT image inside another file, such as the EFI boot image of an ISO."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from imageflow.iso.volume import Source
+from imageflow.iso.volume import VolumeReader
 
 
 @dataclass(frozen=True, slots=True)
 class FatFile:
-    """Where a file's bytes are."""
+    """The location of a file's bytes."""
 
     path: str  # upper case, short names
     size: int
     pieces: tuple[tuple[int, int], ...]  # (byte offset in the outer file, bytes)
 
-    def read(self, source: Source) -> bytes:
+    def read(self, source: VolumeReader) -> bytes:
         """Its bytes."""
         return b"".join(source.read(at, size) for at, size in self.pieces)
 
 
 class Fat:
-    """A FAT12, FAT16 or FAT32 file system; raises ValueError when it is none."""
+    """A FAT12, FAT16 or FAT32 file system; raises ValueError for anything else."""
 
-    def __init__(self, source: Source, at: int) -> None:
+    def __init__(self, source: VolumeReader, at: int) -> None:
         self._source = source
         self._at = at
         head = source.read(at, 512)

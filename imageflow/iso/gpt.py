@@ -1,4 +1,4 @@
-"""Partition tables of hybrid ISOs: the partition that holds the ISO grows with it, the GPT stays whole."""
+"""Partition tables of hybrid ISOs: grows the partition that holds the ISO, and keeps the GPT valid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from imageflow.iso.volume import SECTOR, Source
+from imageflow.iso.volume import SECTOR, VolumeReader
 
 BLOCK = 512
 _TABLE = 446  # offset of the MBR's four entries
@@ -25,19 +25,19 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What an ISO has as a disk."""
+    """The partition tables of an ISO."""
 
     mbr: tuple[Partition, ...]
     gpt: tuple[Partition, ...]
-    array: tuple[int, int, int] | None  # the GPT's entries: first block, how many, bytes of one; None: no GPT
+    array: tuple[int, int, int] | None  # the GPT's entries: first block, count, bytes each; None: no GPT
 
     @property
     def hybrid(self) -> bool:
-        """It can be booted as a disk."""
+        """Whether it can be booted as a disk."""
         return bool(self.mbr)
 
 
-def read(source: Source) -> Table:
+def read(source: VolumeReader) -> Table:
     """The partition tables in an image's first blocks."""
     head = source.read(0, 2 * BLOCK)
     mbr = []
@@ -63,16 +63,16 @@ def read(source: Source) -> Table:
 
 
 def grown(table: Table, volume: int) -> list[Partition]:
-    """The entries to grow: those that hold the ISO of `volume` bytes, as long as they don't run into another one.
+    """The entries to grow: those that hold the ISO of `volume` bytes and would not overlap another one.
 
-    What lies wholly inside (an EFI boot image that is a file of the ISO) was inside before.
+    Entries wholly inside it (an EFI boot image that is a file of the ISO) were inside before.
     """
     found = []
     for entries in (table.mbr, table.gpt):
         for entry in entries:
             end = entry.first + entry.count
             starts_it = entry.first <= SECTOR * 16 // BLOCK and entry.kind != _PROTECTIVE
-            # 64: what a vendor may have padded; an entry that ends before the volume does is not about the volume
+            # 64: possible padding by the vendor; an entry that ends before the volume does not hold the volume
             if starts_it and end * BLOCK >= volume - 64 * SECTOR * 16:
                 behind = [other for other in entries if other is not entry and other.first >= end]
                 if not behind:
@@ -80,8 +80,8 @@ def grown(table: Table, volume: int) -> list[Partition]:
     return found
 
 
-def patches(source: Source, table: Table, grow: list[Partition], size: int) -> list[tuple[int, bytes]]:
-    """(byte offset, bytes) that make the tables those of an image of `size` bytes, the GPT's backup at its end."""
+def patches(source: VolumeReader, table: Table, grow: list[Partition], size: int) -> list[tuple[int, bytes]]:
+    """(byte offset, bytes) that adapt the tables to an image of `size` bytes, with the GPT's backup at its end."""
     done: list[tuple[int, bytes]] = []
     blocks = size // BLOCK
     for entry in table.mbr:

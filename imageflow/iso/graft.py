@@ -1,7 +1,7 @@
-"""Changes an ISO 9660 image without moving anything in it: new bytes go to its end, records are pointed there.
+"""Changes an ISO 9660 image without moving anything in it: new bytes are appended, records point to them.
 
-Whatever the vendor placed (boot images and their tables, hidden partitions, names of any length) stays
-where it is, byte for byte; nothing has to be understood to be kept.
+Everything from the vendor (boot images and their tables, hidden partitions, names of any length) stays
+in place byte for byte, whether we understand it or not.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imageflow.errors import Refused
-from imageflow.iso.volume import SECTOR, Entry, Source, Tree, both
+from imageflow.iso.volume import SECTOR, Entry, Tree, VolumeReader, both
 
-FOLDER = "imageflow"  # in the root of the medium: everything of ours
-_PADDING = 150  # sectors behind the last byte, which drives read ahead
+FOLDER = "imageflow"  # in the root of the medium: holds all our files
+_PADDING = 150  # sectors after the last byte, as drives read ahead
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands in the new image, in sectors from its beginning."""
+    """A location in the new image, in sectors from its start."""
 
     sector: int
     size: int
 
 
 class Graft:
-    """Collects what changes in an image of `source.size` bytes; `patches` and `tail` are the result."""
+    """Collects the changes of an image of `source.size` bytes; `patches` and `tail` are the result."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: VolumeReader) -> None:
         self._source = source
         self.patches: dict[int, bytes] = {}  # byte offset -> bytes, all within the vendor's image
         self.start = -(-source.size // SECTOR)  # first sector of the tail
@@ -36,21 +36,21 @@ class Graft:
 
     @property
     def sectors(self) -> int:
-        """Of the new volume, padding included."""
+        """Sectors of the new volume, padding included."""
         return self.start + len(self.tail) // SECTOR + _PADDING
 
     def patch(self, at: int, data: bytes) -> None:
-        """Other bytes at this offset of the vendor's image."""
+        """Replace bytes at this offset of the vendor's image."""
         self.patches[at] = data
 
     def put(self, data: bytes) -> Place:
-        """Bytes at the end, beginning in a sector of their own."""
+        """Append bytes, starting at a new sector."""
         place = Place(self.start + len(self.tail) // SECTOR, len(data))
         self.tail += data + b"\0" * (-len(data) % SECTOR)
         return place
 
     def read(self, at: int, size: int) -> bytes:
-        """The vendor's bytes with what was patched."""
+        """The vendor's bytes, with patches applied."""
         data = bytearray(self._source.read(at, size))
         for offset, patch in self.patches.items():
             low, high = max(offset, at), min(offset + len(patch), at + size)
@@ -59,7 +59,7 @@ class Graft:
         return bytes(data)
 
     def change(self, trees: list[Tree], replaced: Mapping[str, Place], added: Mapping[str, Place]) -> None:
-        """Point the records of `replaced` paths to their new bytes, and add files (by name) in our folder."""
+        """Point the records of `replaced` paths to their new bytes, and add files (by name) to our folder."""
         for tree in trees:
             for path, place in replaced.items():
                 entry = tree.find(path)
@@ -74,7 +74,7 @@ class Graft:
             self._paths(tree, *roots[tree.base, tree.root_lba])
         for tree in trees:  # the size of the volume is known now
             self.patch(tree.at + 80, _both(self.sectors - tree.base // SECTOR))
-            if b"ISO MD5SUM" in tree.descriptor[883:1395]:  # the vendor's checksum of a medium that is no more
+            if b"ISO MD5SUM" in tree.descriptor[883:1395]:  # the vendor's checksum of the original medium
                 self.patch(tree.at + 883, b" " * 512)
 
     def _point(self, tree: Tree, entry: Entry, place: Place) -> None:
@@ -84,7 +84,7 @@ class Graft:
         self.patch(entry.at + 10, _both(place.size))
 
     def _root(self, tree: Tree, added: Mapping[str, Place]) -> tuple[Place, bytes]:
-        """A new root directory that has our folder, and the folder; -> where the root is, our folder's identifier."""
+        """A new root directory with our folder, and the folder; -> the root's place, our folder's identifier."""
         shift = tree.base // SECTOR
         data = self.read(tree.offset(tree.root_lba), tree.root_size)
         records = [
@@ -94,7 +94,7 @@ class Graft:
         ident = _ident(tree, FOLDER, folder=True)
         if any(entry.name.lower() == FOLDER or entry.ident == ident for entry in tree.root()):
             raise Refused("the ISO was remastered by imageflow before", hint="use the vendor's own")
-        # where both will be: the folder first, so that the root can name it
+        # the places of both: the folder first, so that the root can refer to it
         files = sorted((_ident(tree, name, folder=False), name, place) for name, place in added.items())
         rows = [_record(tree, i, n, p.sector - shift, p.size, dot, folder=False) for i, n, p in files]
         at = self.start + len(self.tail) // SECTOR - shift
@@ -106,7 +106,7 @@ class Graft:
         head = _both(root_at), _both(root_size)
         new_root[:2] = [_placed(_linked(tree, record), *head) for record in records[:2]]
         place = self.put(_packed(new_root))
-        for entry in tree.root():  # each folder in the root knows its parent
+        for entry in tree.root():  # each folder in the root refers to its parent
             if entry.folder and both(entry.record, 2) == entry.lba:
                 up = [at for at, _ in tree.records(entry.lba, min(entry.size, SECTOR))][1]
                 self.patch(up + 2, head[0])
@@ -114,7 +114,7 @@ class Graft:
         return Place(place.sector, root_size), ident
 
     def _paths(self, tree: Tree, root: Place, ident: bytes) -> None:
-        """The descriptor's root, and new path tables that list our folder."""
+        """Update the descriptor's root, and write new path tables that list our folder."""
         shift = tree.base // SECTOR
         self.patch(tree.at + 156 + 2, _both(root.sector - shift) + _both(root.size))
         folder = next(r for r in self._records(root) if r[33 : 33 + r[32]] == ident)
@@ -194,14 +194,14 @@ def _raw(ident: bytes, lba: int, size: int, dot: bytes, flags: int, area: bytes)
 
 
 def _px(tree: Tree, dot: bytes, mode: int, links: int) -> bytes:
-    """Rock Ridge's mode, links and owner, as long as the medium's own (a serial number came with version 1.12)."""
+    """Rock Ridge's mode, links and owner, as long as the medium's own (version 1.12 added a serial number)."""
     length = next((len(field) for field in tree.system_use(dot) if field[:2] == b"PX"), 36)
     numbers = [mode, links, 0, 0, *([0] if length >= 44 else [])]
     return b"PX" + bytes((4 + 8 * len(numbers), 1)) + b"".join(_both(number) for number in numbers)
 
 
 def _linked(tree: Tree, record: bytes) -> bytes:
-    """The root's own record with one link more: a folder came into it."""
+    """The root's own record with one more link, for our folder."""
     if not tree.rock_ridge:
         return record
     at = record.find(b"PX", 33)
@@ -220,7 +220,7 @@ def _inserted(records: list[bytes], ours: bytes, ident: bytes) -> list[bytes]:
 
 
 def _packed(records: list[bytes]) -> bytes:
-    """Whole sectors of records; none crosses from one to the next."""
+    """Records packed into whole sectors; none crosses a sector boundary."""
     out = bytearray()
     for record in records:
         if len(out) % SECTOR + len(record) > SECTOR:

@@ -1,4 +1,4 @@
-"""What an installer's ISO is: whose installer it carries, how it boots, and what of that can be made unattended."""
+"""Inspects an installer's ISO: which installer it has, how it boots, and which of it can run unattended."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from imageflow.errors import Refused
 from imageflow.iso import bootconfig, gpt
 from imageflow.iso.bootconfig import BootEntry
 from imageflow.iso.fat import Fat, FatFile
-from imageflow.iso.volume import BIOS, EFI, SECTOR, Source, Tree, boot_images, trees
+from imageflow.iso.identity import Identity, identify
+from imageflow.iso.volume import BIOS, EFI, SECTOR, Tree, VolumeReader, boot_images, trees
 
 _BULK = frozenset({"pool", "dists", "packages", "repodata", "baseos", "appstream", "firmware", "suse", "doc", "noarch"})
 _ISOLINUX = ("isolinux.cfg", "syslinux.cfg", "extlinux.conf")
-_DEPTH = 4  # folders that a boot configuration may lie in
+_DEPTH = 4  # depth of folders in which boot configurations are searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,27 @@ class Media:
 
     label: str
     size: int  # bytes of the file
-    family: str  # debian, anaconda, subiquity, autoyast, unknown
-    entry: BootEntry  # what the vendor boots to install
+    identity: Identity  # which system and installer it is
+    entry: BootEntry  # the vendor's entry for installing
     entries: tuple[BootEntry, ...]
     isolinux: tuple[str, ...]  # paths of boot configurations
-    grub: tuple[str, ...]  # those that are menus, on the medium
-    grub_in_image: tuple[FatFile, ...]  # those inside the EFI boot image
-    bios: bool  # boots by El Torito with a BIOS
+    grub: tuple[str, ...]  # paths of menus on the medium
+    grub_in_image: tuple[FatFile, ...]  # menus inside the EFI boot image
+    bios: bool  # boots from El Torito with a BIOS
     uefi: bool
     hybrid: bool  # boots as a disk, too
     gpt: bool
-    unattended: frozenset[str]  # bios, uefi: with which firmware it can be made to install without a question
+    unattended: frozenset[str]  # bios, uefi: firmware with which it can be made to install unattended
+
+    @property
+    def family(self) -> str:
+        """Of its installer: debian, anaconda, subiquity, autoyast; agama, ubiquity: live media; or unknown."""
+        return self.identity.family
+
+    @property
+    def live(self) -> bool:
+        """Whether it starts a live system, from which a person installs."""
+        return self.family in ("agama", "ubiquity") or (self.family != "subiquity" and self.entry.live)
 
     @property
     def kernel(self) -> str:
@@ -46,20 +57,20 @@ class Media:
 
 
 def inspect(path: Path) -> Media:
-    """Look at an ISO, reading no more than its directories and boot configurations.
+    """Inspect an ISO, reading only its directories and boot configurations.
 
     Raises Refused: not an ISO, truncated, damaged, no boot record, no boot configuration to rewrite.
     """
     try:
         with path.open("rb") as file:
-            return examine(Source(file, path.stat().st_size))
+            return examine(VolumeReader(file, path.stat().st_size))
     except Refused as error:
         raise Refused(f"{path}: {error.message}", hint=error.hint) from None
     except OSError as error:
         raise Refused(f"{path} can't be read: {error.strerror}") from None
 
 
-def examine(source: Source) -> Media:
+def examine(source: VolumeReader) -> Media:
     """`inspect` of an open image."""
     if source.size < 17 * SECTOR:
         raise Refused(
@@ -74,8 +85,8 @@ def examine(source: Source) -> Media:
         )
     if any(_is_udf(source, number) for number in range(16, 64)):
         raise Refused(
-            "the ISO is a UDF one, too, and Linux would read that, where nothing changes",
-            hint="UDF can't be remastered; use a vendor's ISO without it",
+            "the ISO also has a UDF file system, which Linux would read and which is not changed",
+            hint="UDF can't be remastered; use a vendor's ISO without UDF",
         )
     images = boot_images(source, catalogue) if catalogue is not None else []
     if not images:
@@ -103,7 +114,7 @@ def examine(source: Source) -> Media:
     return Media(
         label=volume.label,
         size=source.size,
-        family=_family(tree, entries),
+        identity=identify(tree, volume.label, entries, chosen),
         entry=chosen,
         entries=tuple(entries),
         isolinux=tuple(isolinux),
@@ -118,7 +129,7 @@ def examine(source: Source) -> Media:
 
 
 def readable(volumes: list[Tree]) -> Tree:
-    """The tree whose names Linux sees: Rock Ridge before Joliet before bare ISO 9660."""
+    """The tree that Linux reads: Rock Ridge before Joliet before plain ISO 9660."""
     joliet = next((tree for tree in volumes if tree.joliet), None)
     return joliet if joliet is not None and not volumes[0].rock_ridge else volumes[0]
 
@@ -144,7 +155,7 @@ def _configurations(tree: Tree) -> tuple[list[str], list[str], list[BootEntry]]:
     return isolinux, grub, entries
 
 
-def _in_image(source: Source, at: int) -> list[tuple[FatFile, list[BootEntry]]]:
+def _in_image(source: VolumeReader, at: int) -> list[tuple[FatFile, list[BootEntry]]]:
     try:
         files = [file for file in Fat(source, at).files() if file.path.endswith("/GRUB.CFG") and file.size < 1 << 20]
     except ValueError:
@@ -153,30 +164,10 @@ def _in_image(source: Source, at: int) -> list[tuple[FatFile, list[BootEntry]]]:
     return [(file, found) for file, found in read if found]
 
 
-def _is_udf(source: Source, number: int) -> bool:
+def _is_udf(source: VolumeReader, number: int) -> bool:
     at = number * SECTOR
     return at + 6 <= source.size and source.read(at, 6)[1:] in (b"NSR02", b"NSR03")
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
-
-
-def _family(tree: Tree, entries: list[BootEntry]) -> str:
-    def there(*paths: str) -> bool:
-        return any(tree.find(path) for path in paths)
-
-    if there("/casper"):
-        return "subiquity"
-    if there("/.treeinfo", "/images/install.img", "/images/pxeboot") or any(
-        "inst.stage2=" in e.arguments for e in entries
-    ):
-        return "anaconda"
-    if there("/boot/x86_64/loader/linux", "/boot/aarch64/linux", "/control.xml"):
-        return "autoyast"
-    info = tree.find("/.disk/info")
-    if there("/install.amd", "/install.a64", "/install.386", "/install", "/preseed"):
-        return "debian"
-    if info is not None and not info.folder and b"Debian" in tree.content(info):
-        return "debian"
-    return "unknown"

@@ -1,4 +1,4 @@
-"""How each installer is told where its answers are."""
+"""How each installer is pointed to its answer file."""
 
 from __future__ import annotations
 
@@ -23,21 +23,28 @@ _READS = {
     "subiquity": "autoinstall",
     "autoyast": "autoyast",
 }
+_LIVE = {"agama": "root=live:, as Agama's", "ubiquity": "a desktop in /casper, for ubiquity"}
+_INSTALLERS = {
+    "anaconda": ", such as netinst, boot or DVD",
+    "agama": " with YaST, such as those of Leap 15 and SLE 15",
+    "ubiquity": " with subiquity: Ubuntu Server, or Ubuntu Desktop 23.04 or newer",
+    "debian": ", such as netinst or DVD",
+}
 _DEBIAN = ("auto=true", "priority=critical", "DEBIAN_FRONTEND=text")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What goes onto the medium besides the boot configurations."""
+    """Additions to the medium besides the boot configurations."""
 
     arguments: tuple[str, ...]  # of the kernel
     initrd: Mapping[str, bytes] = field(default_factory=dict)  # files of a second initrd
     files: Mapping[str, bytes] = field(default_factory=dict)  # files in our folder on the medium
-    divided: bool = False  # what stands behind '---' is for the installed system
+    divided: bool = False  # arguments after '---' are for the installed system
 
 
 def require(media: Media, kind: Answers, firmware: str) -> None:
-    """Raise Refused when this medium can't install unattended from such answers on a machine with this firmware."""
+    """Raise Refused when this medium can't install unattended with such answers and this firmware."""
     _readable(media, kind)
     if firmware not in media.unattended:
         boots = media.bios if firmware == "bios" else media.uefi
@@ -49,6 +56,11 @@ def require(media: Media, kind: Answers, firmware: str) -> None:
 
 
 def _readable(media: Media, kind: Answers) -> None:
+    if media.live:
+        raise Refused(
+            f"this is a live medium ({_LIVE.get(media.family) or _live_word(media)}): its installer does not read {kind} by itself",
+            hint=f"give the vendor's installer ISO{_INSTALLERS.get(media.family, '')}",
+        )
     if media.family not in _FAMILIES[kind]:
         reads = _READS.get(media.family, "")
         raise Refused(
@@ -57,8 +69,13 @@ def _readable(media: Media, kind: Answers) -> None:
         )
 
 
+def _live_word(media: Media) -> str:
+    """The kernel argument by which it is known."""
+    return next((word for word in media.entry.arguments.split() if word.startswith(("root=live:", "boot="))), "live")
+
+
 def method_of(media: Media, kind: Answers, answer: bytes, console: str) -> Method:
-    """Raises Refused when the installer on this medium doesn't read such answers."""
+    """The method for this medium; raises Refused when its installer doesn't read such answers."""
     _readable(media, kind)
     if kind is Answers.PRESEED:
         return Method(_DEBIAN, initrd={"preseed.cfg": answer}, divided=True)
@@ -78,7 +95,7 @@ def method_of(media: Media, kind: Answers, answer: bytes, console: str) -> Metho
 
 
 def _kickseed(answer: bytes, console: str) -> dict[str, bytes]:
-    """Debian's reading of kickstarts: it knows no %end, and one installer is started only beside a preseed.cfg."""
+    """Files for kickseed: it does not know %end, and one installer starts it only next to a preseed.cfg."""
     lines = [line.replace(b" --erroronfail", b"") for line in answer.split(b"\n") if line.strip() != b"%end"]
     preseed = ["# what a kickstart can't say", "d-i cdrom-detect/eject boolean false"]
     if b"debian-installer/add-kernel-opts" not in answer:

@@ -1,4 +1,4 @@
-"""Makes a vendor's ISO install unattended: an answer file on it, and one boot entry that starts at once."""
+"""Makes a vendor's ISO install unattended: adds an answer file, and one boot entry that starts at once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from imageflow.control import Control
 from imageflow.errors import BadInput, NoSpace, Refused
+from imageflow.host.control import Control
 from imageflow.iso import Answers, bootconfig, copying, cpio, gpt
 from imageflow.iso.graft import FOLDER, Graft, Place
 from imageflow.iso.media import Media, examine
 from imageflow.iso.method import method_of
-from imageflow.iso.volume import SECTOR, Source, Tree, trees
+from imageflow.iso.volume import SECTOR, Tree, VolumeReader, trees
 
 _CONSOLE = "ttyS0,115200"
-_ROUND = 1 << 20  # a disk image has whole MiB, as some firmware wants it
+_ROUND = 1 << 20  # a disk image has whole MiB, as some firmware requires
 
 
 def remaster(
@@ -35,18 +35,18 @@ def remaster(
 ) -> None:
     """Write `to`: the ISO `source` with this answer file (as `answers.compose` made it), booting into it at once.
 
-    `arguments` are more kernel arguments. The same input gives the same bytes. Everything of the vendor's
-    but its boot configurations stays as and where it is. `progress` gets 0 … 1. When it fails, nothing is left.
+    `arguments` are more kernel arguments. The same input gives the same bytes. Everything on the vendor's ISO
+    except its boot configurations stays unchanged in place. `progress` gets 0 … 1. On failure, nothing is left.
     Raises Refused (what `media.inspect` refuses; answers that this installer does not read), NoSpace,
-    BadInput (arguments), and what `control` says.
+    BadInput (arguments), and what `control` raises.
     """
     if re.search(r"[^\x20-\x7e]", arguments):
-        raise BadInput("kernel arguments are one line of plain characters")
+        raise BadInput("kernel arguments must be one line of plain characters")
     partial = to.with_name(to.name + ".partial")
     try:
         with source.open("rb") as vendor, partial.open("wb") as out:
             size = os.fstat(vendor.fileno()).st_size
-            image = Source(vendor, size)
+            image = VolumeReader(vendor, size)
             media = examine(image)
             graft, end = _changes(image, media, kind, answer, arguments, console)
             _room(to, source, end)
@@ -66,9 +66,9 @@ def remaster(
 
 
 def _changes(
-    image: Source, media: Media, kind: Answers, answer: bytes, arguments: str, console: str
+    image: VolumeReader, media: Media, kind: Answers, answer: bytes, arguments: str, console: str
 ) -> tuple[Graft, int]:
-    """What changes, and how many bytes the new image has."""
+    """The changes, and the new image's size in bytes."""
     method = method_of(media, kind, answer, console)
     volumes, _ = trees(image)
     volumes += _second_trees(image)
@@ -106,7 +106,7 @@ def _changes(
 
 
 def _inside(graft: Graft, media: Media, landmark: str) -> None:
-    """GRUB's configuration inside the EFI boot image: the same file, as long as before, which loads ours."""
+    """Replace GRUB's configuration inside the EFI boot image by one of the same length that loads ours."""
     for file in media.grub_in_image:
         text = f"{bootconfig.search(landmark)}\nconfigfile ($root)/{FOLDER}/grub.cfg\n".encode()
         if len(text) > file.size:
@@ -125,8 +125,8 @@ def _put(graft: Graft, files: Mapping[str, bytes]) -> dict[str, Place]:
     return {name: same[data] for name, data in files.items()}
 
 
-def _second_trees(image: Source) -> list[Tree]:
-    """Trees of the same files that begin where the first partition does, if that can grow with the ISO."""
+def _second_trees(image: VolumeReader) -> list[Tree]:
+    """Trees of the same files that start at the first partition, if that can grow with the ISO."""
     table = gpt.read(image)
     volume = trees(image)[0][0].blocks * SECTOR
     found: list[Tree] = []
@@ -136,7 +136,7 @@ def _second_trees(image: Source) -> list[Tree]:
     return found
 
 
-def _tables(out: int, image: Source, media: Media, end: int) -> None:
+def _tables(out: int, image: VolumeReader, media: Media, end: int) -> None:
     if not media.hybrid:
         return
     table = gpt.read(image)

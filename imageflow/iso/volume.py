@@ -1,4 +1,4 @@
-"""Reads ISO 9660: descriptors, directory trees with Rock Ridge or Joliet names, El Torito's boot catalogue."""
+"""Reads ISO 9660: descriptors, directory trees with Rock Ridge or Joliet names, the El Torito boot catalogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from imageflow.errors import Refused
 
 SECTOR = 2048
 _DESCRIPTORS = 64  # more volume descriptors than any medium has
-_MOST = 1 << 24  # bytes of one directory; larger ones are damage
+_MOST = 1 << 24  # bytes of one directory; a larger one means damage
+_CONTINUED = 1 << 16  # bytes of one continuation of a record; they are a sector at most where we have seen them
+_ALL = 1 << 27  # bytes of all directories and continuations that are read; a Debian DVD has 20 MiB
 _JOLIET = (b"%/@", b"%/C", b"%/E")
 
 BIOS, EFI = 0x00, 0xEF  # El Torito's platforms
@@ -19,47 +21,55 @@ BIOS, EFI = 0x00, 0xEF  # El Torito's platforms
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A directory record as it stands on the medium."""
+    """A directory record on the medium."""
 
     name: str
     ident: bytes
     folder: bool
-    lba: int  # of its first extent, in sectors of the tree it is in
-    size: int  # bytes, all its extents
+    lba: int  # of its first extent, in sectors of its tree
+    size: int  # bytes of all its extents
     at: int  # byte offset of the (first) record in the file
     record: bytes
     extents: tuple[tuple[int, int], ...]  # (lba, bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class BootImage:
+class BootEntry:
     """An entry of the boot catalogue."""
 
     platform: int
     lba: int
-    sectors: int  # of 512 bytes, that the firmware loads
+    sectors: int  # of 512 bytes, to be loaded by the firmware
 
 
-class Source:
+class VolumeReader:
     """Bounded reads from an image file."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
+        self._left = _ALL
         self.size = size
+
+    def read_metadata(self, at: int, size: int) -> bytes:
+        """Read a part of a directory; raises Refused when they have no end, as when they overlap each other."""
+        self._left -= size
+        if self._left < 0:
+            raise Refused("the ISO is damaged: its directories have no end", hint="download it again")
+        return self.read(at, size)
 
     def read(self, at: int, size: int) -> bytes:
         """Exactly `size` bytes from byte `at`; raises Refused when the image ends before."""
         if at < 0 or size < 0 or at + size > self.size:
-            raise Refused("the ISO is damaged: something in it points behind its end", hint="download it again")
+            raise Refused("the ISO is damaged: something in it points beyond its end", hint="download it again")
         self._file.seek(at)
         return self._file.read(size)
 
 
 class Tree:
-    """A directory tree: of the primary volume descriptor, of Joliet's, or of the same at a partition's start."""
+    """A directory tree: of the primary volume descriptor, of Joliet's, or of either at a partition's start."""
 
-    def __init__(self, source: Source, at: int, base: int = 0) -> None:
-        """`at`: byte offset of the volume descriptor; `base`: byte offset that the tree's sectors count from."""
+    def __init__(self, source: VolumeReader, at: int, base: int = 0) -> None:
+        """`at`: byte offset of the volume descriptor; `base`: byte offset of the tree's sector 0."""
         self.source = source
         self.at = at
         self.base = base
@@ -86,7 +96,7 @@ class Tree:
         return self.base + lba * SECTOR
 
     def folder(self, lba: int, size: int) -> Iterator[Entry]:
-        """What is in the directory at this extent, without itself and its parent."""
+        """The entries of the directory at this extent, without '.' and '..'."""
         waiting: list[Entry] = []
         for at, record in self.records(lba, size):
             if record[32] == 1 and record[33] in (0, 1):
@@ -118,7 +128,7 @@ class Tree:
         if size > _MOST:
             raise Refused("the ISO is damaged: a directory without end", hint="download it again")
         at = self.offset(lba)
-        data = self.source.read(at, size)
+        data = self.source.read_metadata(at, size)
         place = 0
         while place < size:
             length = data[place]
@@ -132,11 +142,11 @@ class Tree:
             place += length
 
     def root(self) -> Iterator[Entry]:
-        """What is in the root directory."""
+        """The entries of the root directory."""
         return self.folder(self.root_lba, self.root_size)
 
     def find(self, path: str) -> Entry | None:
-        """The file or folder at an absolute path; names are compared without case when there is no exact one."""
+        """The file or folder at an absolute path; falls back to a case-insensitive comparison."""
         lba, size = self.root_lba, self.root_size
         entry: Entry | None = None
         for part in path.strip("/").split("/"):
@@ -174,7 +184,7 @@ class Tree:
         return b"".join(self.source.read(self.offset(lba), size) for lba, size in entry.extents)
 
     def system_use(self, record: bytes) -> Iterator[bytes]:
-        """The entries of the SUSP area (where Rock Ridge keeps its own) of a record, continuations included."""
+        """The entries of a record's SUSP area (which Rock Ridge uses), continuations included."""
         start = 33 + record[32] + (record[32] + 1) % 2 + self.skip
         areas = [record[start:]]
         for _ in range(64):
@@ -189,8 +199,8 @@ class Tree:
                 field = area[place : place + length]
                 if field[:2] == b"CE" and length >= 28:
                     lba, at, size = both(field, 4), both(field, 12), both(field, 20)
-                    if size <= _MOST:
-                        areas.append(self.source.read(self.offset(lba) + at, size))
+                    if size <= _CONTINUED:
+                        areas.append(self.source.read_metadata(self.offset(lba) + at, size))
                 elif field[:2] == b"ST":
                     break
                 yield field
@@ -210,7 +220,7 @@ class Tree:
                 if field[:2] == b"NM":
                     named += field[5:]
                 elif field[:2] == b"RE":
-                    return None  # a deep folder's physical place; it is listed where it belongs
+                    return None  # physical place of a relocated deep folder; it is listed at its logical place
                 elif field[:2] == b"CL":
                     lba, folder = both(field, 4), True
                     size = both(self.source.read(self.offset(lba), 34), 10)
@@ -226,11 +236,11 @@ class Tree:
 
 
 def both(data: bytes, at: int) -> int:
-    """A 32-bit number that is stored in both byte orders."""
+    """A 32-bit number stored in both byte orders."""
     return int(struct.unpack_from("<I", data, at)[0])
 
 
-def trees(source: Source, base: int = 0) -> tuple[list[Tree], int | None]:
+def trees(source: VolumeReader, base: int = 0) -> tuple[list[Tree], int | None]:
     """All trees of the volume at `base`, the primary first, and the sector of the boot catalogue.
 
     Raises Refused when there is no such volume.
@@ -252,8 +262,8 @@ def trees(source: Source, base: int = 0) -> tuple[list[Tree], int | None]:
     return found, catalogue
 
 
-def boot_images(source: Source, lba: int) -> list[BootImage]:
-    """What El Torito's boot catalogue at this sector lists as bootable."""
+def boot_images(source: VolumeReader, lba: int) -> list[BootEntry]:
+    """The bootable entries of the El Torito boot catalogue at this sector."""
     data = source.read(lba * SECTOR, SECTOR)
     if data[0] != 1 or data[30:32] != b"\x55\xaa":
         return []
@@ -261,7 +271,7 @@ def boot_images(source: Source, lba: int) -> list[BootImage]:
 
     def add(platform: int, at: int) -> None:
         if data[at] == 0x88:
-            found.append(BootImage(platform, both(data, at + 8), int(struct.unpack_from("<H", data, at + 6)[0])))
+            found.append(BootEntry(platform, both(data, at + 8), int(struct.unpack_from("<H", data, at + 6)[0])))
 
     add(data[1], 32)
     at = 64

@@ -1,4 +1,4 @@
-"""Listens to CloudEvents over AMQP, or any other of kombu's transports."""
+"""Listens for CloudEvents over AMQP, or any other of kombu's transports."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import kombu
 from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed
 from kombu.exceptions import KombuError
 
+from imageflow.background.backoff import Backoff
+from imageflow.background.flag import Flag
 from imageflow.errors import BadInput, ConfigError
 from imageflow.listeners import Surroundings, envelope
-from imageflow.listeners.keeping import Keeper, Letter
-from imageflow.listeners.pause import Pause
-from imageflow.signals import Flag
+from imageflow.listeners.keeping import PAUSE, Keeper, Letter
 
 LOG = logging.getLogger(__name__)
 NAME = "amqp"
 _CONNECT = 10.0  # seconds
-_HEARTBEAT = 30  # seconds; a broker, or we for it, that says nothing for two of them is away
-_ANSWER = 10  # seconds that a broker may take to answer a question
+_HEARTBEAT = 30  # seconds; after two silent intervals, each side takes the other as down
+_ANSWER = 10  # seconds that a broker may take to answer a query
 _LOOK = 0.5  # seconds between two looks at `stop`
-_kombu: Any = kombu  # it has annotations here and there, and none where we call it
+_kombu: Any = kombu  # only partly annotated, and not where we call it
 
 
 class AmqpListener:
@@ -34,12 +34,12 @@ class AmqpListener:
         self._config = surroundings.config.amqp
         self._ready = surroundings.ready
         self._keeper = Keeper(surroundings.inbox, NAME)
-        self._pause = Pause()
+        self._backoff = Backoff(*PAUSE)
         self._arrived: deque[Any] = deque()
-        self._listened = False  # once, at least: then it is configured well
+        self._listened = False  # at least once: then the configuration is good
 
     def run(self, stop: Flag) -> None:
-        """See Listener. kombu's URL may name several brokers, with ';' between them: each has its turn."""
+        """See Listener. kombu's URL may name several brokers, separated by ';': they are tried in turn."""
         if not self._config.url:
             raise ConfigError(
                 "[amqp] url is not set, and [listeners] enabled has 'amqp'",
@@ -57,10 +57,10 @@ class AmqpListener:
             except troubles as error:
                 self._check(error, place)
                 LOG.warning("%s: %s", place, _said(error))
-                self._pause.wait(stop)
+                self._backoff.wait(stop)
 
     def _prepared(self, url: str) -> tuple[Any, tuple[type[BaseException], ...]]:
-        """A connection that is not made yet, and what it may raise when the broker is not well."""
+        """A connection not yet opened, and the exceptions that it may raise when the broker fails."""
         try:
             options: dict[str, Any] = dict(self._config.transport_options)
             connection = _kombu.Connection(url, connect_timeout=_CONNECT, heartbeat=_HEARTBEAT)
@@ -71,11 +71,11 @@ class AmqpListener:
             return connection, (KombuError, OSError, *transport.connection_errors, *transport.channel_errors)
         except (LookupError, ImportError, AttributeError, TypeError, ValueError, KombuError):
             raise ConfigError(
-                "[amqp] url is no URL of a broker", hint="such as amqp://USER:PASSWORD@HOST:5672/VHOST"
+                "[amqp] url is not the URL of a broker", hint="such as amqp://USER:PASSWORD@HOST:5672/VHOST"
             ) from None  # the cause may show the password
 
     def _check(self, error: BaseException, place: str) -> None:
-        """Raises ConfigError for what waiting will not heal: it ends the service, so only before we ever listened."""
+        """Raises ConfigError for what waiting will not cure: it ends the service, so only before the first success."""
         if self._listened:
             return
         if isinstance(error, PreconditionFailed):
@@ -113,10 +113,10 @@ class AmqpListener:
                     self._keep(stop)
                 if connection.supports_heartbeats:
                     connection.heartbeat_check()
-                self._pause.over()
+                self._backoff.reset()
 
     def _gather(self, connection: Any) -> None:
-        """Wait for a message, and take those that are there already with it."""
+        """Wait for a message, and take those that are already there with it."""
         timeout = _LOOK
         while len(self._arrived) < self._config.prefetch:
             try:
@@ -135,7 +135,7 @@ class AmqpListener:
                 message.requeue()
 
     def letters(self, message: Any) -> list[Letter]:
-        """What a message tells, or why that can't be known."""
+        """The contents of a message, or why it can't be read."""
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
         source = f"{NAME}:{self._config.queue}"
         letters: list[Letter] = []
@@ -149,7 +149,7 @@ class AmqpListener:
         except Exception as error:
             problem = str(error) if isinstance(error, BadInput) else f"unexpected: {type(error).__name__}"
             if not isinstance(error, BadInput):
-                LOG.exception("amqp: a message that imageflow stumbles over")
+                LOG.exception("amqp: a bug in imageflow, at a message")
             return [Letter(source, functools.partial(envelope.printable, body), unreadable=problem)]
         return letters
 

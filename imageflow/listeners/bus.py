@@ -1,12 +1,12 @@
-"""oslo.messaging's notification server, with the holes closed through which it loses, repeats or hides messages.
+"""oslo.messaging's notification server, without its ways to lose, repeat or hide messages.
 
-Seen with oslo.messaging 18.3, and tested with the real broker, so that an upgrade shows what has changed:
+Seen with oslo.messaging 18.3, and tested with a real broker, so that an upgrade shows what has changed:
 
-- the driver rejects for ever, which is: drops, a message that it can't decode
-- a message of a strange form makes its dispatcher raise, and is delivered again at once, for ever
-- a message whose acknowledgement got lost is recognised when it comes again, and then never acknowledged:
-  each one takes a place of the prefetch count until there is none left. Our inbox knows its own duplicates.
-- starting and stopping wait for a broker that is away, for ever
+- the driver permanently rejects, and so drops, a message that it can't decode
+- a malformed message makes its dispatcher raise, and is redelivered at once, endlessly
+- a message whose acknowledgement got lost is recognised when redelivered, and then never acknowledged:
+  each one takes a place of the prefetch count until none is left. Our inbox finds duplicates itself.
+- starting and stopping wait for a broker that is down, without end
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ import oslo_messaging
 from oslo_config import cfg
 from oslo_messaging.notify.listener import NotificationServer
 
+from imageflow.background.flag import Flag
 from imageflow.config.traffic import NotificationsConfig
 from imageflow.errors import ConfigError, ImageflowError, Unavailable
-from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
-PRIORITIES = ("audit", "info", "warn", "error", "critical")  # debug and samples are for others
+PRIORITIES = ("audit", "info", "warn", "error", "critical")  # not debug and sample
 _GROUP = "oslo_messaging_rabbit"
-_LONGEST = 5  # seconds between two tries to reach the broker
-_HEARTBEAT = 30  # seconds after which a broker that says nothing is away
+_LONGEST = 5  # seconds between two attempts to reach the broker
+_HEARTBEAT = 30  # seconds after which a silent broker counts as down
 _STOPPING = 10.0  # seconds
 _QUIET = ("oslo_messaging", "oslo.messaging", "amqp", "kombu")
 
 
 class Transport:
-    """The way to the bus, with a configuration of its own: the process's is not ours to change."""
+    """The connection to the bus, with its own configuration: the process's is not ours to change."""
 
     def __init__(self, config: NotificationsConfig) -> None:
         """Raises ConfigError."""
-        for name in _QUIET:  # below INFO they write whole messages, with the sender's token
+        for name in _QUIET:  # below INFO they log whole messages, with the sender's token
             logger = logging.getLogger(name)
             if logger.getEffectiveLevel() < logging.INFO:
                 logger.setLevel(logging.INFO)
@@ -58,7 +58,8 @@ class Transport:
             raise ConfigError(f"[notifications] transport_url: there is no driver {error.driver!r}") from None
         except (oslo_messaging.MessagingException, cfg.Error, ValueError):
             raise ConfigError(
-                "[notifications] transport_url is no URL of a bus", hint="such as rabbit://USER:PASSWORD@HOST:5672/"
+                "[notifications] transport_url is not the URL of a bus",
+                hint="such as rabbit://USER:PASSWORD@HOST:5672/",
             ) from None  # the cause may show the password
         self.kind: str = url.transport
         self.addresses = [(host.hostname, host.port or 5672) for host in url.hosts]
@@ -74,14 +75,14 @@ class Transport:
                 conf.set_override(name, value, group=_GROUP)
 
     def close(self) -> None:
-        if self.kind != "fake":  # whose clean-up empties every exchange of the process
+        if self.kind != "fake":  # its clean-up empties every exchange of the process
             self.oslo.cleanup()
 
 
 class Server(NotificationServer):  # type: ignore[misc]
-    """Gives messages to `handle`, in order, those together that are there; acknowledges them when it returns True.
+    """Passes messages to `handle`, in order, in batches of those available; acknowledges them when it returns True.
 
-    `unreadable` gets the bytes that can't be decoded, and why; False: they shall come again.
+    `unreadable` gets bytes that can't be decoded, and the reason; False: they have to be redelivered.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Server(NotificationServer):  # type: ignore[misc]
         return not thread.is_alive()
 
     def end(self) -> None:
-        """Finish the message in work, and listen no more."""
+        """Finish the current message, and stop listening."""
         trouble: list[Exception] = []
 
         def stop_and_wait() -> None:
@@ -119,7 +120,7 @@ class Server(NotificationServer):  # type: ignore[misc]
         thread = _aside(stop_and_wait, trouble)
         thread.join(_STOPPING)
         if thread.is_alive():
-            LOG.info("%s does not answer; what was not acknowledged there comes again", self._place)
+            LOG.info("%s does not answer; unacknowledged messages will be redelivered", self._place)
 
     def _on_incoming(self, incoming: Sequence[Any]) -> None:
         self._arrived.extend(incoming)
@@ -146,7 +147,7 @@ class Server(NotificationServer):  # type: ignore[misc]
         return listener
 
     def _received(self, consumer: Any, raw: Any) -> None:
-        """What the driver's consumer does with a message, but for the end of one that it can't decode."""
+        """What the driver's consumer does with a message, except for one that it can't decode."""
         from oslo_messaging._drivers.impl_rabbit import RabbitMessage
 
         to_message = getattr(consumer.queue.channel, "message_to_python", None)
@@ -154,26 +155,26 @@ class Server(NotificationServer):  # type: ignore[misc]
         try:
             consumer.callback(RabbitMessage(message))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it
-            body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-            if self._unreadable(body, f"not a message of oslo.messaging: {type(error).__name__}"):
+            body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
+            if self._unreadable(body, f"not an oslo.messaging message: {type(error).__name__}"):
                 message.ack()
             else:
                 message.requeue()
 
 
 class _Dispatcher:
-    """What oslo.messaging's server asks for the priorities to listen to."""
+    """What oslo.messaging's server asks for its priorities."""
 
     supported_priorities = PRIORITIES
 
 
 def _aside(work: Callable[[], None], trouble: list[Exception]) -> threading.Thread:
-    """Work in a thread that may be left behind."""
+    """Run work in a thread that may be abandoned."""
 
     def run() -> None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - told to who waits
+        except Exception as error:  # noqa: BLE001 - passed to the waiting thread
             trouble.append(error)
 
     thread = threading.Thread(target=run, name="notifications", daemon=True)
@@ -185,7 +186,7 @@ def _meaning(error: Exception, place: str) -> ImageflowError:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "inequivalent arg 'durable'" in said:
         return ConfigError(
-            f"{place}: the services' exchange has another durability than ours",
+            f"{place}: the services' exchange has a different durability than ours",
             hint="set [notifications] durable as amqp_durable_queues is in the services",
         )
     if "ACCESS_REFUSED" in said or "NOT_ALLOWED" in said:

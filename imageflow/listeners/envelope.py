@@ -1,7 +1,7 @@
-"""CloudEvents in AMQP messages: structured, several in one, or binary with their attributes in the headers. Pure.
+"""CloudEvents in brokers' messages: structured, batched, or binary with attributes in the headers. Pure.
 
-Both bindings are understood: that of AMQP 1.0 (headers cloudEvents:NAME and cloudEvents_NAME), which brokers
-translate for AMQP 0-9-1, and that of RabbitMQ (ce-NAME).
+The bindings' names are understood whatever the broker: AMQP 1.0's (headers cloudEvents:NAME and cloudEvents_NAME),
+which brokers translate for AMQP 0-9-1, RabbitMQ's (ce-NAME) and Kafka's (ce_NAME), which bridges pass on.
 """
 
 from __future__ import annotations
@@ -9,88 +9,61 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-from cloudevents.core.bindings import amqp, rabbitmq
-from cloudevents.core.exceptions import CloudEventValidationError
-from cloudevents.core.formats.json import JSONFormat
-
-from imageflow.cloudevent import event_of
 from imageflow.errors import BadInput
+from imageflow.events import cloudevent
+from imageflow.events.cloudevent import BATCH, STRUCTURED, media_type
+from imageflow.events.reading import parse_json
 from imageflow.model import Event
 
-_STRUCTURED = "application/cloudevents+json"
-_BATCH = "application/cloudevents-batch+json"
-_JSON = re.compile(r"(application|text)/([a-z0-9.+-]+\+)?json")
-_AMQP_HEADER = ("cloudEvents:", "cloudEvents_")
-_RABBITMQ_HEADER = "ce-"
+_AMQP = ("cloudEvents:", "cloudEvents_")  # its names, and its types of values
+_TEXT = ("ce-", "ce_")  # names in any case, values as text
 
 
 def read(content_type: str | None, headers: Mapping[str, Any], body: bytes) -> Iterator[tuple[Event | BadInput, bytes]]:
-    """Each event of a message, or why it is none, and the bytes that say it. Raises BadInput when all is unreadable."""
-    media, _, _ = (content_type or "").partition(";")
-    media = media.strip().lower()
-    if media == _BATCH:
+    """Each event of a message, or why it is invalid, with its bytes. Raises BadInput when the whole message is unreadable."""
+    given = {str(name): _value(value) for name, value in headers.items()}
+    if not content_type:  # Kafka has no property for it
+        content_type = next((str(v) for k, v in given.items() if k.lower() == "content-type" and v), None)
+    media = media_type(content_type)
+    if media == BATCH:
         yield from _several(body)
-    elif media.startswith("application/cloudevents") and media != _STRUCTURED:
-        raise BadInput(f"CloudEvents as {media[:80]} are not understood", hint=f"send {_STRUCTURED}")
-    elif media == _STRUCTURED:
-        yield _structured(_json(body)), body
+    elif media.startswith("application/cloudevents") and media != STRUCTURED:
+        raise BadInput(f"CloudEvents as {media[:80]} are not understood", hint=f"send {STRUCTURED}")
+    elif media == STRUCTURED:
+        yield cloudevent.of_json(parse_json(body, "the message"), "the message"), body
     else:
-        yield _binary(content_type, media, headers, body), body
+        yield cloudevent.of_headers(_attributes(given), content_type, body, "the message"), body
 
 
 def _several(body: bytes) -> Iterator[tuple[Event | BadInput, bytes]]:
-    batch = _json(body)
+    batch = parse_json(body, "the message")
     if not isinstance(batch, list):
         raise BadInput("a batch of CloudEvents is a JSON list")
-    for one in batch:
+    for number, one in enumerate(batch):
         raw = json.dumps(one).encode()
         try:
-            yield _structured(one), raw
+            yield cloudevent.of_json(one, f"events[{number}]"), raw
         except BadInput as error:
             yield error, raw
 
 
-def _structured(value: Any) -> Event:
-    if not isinstance(value, dict):
-        raise BadInput("a CloudEvent is a JSON object")
-    if not value.get("specversion"):
-        raise BadInput("the CloudEvent has no specversion")
-    try:
-        return event_of(JSONFormat().read(None, json.dumps(value)))
-    except BadInput:
-        raise
-    except CloudEventValidationError as error:
-        raise BadInput(f"no CloudEvent: {_said(error)}") from error
-    except Exception as error:
-        raise BadInput(f"no CloudEvent: {error}") from error
-
-
-def _binary(content_type: str | None, media: str, headers: Mapping[str, Any], body: bytes) -> Event:
-    given = {str(name): _value(value) for name, value in headers.items()}
-    if _JSON.fullmatch(media) and body:
-        _json(body)
-    try:
-        if any(name.startswith(_AMQP_HEADER) for name in given):
-            properties = {} if content_type is None else {"content-type": content_type}
-            return event_of(amqp.from_binary(amqp.AMQPMessage(properties, given, body), JSONFormat()))
-        if any(name.lower().startswith(_RABBITMQ_HEADER) for name in given):
-            texts = {name: _text(value) for name, value in given.items()}
-            return event_of(rabbitmq.from_binary(rabbitmq.RabbitMQMessage(texts, content_type, body), JSONFormat()))
-    except BadInput:
-        raise
-    except CloudEventValidationError as error:
-        raise BadInput(f"no CloudEvent: {_said(error)}") from error
-    except Exception as error:
-        raise BadInput(f"no CloudEvent: {error}") from error
-    raise BadInput("no CloudEvent", hint=f"content type {_STRUCTURED}, or the attributes as headers cloudEvents:NAME")
+def _attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes in a message's headers; raises BadInput when there are none."""
+    found = {name[len(_AMQP[0]) :]: value for name, value in headers.items() if name.startswith(_AMQP)}
+    if not found:
+        found = {name[3:].lower(): _text(value) for name, value in headers.items() if name.lower().startswith(_TEXT)}
+    if not found:
+        raise BadInput(
+            "not a CloudEvent", hint=f"content type {STRUCTURED}, or the attributes as headers cloudEvents:NAME"
+        )
+    return found
 
 
 def _value(value: Any) -> Any:
-    """A header as the library wants it: AMQP 0-9-1 has byte strings, and times without a zone, which are UTC."""
+    """AMQP 0-9-1 has byte strings, and times without a zone, which are UTC."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, datetime.datetime) and value.tzinfo is None:
@@ -98,26 +71,12 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
-
-
-def _json(body: bytes) -> Any:
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON")
-
-    try:
-        return json.loads(body.decode(), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"the message is no JSON: {error}") from error
-
-
-def _said(error: CloudEventValidationError) -> str:
-    return " ".join(str(error).split())[:500]
+def _text(value: Any) -> Any:
+    return value if value is None or isinstance(value, datetime.datetime) else str(value)
 
 
 def printable(body: bytes) -> bytes:
-    """What is kept of a body that nobody can read."""
+    """What is kept of an unreadable body."""
     try:
         body.decode()
     except UnicodeDecodeError:

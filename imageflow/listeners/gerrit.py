@@ -1,4 +1,4 @@
-"""Gerrit's stream-events over SSH; after each connect a query for the merges that were missed."""
+"""Gerrit's stream-events over SSH; after each connect, a query for missed merges."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from typing import TypeVar
 
 import paramiko
 
+from imageflow.background.backoff import Backoff
+from imageflow.background.flag import Flag
 from imageflow.errors import BadInput, ConfigError, DatabaseUnavailable, ImageflowError, Refused, Unavailable
 from imageflow.listeners import Surroundings, gerrit_lines
 from imageflow.model import Event
-from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
 _THEIRS = logging.getLogger(f"{__name__}.paramiko")
-_THEIRS.setLevel(logging.CRITICAL)  # what goes wrong is said here, in words and once
+_THEIRS.setLevel(logging.CRITICAL)  # failures are reported here, in words and once
 PAUSE = (1.0, 60.0)  # seconds until the next connect: the first time, and at most
+STORING = (0.5, 10.0)  # seconds until storing an event is retried while the database is down: as PAUSE
 _T = TypeVar("_T")
 _CONNECT = 20.0  # seconds for each stage of a connect
-_STEADY = 30.0  # seconds after which a connection is taken for sound
+_STEADY = 30.0  # seconds after which a connection counts as healthy
 _KEEPALIVE = 15  # seconds
-_SILENCE = 60_000  # milliseconds that what we sent may stay unanswered by the other machine's kernel
-_OVERLAP = 120.0  # seconds that a query goes further back
-_ROWS = 200  # changes that a query tells at once
-_MOST = 20_000  # changes that are asked for after a reconnect
+_SILENCE = 60_000  # milliseconds that sent data may stay unacknowledged by the other kernel
+_OVERLAP = 120.0  # seconds by which a query overlaps the known past
+_ROWS = 200  # changes per answer to a query
+_MOST = 20_000  # changes that are queried after a reconnect
 _PATIENCE = 120.0  # seconds for the answer to a query
-_PAGE = 64 << 20  # bytes of one
+_PAGE = 64 << 20  # bytes of one answer
 _PIECE = 1 << 16
 _QUARANTINE = 1 << 16
 
 
 class GerritListener:
-    """The listener. When the last event was made is one observation."""
+    """The listener. The time of the last event is one observation."""
 
     def __init__(self, surroundings: Surroundings, pause: tuple[float, float] = PAUSE) -> None:
         self._config = surroundings.config.gerrit
@@ -46,13 +48,13 @@ class GerritListener:
         self._watched = surroundings.watched
         self._ready = surroundings.ready
         self._pause = pause
-        self._last = 0.0  # when the last event was made
-        self._heard = False  # something in this session
+        self._last = 0.0  # time of the last event
+        self._heard = False  # whether this session has received anything
 
     def run(self, stop: Flag) -> None:
         """See Listener."""
         self._check()
-        pause, trouble = self._pause[0], ""
+        backoff, trouble = Backoff(*self._pause), ""
         while not stop.is_set():
             self._heard, began = False, time.monotonic()
             try:
@@ -62,12 +64,12 @@ class GerritListener:
                 raise
             except ImageflowError as error:
                 if self._heard or time.monotonic() - began > _STEADY:
-                    pause, trouble = self._pause[0], ""
+                    backoff.reset()
+                    trouble = ""
                 if error.message != trouble:
                     LOG.warning("%s%s", error.message, f" ({error.hint})" if error.hint else "")
                 trouble = error.message
-            stop.wait(pause)
-            pause = min(pause * 2, self._pause[1])
+            backoff.wait(stop)
 
     @property
     def _where(self) -> str:
@@ -91,7 +93,7 @@ class GerritListener:
             transport = client.get_transport()
             assert transport is not None
             transport.set_keepalive(_KEEPALIVE)
-            stream = self._command(transport, "gerrit stream-events")  # before the query: nothing falls between them
+            stream = self._command(transport, "gerrit stream-events")  # before the query: no event falls between them
             self._catch_up(transport, stop)
             self._ready(f"stream-events of {self._where}")
             self._listen(stream, transport, stop)
@@ -129,15 +131,15 @@ class GerritListener:
                 banner_timeout=_CONNECT,
                 auth_timeout=_CONNECT,
             )
-        except ConfigError as error:  # it was fine when we began
+        except ConfigError as error:  # it was valid when we began
             raise Refused(error.message, hint=error.hint) from None
         except paramiko.hostkeys.InvalidHostKey as error:
-            raise Refused(f"[gerrit] known_hosts has a line that is none: {error.line.strip()[:100]}") from None
+            raise Refused(f"[gerrit] known_hosts has an invalid line: {error.line.strip()[:100]}") from None
         except paramiko.BadHostKeyException as error:
             client.close()
             shown = error.key.fingerprint
             raise Refused(
-                f"Gerrit at {self._where} shows another host key than the known one: {shown}", hint=hint
+                f"Gerrit at {self._where} shows a different host key than the known one: {shown}", hint=hint
             ) from None
         except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
             client.close()
@@ -160,7 +162,7 @@ class GerritListener:
         return channel
 
     def _listen(self, stream: paramiko.Channel, transport: paramiko.Transport, stop: Flag) -> None:
-        lines = gerrit_lines.Lines()
+        lines = gerrit_lines.LineBuffer()
         for data in _pieces(stream, transport, stop):
             lines, whole = lines.feed(data)
             self._heard = self._heard or bool(whole)
@@ -171,7 +173,7 @@ class GerritListener:
         raise Unavailable(f"Gerrit at {self._where} ended the stream" + (f": {said!r}" if said else ""))
 
     def _take(self, lines: list[bytes], stop: Flag) -> None:
-        """Lines of the stream: received, then remembered how far we are."""
+        """Receive lines of the stream, then remember the position."""
         found: list[Event] = []
         last = self._last
         for line in lines:
@@ -207,8 +209,8 @@ class GerritListener:
                 self._receive([event], stop)
 
     def _patiently(self, call: Callable[[], _T], stop: Flag) -> _T:
-        """Gerrit sends nothing twice: while the database is away, it waits with what it has to say."""
-        pause = 0.5
+        """Gerrit sends nothing twice: while the database is down, reading from it pauses."""
+        backoff = Backoff(*STORING)
         while True:
             try:
                 return call()
@@ -216,15 +218,14 @@ class GerritListener:
                 if stop.is_set():
                     raise
                 LOG.warning("gerrit: %s; events wait", error.message)
-                stop.wait(pause)
-                pause = min(pause * 2, 10.0)
+                backoff.wait(stop)
 
     @property
     def _name(self) -> str:
         return f"gerrit:{self._where}"
 
     def _catch_up(self, transport: paramiko.Transport, stop: Flag) -> None:
-        """What was merged since the last event that we know; the first time there is no such thing."""
+        """Receive what was merged since the last known event; the first time there is none."""
         seen = self._patiently(lambda: self._watched.seen(self._name), stop)
         try:
             self._last = float(seen[0]) if seen else 0.0
@@ -241,16 +242,18 @@ class GerritListener:
             try:
                 page = gerrit_lines.read_query(self._query(transport, since, start, stop), since)
             except BadInput as error:
-                LOG.warning("what was merged at Gerrit while imageflow did not listen is not known: %s", error.message)
+                LOG.warning("merges at Gerrit while imageflow did not listen are unknown: %s", error.message)
                 return
             found += page.events
             start += page.rows
             if not page.more or not page.rows:
                 break
             if start >= _MOST:
-                LOG.warning("more than %d changes were merged at Gerrit meanwhile: the older ones are left out", start)
+                LOG.warning(
+                    "more than %d changes were merged at Gerrit in the meantime: the older ones are left out", start
+                )
                 break
-        found.reverse()  # Gerrit tells the last one first
+        found.reverse()  # Gerrit sends the newest one first
         found.sort(key=lambda event: event.time or 0.0)
         for first in range(0, len(found), 500):
             self._receive(found[first : first + 500], stop)
@@ -265,15 +268,15 @@ class GerritListener:
             for data in _pieces(channel, transport, stop):
                 answer += data
                 if len(answer) > _PAGE or time.monotonic() > end:
-                    raise Unavailable(f"Gerrit at {self._where} does not come to an end with its answer to a query")
+                    raise Unavailable(f"Gerrit at {self._where} does not finish its answer to a query")
             lines = bytes(answer).split(b"\n")
             if not stop.is_set() and not any(b'"stats"' in line or b'"error"' in line for line in lines[-3:]):
-                raise Unavailable(f"Gerrit at {self._where} answered a query only in part")
+                raise Unavailable(f"Gerrit at {self._where} answered a query only partly")
             return lines
 
 
 def _key(file: str | None) -> paramiko.PKey | None:
-    """The private key; paramiko's own way to it says nothing of use when the key is not accepted."""
+    """The private key; paramiko's own loader gives no useful message when a key is rejected."""
     if not file:
         return None
     try:
@@ -281,12 +284,12 @@ def _key(file: str | None) -> paramiko.PKey | None:
     except paramiko.PasswordRequiredException:
         raise ConfigError(f"[gerrit] key: {file} has a passphrase", hint="use an ssh-agent, or a key without") from None
     except (OSError, ValueError, TypeError, paramiko.SSHException, paramiko.UnknownKeyType) as error:
-        why = getattr(error, "strerror", None) or "it is no private key"
+        why = getattr(error, "strerror", None) or "it is not a private key"
         raise ConfigError(f"[gerrit] key: {file} can't be used: {why}", hint="a file that ssh -i takes") from None
 
 
 def _pieces(channel: paramiko.Channel, transport: paramiko.Transport, stop: Flag) -> Iterator[bytes]:
-    """What comes, until its end or `stop`; b'' when nothing came for a moment."""
+    """Incoming pieces, until the end or `stop`; b'' when nothing came for a moment."""
     while not stop.is_set():
         try:
             data = channel.recv(_PIECE)

@@ -1,7 +1,7 @@
-"""What Gerrit says over SSH, a JSON object per line, as events. Any field may be missing. Pure.
+"""Events from Gerrit's SSH output, one JSON object per line. Any field may be missing. Pure.
 
-Their shape is that of what Gerrit's webhooks plugin posts, so that a rule in a recipe fits both. Their ids are made of
-what happened, so that the stream and a query about what was missed give the same event.
+Their form is that of Gerrit's webhooks plugin, so that a rule in a recipe fits both. Their ids are made from
+what happened, so that the stream and a query for missed changes give the same event.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from imageflow.errors import BadInput
 from imageflow.listeners import refs
 from imageflow.model import Event
 
-LONGEST = 1 << 20  # bytes of a line; a longer one is rubbish
+LONGEST = 1 << 20  # bytes of a line; a longer one is garbage
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _ZEROS = re.compile(r"0+")
 _OBJECT = re.compile(r"[0-9a-f]{7,64}")
-_TEXT = 1000  # characters of a field that an event's name is made of
-_LARGE = 64 << 10  # characters of data of an event that nobody asked for
+_TEXT = 1000  # characters of a field that an event's name is made from
+_LARGE = 64 << 10  # characters of data of an event of another type than ours
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """Lines out of what comes in pieces; the last one may not have its end yet."""
+class LineBuffer:
+    """Splits pieces into lines; the last line may be incomplete."""
 
     rest: bytes = b""
-    skipping: bool = False  # the rest of a line that was too long
+    skipping: bool = False  # within a line that was too long
 
-    def feed(self, data: bytes) -> tuple[Lines, list[bytes]]:
-        """-> what to go on with, and the lines that are whole; of a line that is too long, its beginning."""
+    def feed(self, data: bytes) -> tuple[LineBuffer, list[bytes]]:
+        """-> the next buffer, and the complete lines; of a line that is too long, its beginning."""
         *whole, rest = (self.rest + data).split(b"\n")
         lines = whole[1:] if self.skipping and whole else ([] if self.skipping else whole)
         skipping = self.skipping and not whole
         if skipping:
-            return Lines(b"", True), []
+            return LineBuffer(b"", True), []
         if len(rest) > LONGEST:
-            return Lines(b"", True), [*lines, rest]
-        return Lines(rest), lines
+            return LineBuffer(b"", True), [*lines, rest]
+        return LineBuffer(rest), lines
 
 
 def read(line: bytes) -> tuple[list[Event], float | None]:
-    """The events of a line of stream-events, and when Gerrit made it; raises BadInput for what is none."""
+    """The events of a stream-events line, and when Gerrit created it; raises BadInput for an invalid line."""
     body = _object(line)
     kind = _text(body, "type")
     if kind is None or not _TYPE.fullmatch(kind):
@@ -73,7 +73,7 @@ def read(line: bytes) -> tuple[list[Event], float | None]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a query answered."""
+    """The answer to a query."""
 
     events: tuple[Event, ...]
     rows: int
@@ -81,9 +81,9 @@ class Page:
 
 
 def read_query(lines: Iterable[bytes], since: float) -> Page:
-    """The merges since a moment that a query's answer tells, the last one first; what can't be read of it is left out.
+    """The merges since a moment in a query's answer, the newest first; unreadable ones are left out.
 
-    Raises BadInput when Gerrit says that the query is wrong.
+    Raises BadInput when Gerrit rejects the query.
     """
     found: list[Event] = []
     rows, more = 0, False
@@ -97,7 +97,7 @@ def read_query(lines: Iterable[bytes], since: float) -> Page:
         rows += 1
         patchset = _mapping(body, "currentPatchSet")
         when = _submitted(patchset) or moment(body.get("lastUpdated"))
-        if when is None or when >= since:  # others were only spoken about
+        if when is None or when >= since:  # the others were only commented on
             try:
                 found.append(_merged(body, patchset, {}, when))
             except BadInput:
@@ -106,7 +106,7 @@ def read_query(lines: Iterable[bytes], since: float) -> Page:
 
 
 def moment(value: Any) -> float | None:
-    """Seconds since 1970, as Gerrit says them; None for what is none, and for what no clock of ours shows."""
+    """Seconds since 1970, from Gerrit; None for anything else, and for times outside our range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e11:
         return None
     return float(value)
@@ -148,7 +148,7 @@ def _updated(body: dict[str, Any], update: dict[str, Any], when: float | None) -
     old, new = _commit(update, "oldRev"), _commit(update, "newRev")
     if project is None or ref is None or (new is None and not _ZEROS.fullmatch(_text(update, "newRev") or "")):
         raise BadInput("the line does not say which ref of which project changed, and to what")
-    ref = ref if ref.startswith("refs/") else f"refs/heads/{ref}"  # as Gerrit 2 says it
+    ref = ref if ref.startswith("refs/") else f"refs/heads/{ref}"  # as Gerrit 2 sends it
     ours = ref.startswith(("refs/heads/", "refs/tags/"))  # not refs/changes/…, of which there are many
     return Event(
         source=_source(project),
@@ -161,7 +161,7 @@ def _updated(body: dict[str, Any], update: dict[str, Any], when: float | None) -
 
 
 def _merged(change: dict[str, Any], patchset: dict[str, Any], body: dict[str, Any], when: float | None) -> Event:
-    """A change is merged once: its name is the event's."""
+    """A change is merged once: its name is the event's id."""
     project, branch = _text(change, "project") or _project(body), _text(change, "branch")
     number, ref = change.get("number"), _text(body, "refName")
     if isinstance(number, int | str) and not isinstance(number, bool) and str(number).isdecimal():
@@ -229,7 +229,7 @@ def _mapping(body: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _text(body: dict[str, Any], key: str) -> str | None:
-    """A text that can be part of an event's name; None for anything else."""
+    """Text that can be part of an event's name; None for anything else."""
     value = body.get(key)
     return value if isinstance(value, str) and value and len(value) <= _TEXT and value.isprintable() else None
 

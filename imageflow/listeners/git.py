@@ -1,4 +1,4 @@
-"""Refs of repositories that can't call us: asked for now and then, an event for each that changed."""
+"""Polls refs of repositories that send no webhooks; an event for each changed ref."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import logging
 import time
 from pathlib import Path
 
-from imageflow import process
-from imageflow.control import Control
-from imageflow.errors import Refused, TimedOut, Unavailable
+from imageflow.background.flag import Flag
+from imageflow.background.rounds import Rounds
+from imageflow.errors import TimedOut, Unavailable
+from imageflow.events.triggers import git_source
+from imageflow.fetch.git import ASKING, REFS, environment, unusable, whole
+from imageflow.host import process
+from imageflow.host.control import Control
 from imageflow.listeners import Surroundings, refs
-from imageflow.listeners.rounds import Rounds
 from imageflow.model import Trigger
-from imageflow.repository import environment as environment
-from imageflow.repository import unusable, whole
-from imageflow.signals import Flag
-from imageflow.triggers import git_source
 
 LOG = logging.getLogger(__name__)
 _TICK = 0.5  # seconds between two looks at answers
-_READ = 2.0  # seconds between two looks at which repositories there are
+_READ = 2.0  # seconds between two looks at which repositories to poll
 
 
 class GitPoller:
-    """The listener. What a repository's refs were is one observation per repository."""
+    """The listener. The last refs of a repository are one observation."""
 
     def __init__(self, surroundings: Surroundings, tick: float = _TICK, read: float = _READ) -> None:
         self._config = surroundings.config.git
@@ -31,7 +30,7 @@ class GitPoller:
         self._watched = surroundings.watched
         self._ready = surroundings.ready
         self._tick, self._read = tick, read
-        self._urls: dict[str, str] = {}  # source -> URL to ask
+        self._urls: dict[str, str] = {}  # source -> URL to poll
         self._patterns: dict[str, set[str]] = {}
         self._refused: set[str] = set()
 
@@ -50,7 +49,7 @@ class GitPoller:
                 stop.wait(self._tick)
 
     def _places(self, triggers: list[Trigger]) -> dict[str, float]:
-        """Each repository once, with the shortest period that any trigger wants; its patterns are all of theirs."""
+        """Each repository once, with the shortest period that any trigger wants, and the patterns of all of them."""
         periods: dict[str, float] = {}
         patterns: dict[str, set[str]] = {}
         for trigger in triggers:
@@ -58,7 +57,7 @@ class GitPoller:
             if why := unusable(url):
                 if url not in self._refused:
                     self._refused.add(url)
-                    LOG.warning("the repository that image %s watches is not looked at: %s", trigger.image, why)
+                    LOG.warning("the repository that image %s watches is not polled: %s", trigger.image, why)
                 continue
             source = git_source(url)
             every = float(trigger.given.get("every") or self._config.every)
@@ -72,19 +71,19 @@ class GitPoller:
         url, patterns = self._urls[source], self._patterns.get(source, set())
         usual = all(pattern.startswith(("refs/heads/", "refs/tags/")) for pattern in patterns)
         scope = ["--heads", "--tags"] if usual else []
-        command = ["git", "ls-remote", "--quiet", "--refs", *scope, "--", url]
+        command = [*ASKING, "git", "ls-remote", "--quiet", "--refs", *scope, "--", url]
         what = f"git ls-remote of {source}"
         try:
             with control.at_most(self._config.timeout, what):
-                text = process.run(command, control=control, env=environment(), cwd=Path("/"), capture=True, name=what)
+                text = process.run(
+                    command, control=control, env=environment(), cwd=Path("/"), capture=True, most=REFS, name=what
+                )
         except TimedOut as error:
             raise Unavailable(error.message, hint="[git] timeout") from None
-        if len(text) > 1 << 28:
-            raise Refused("it has more refs than anybody can look at")
         return refs.parse(text)
 
     def answered(self, source: str, found: dict[str, str]) -> None:
-        """Events for what changed; then it is remembered."""
+        """Receive events for the changes, then remember the refs."""
         name = f"git:{source}"
         seen = self._watched.seen(name)
         before = refs.Seen.of(seen[0]) if seen else None

@@ -1,4 +1,4 @@
-"""Messages of a broker, kept by the inbox or in quarantine, before they are acknowledged."""
+"""Stores a broker's messages in the inbox or in quarantine, before they are acknowledged."""
 
 from __future__ import annotations
 
@@ -6,50 +6,52 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from imageflow.background.backoff import Backoff
+from imageflow.background.flag import Flag
 from imageflow.errors import BadInput, ImageflowError
 from imageflow.listeners import Inbox
-from imageflow.listeners.pause import Pause
 from imageflow.model import Event
-from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
+# Seconds until a broker, or the inbox, is retried: the first time, and at most.
+PAUSE = (0.25, 10.0)  # brokers drop a consumer that is silent for much longer
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One message, or the part of it that stands or falls together."""
+    """One message, or a part of it that is kept as a unit."""
 
-    source: str  # who sent it, as far as that is known
-    raw: Callable[[], bytes]  # what of it may be kept when it can't be read: without secrets
+    source: str  # its sender, as far as known
+    raw: Callable[[], bytes]  # what may be kept of it when it is unreadable: without secrets
     events: Sequence[Event] = ()
     unreadable: str | None = None  # why
 
 
 class Keeper:
-    """Keeps letters; waits, longer each time, while that is not possible."""
+    """Keeps letters; while that is not possible, waits for growing pauses."""
 
     def __init__(self, inbox: Inbox, listener: str) -> None:
         self._inbox = inbox
         self._listener = listener
-        self._pause = Pause()
+        self._backoff = Backoff(*PAUSE)
 
     def keep(self, letters: Sequence[Letter], stop: Flag) -> bool:
-        """Whether all of them are stored durably, and may be acknowledged; else they have to come again."""
+        """Whether all of them are stored durably, and may be acknowledged; otherwise they have to be redelivered."""
         if stop.is_set():
             return False
         try:
             self._keep(letters)
         except Exception as error:
             LOG.warning(
-                "%s: %d messages could not be stored, and are asked for again: %s",
+                "%s: %d messages could not be stored, and are requested again: %s",
                 self._listener,
                 len(letters),
                 error,
                 exc_info=not isinstance(error, ImageflowError),
             )
-            self._pause.wait(stop)
+            self._backoff.wait(stop)
             return False
-        self._pause.over()
+        self._backoff.reset()
         return True
 
     def _keep(self, letters: Sequence[Letter]) -> None:
@@ -77,7 +79,7 @@ class Keeper:
         except ImageflowError:
             raise
         except Exception as error:
-            LOG.exception("%s: a message that imageflow stumbles over", self._listener)
+            LOG.exception("%s: a bug in imageflow, at a message", self._listener)
             self._set_aside(letter, f"unexpected: {type(error).__name__}")
 
     def _set_aside(self, letter: Letter, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What a watched file, folder or URL is right now: cheap signs that it changed, and what names its content."""
+"""The current state of a watched file, folder or URL: cheap signs of a change, and what identifies its content."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from typing import Any
 
 from imageflow import fetch
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import ImageflowError, Refused, Unavailable
-from imageflow.pins import elements, files
+from imageflow.host.addresses import Policy
+from imageflow.host.control import Control
+from imageflow.inputs import elements, files
+from imageflow.inputs.pins import Kind, Pins, pin_name
 from imageflow.recipe.problems import path_name
 
 _MOST = 200_000  # entries of a folder that is watched
-_TIMEOUT = (5.0, 10.0)  # seconds until a server is connected, and until it answers
+_TIMEOUT = (5.0, 10.0)  # seconds to connect to a server, and to get its answer
 _NO_HEAD = (400, 403, 405, 501)  # answers of servers that may only know GET
-_PATIENCE = 45.0  # seconds for all of it, redirects too
+_PATIENCE = 45.0  # seconds for the whole request, with redirects
 _VALIDATORS = {"etag": "etag", "modified": "last-modified", "length": "content-length"}
 
 
 def signs(path: Path) -> str:
-    """What the kernel says about a file or all of a folder: other signs, maybe another content. Raises Refused."""
+    """The kernel's metadata of a file or a whole folder: if it differs, the content may differ. Raises Refused."""
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
@@ -42,23 +44,25 @@ def signs(path: Path) -> str:
 
 
 def content(path: Path, config: Config, control: Control) -> str:
-    """SHA-256 of a file, tree digest of a folder. Raises what says that it can't be read."""
+    """SHA-256 of a file, tree digest of a folder. Raises the error that makes it unreadable."""
     if path.is_dir():
         return elements.tree_digest(path)
     return fetch.local(path, config=config, control=control)
 
 
-def url(address: str, patience: float = _PATIENCE) -> str:
-    """What the server says about the content behind a URL, without sending it: JSON. Raises Refused, Unavailable.
+def url(address: str, permitted: Policy, patience: float = _PATIENCE) -> str:
+    """What the server says about the content of a URL, without sending it: JSON. Raises Refused, Unavailable.
 
-    A server may send its answer letter by letter: no timeout of a socket ends that, so nobody waits for the thread.
+    `permitted`: where it may connect to.
+
+    A server may send its answer byte by byte: no socket timeout ends that, so the thread is not waited for.
     """
     answers: queue.SimpleQueue[tuple[int, dict[str, str]] | ImageflowError] = queue.SimpleQueue()
     name = fetch.shown(address)
 
     def ask() -> None:
         try:
-            answers.put(_ask(address, name))
+            answers.put(_ask(address, name, permitted))
         except ImageflowError as error:
             answers.put(error)
 
@@ -66,7 +70,7 @@ def url(address: str, patience: float = _PATIENCE) -> str:
     try:
         answer = answers.get(timeout=patience)
     except queue.Empty:
-        raise Unavailable(f"{name} does not come to an end with its answer") from None
+        raise Unavailable(f"{name} does not finish its answer") from None
     if isinstance(answer, ImageflowError):
         raise answer
     code, said = answer
@@ -77,22 +81,25 @@ def url(address: str, patience: float = _PATIENCE) -> str:
         total = said.get("content-range", "").rpartition("/")[2]
         found |= {"length": total} if total.isdigit() else {}
     if not found:
-        raise Refused(f"{name} says neither ETag nor Last-Modified nor Content-Length: its changes can't be seen")
+        raise Refused(f"{name} sends neither ETag nor Last-Modified nor Content-Length: its changes can't be seen")
     return json.dumps(found, sort_keys=True)
 
 
-def _ask(address: str, name: str) -> tuple[int, dict[str, str]]:
+def _ask(address: str, name: str, permitted: Policy) -> tuple[int, dict[str, str]]:
     """-> the answer's code and headers, their names in lower case."""
     import requests
 
+    from imageflow.fetch import reach
+
     headers = {"Accept-Encoding": "identity", "User-Agent": "imageflow"}
     try:
-        with requests.head(address, headers=headers, timeout=_TIMEOUT, allow_redirects=True) as answer:
-            found = answer
-        if found.status_code in _NO_HEAD:
-            headers["Range"] = "bytes=0-0"
-            with requests.get(address, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
+        with reach.session(permitted) as session:
+            with session.head(address, headers=headers, timeout=_TIMEOUT, allow_redirects=True) as answer:
                 found = answer
+            if found.status_code in _NO_HEAD:
+                headers["Range"] = "bytes=0-0"
+                with session.get(address, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
+                    found = answer
     except (requests.ConnectionError, requests.Timeout) as error:
         raise Unavailable(f"{name} does not answer: {type(error).__name__}") from None
     except (requests.RequestException, ValueError) as error:
@@ -101,7 +108,7 @@ def _ask(address: str, name: str) -> tuple[int, dict[str, str]]:
 
 
 def same(before: str, now: str) -> bool:
-    """Whether it is the same content. Mirrors behind one URL may have ETags of their own for the same file."""
+    """Whether it is the same content. Mirrors behind one URL may have different ETags for the same file."""
     if before == now:
         return True
     try:
@@ -117,26 +124,26 @@ def same(before: str, now: str) -> bool:
 
 
 def last_build(pinned: Mapping[str, str], path: Path, folder: Path, now: str, pin: str | None) -> str | None:
-    """What the last build of an image had for this input, as `content` says it; None: it does not say.
+    """What the last build of an image used for this input, in the form of `content`; None: unknown.
 
-    `pin`: the name of the pin, where it is known. A folder whose pinned files are what they were is `now`.
+    `pin`: the name of the pin, if known. A folder whose pinned files are unchanged is `now`.
     """
     if pin is not None:
         return pinned.get(pin)
     names = [os.path.relpath(path, folder), os.path.abspath(path)]
+    pins = Pins(pinned)
     if not path.is_dir():
-        return next((pinned[f"file:{name}"] for name in names if f"file:{name}" in pinned), None)
-    if element := pinned.get(f"element:{path.name}"):
+        return next(filter(None, map(pins.file, names)), None)
+    if element := pins.of(Kind.ELEMENT).get(path.name):
         return element
-    held = {
-        name: digest
-        for name, digest in pinned.items()
-        if any(name.startswith(f"file:{each}/") for each in names) or (names[0] == "." and name.startswith("file:"))
-    }
+    held = pins.of(Kind.FILE) if names[0] == "." else {}
+    for each in names:
+        held |= pins.files_below(each)
     if not held:
         return None
-    if all(_digest(folder / name.removeprefix("file:")) == digest for name, digest in held.items()):
+    if all(_digest(folder / name) == digest for name, digest in held.items()):
         return now
+    held = {pin_name(Kind.FILE, file): digest for file, digest in held.items()}
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 

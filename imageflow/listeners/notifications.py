@@ -1,4 +1,4 @@
-"""Listens to what OpenStack's services say on their message bus (oslo.messaging notifications)."""
+"""Listens to the notifications of OpenStack's services on their message bus (oslo.messaging)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import oslo_messaging
 
+from imageflow.background.backoff import Backoff
+from imageflow.background.flag import Flag
 from imageflow.errors import BadInput
 from imageflow.listeners import Surroundings, bus, openstack
-from imageflow.listeners.keeping import Keeper, Letter
-from imageflow.listeners.pause import Pause
-from imageflow.signals import Flag
+from imageflow.listeners.keeping import PAUSE, Keeper, Letter
 
 LOG = logging.getLogger(__name__)
 NAME = "notifications"
@@ -66,7 +66,7 @@ class NotificationListener:
             transport.close()
 
     def letter(self, message: Mapping[str, Any]) -> Letter:
-        """What a notification tells, or why that can't be known."""
+        """The contents of a notification, or why it can't be read."""
         source, events, problem = NAME, [], None
         try:
             source = openstack.service_of(message.get("publisher_id"))
@@ -76,14 +76,14 @@ class NotificationListener:
         except BadInput as error:
             problem = str(error)
         except Exception as error:
-            LOG.exception("a notification that imageflow stumbles over")
+            LOG.exception("a bug in imageflow, at a notification")
             problem = f"unexpected: {type(error).__name__}"
         return Letter(source, functools.partial(_bytes, message), events, problem)
 
 
 def _answers(addresses: Sequence[tuple[str, int]], place: str, stop: Flag) -> bool:
     """Wait until one of the brokers takes a connection; -> False when `stop` was set first."""
-    pause = Pause()
+    backoff = Backoff(*PAUSE)
     while addresses and not stop.is_set():
         for address in addresses:
             try:
@@ -91,12 +91,12 @@ def _answers(addresses: Sequence[tuple[str, int]], place: str, stop: Flag) -> bo
                     return True
             except OSError as error:
                 LOG.warning("%s does not answer: %s", place, error)
-        pause.wait(stop)
+        backoff.wait(stop)
     return not stop.is_set()
 
 
 def _bytes(message: Mapping[str, Any]) -> bytes:
-    """What is kept of a notification that is none."""
+    """What is kept of an invalid notification."""
     told = {key: value for key, value in message.items() if not str(key).startswith("_context_")}
     try:
         return json.dumps(openstack.cleaned(told), sort_keys=True).encode()

@@ -1,4 +1,4 @@
-"""What OpenStack's services say on their message bus, as events without secrets. Pure."""
+"""Turns notifications of OpenStack's services into events without secrets. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from imageflow.errors import BadInput
 from imageflow.model import Event
 
-_SERVICES = {  # who speaks, by the first word of the publisher_id, where that is not the service's own name
+_SERVICES = {  # service by the first word of the publisher_id, where that differs from the service's name
     "image": "glance",
     "compute": "nova",
     "conductor": "nova",
@@ -28,8 +28,9 @@ _SERVICES = {  # who speaks, by the first word of the publisher_id, where that i
 _PUBLISHER = re.compile(r"(?P<service>[A-Za-z][A-Za-z0-9_]*)[^.:]*([.:].*)?", re.DOTALL)
 _TYPE = re.compile(r"[^\s\x00-\x1f]{1,200}")
 _OBJECT = re.compile(r"[a-z]+_object\.data")  # oslo.versionedobjects': nova_object.data, ironic_object.data, …
-_MAJOR = "1"  # of every versioned payload that we can read
-_UPLOADING = ("queued", "saving", "uploading", "importing")  # no set: a status may be any JSON
+_MAJORS = {"InstanceUpdatePayload": ("1", "2")}  # that we can read; a newer minor version has more fields
+_MAJOR = ("1",)  # of all others
+_UPLOADING = ("queued", "saving", "uploading", "importing")  # not a set: a status may be any JSON
 _SECRET_KEY = re.compile(
     r"pass(word|wd|phrase)|admin_?pass|auth_?token|private_?key|user_?data|credential|service_?catalog"
     r"|(^|_)(pass|tokens?|secrets?|cookies?|authorization|ctxt|context|injected_files?|personality)(_|$)"
@@ -40,11 +41,11 @@ _SECRET_BYTES = re.compile(rb"pass(?:word|wd)?|token|secret|user_?data|credentia
 
 
 def events_of(message: Mapping[str, Any], *, now: float, remembered: float) -> list[Event]:
-    """The events that a notification tells of, in order; [] when it is a detail of an upload that goes on.
+    """The events of a notification, in order; [] when it is a detail of an unfinished upload.
 
     `message` is oslo.messaging's: publisher_id, event_type, priority, payload, message_id, timestamp. Its context,
     which holds a token, must not be in it. `remembered`: seconds that the inbox keeps events.
-    Raises BadInput when it is no notification, or one that this version of imageflow can't read.
+    Raises BadInput for an invalid notification, or one that this version of imageflow can't read.
     """
     service = service_of(message.get("publisher_id"))
     kind = message.get("event_type")
@@ -54,7 +55,7 @@ def events_of(message: Mapping[str, Any], *, now: float, remembered: float) -> l
         data = cleaned(_unpacked(message.get("payload")))
         identity = _identity(message, data)
     except (RecursionError, ValueError, TypeError) as error:
-        raise BadInput(f"the notification's payload is no JSON: {error}") from error
+        raise BadInput(f"the notification's payload is not JSON: {error}") from error
     priority = str(message.get("priority")).lower()
     if priority in ("error", "critical") and not kind.endswith(".error"):
         kind += ".error"  # so that no trigger takes 'could not upload' for 'uploaded'
@@ -92,13 +93,13 @@ def cleaned(value: Any) -> Any:
 
 
 def without_secrets(raw: bytes) -> bytes:
-    """What can be kept of bytes that nobody understands: up to the first thing that looks like a secret."""
+    """What can be kept of unreadable bytes: up to the first possible secret."""
     match = _SECRET_BYTES.search(raw)
     return raw if match is None else raw[: match.start()] + b"(cut here: what follows may be a secret)"
 
 
 def _unpacked(value: Any) -> Any:
-    """Without the wrapping of versioned objects; raises BadInput for a major version that we don't know."""
+    """Unwrap versioned objects; raises BadInput for an unknown major version."""
     if isinstance(value, list | tuple):
         return [_unpacked(item) for item in value]
     if not isinstance(value, Mapping):
@@ -107,9 +108,11 @@ def _unpacked(value: Any) -> Any:
         if isinstance(key, str) and _OBJECT.fullmatch(key):
             prefix = key.removesuffix(".data")
             version = value.get(f"{prefix}.version")
-            if not isinstance(version, str) or version.split(".")[0] != _MAJOR:
+            name = value.get(f"{prefix}.name")
+            majors = _MAJORS.get(name, _MAJOR) if isinstance(name, str) else _MAJOR
+            if not isinstance(version, str) or version.split(".")[0] not in majors:
                 raise BadInput(
-                    f"{value.get(f'{prefix}.name')} has version {version}, and this imageflow reads {_MAJOR}.x",
+                    f"{name} has version {version}, and this imageflow reads {majors[-1]}.x",
                     hint="a newer imageflow may",
                 )
             return _unpacked(value[key])
@@ -121,10 +124,10 @@ def _secret(key: str) -> bool:
 
 
 def _image(event: Event, now: float, remembered: float) -> list[Event]:
-    """An image's content is one event, whoever tells of it first; each change of its properties is another one.
+    """An image's content is one event, whichever notification reports it first; each change of its properties is another.
 
-    Glance says image.activate when data is uploaded, and only image.update when an image gets its data in another
-    way; it says image.update many times during an upload, and each time when a property changes, years later.
+    Glance sends image.activate when data is uploaded, and only image.update when an image gets its data in another
+    way; it sends image.update many times during an upload, and whenever a property changes, even years later.
     """
     data = event.data
     image = data.get("id") if isinstance(data, Mapping) else None
@@ -146,12 +149,12 @@ def _image(event: Event, now: float, remembered: float) -> list[Event]:
         return [event]
     created = _moment(data.get("created_at"))
     if created is not None and (event.time or now) - created > remembered:
-        return [event]  # the inbox may have forgotten its activation: a change of its properties is all that is sure
+        return [event]  # the inbox may have forgotten its activation: only a change of its properties is certain
     return [content, event]
 
 
 def _identity(message: Mapping[str, Any], data: Any) -> str:
-    """message_id is unique for each notification, and the same when it is delivered again."""
+    """message_id is unique per notification, and the same when it is redelivered."""
     given = message.get("message_id")
     if isinstance(given, str) and given:
         return given
@@ -168,7 +171,7 @@ def _subject(data: Any) -> str | None:
 
 
 def _moment(text: object) -> float | None:
-    """Seconds since the epoch; services write UTC, with and without saying so."""
+    """Seconds since the epoch; services write UTC, with or without a zone."""
     try:
         moment = datetime.datetime.fromisoformat(text) if isinstance(text, str) else None
         if moment is None:

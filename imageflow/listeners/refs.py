@@ -1,4 +1,4 @@
-"""A repository's refs: what may be asked for them, what it answers, and the events that a change of them is. Pure."""
+"""A repository's refs: which to query, the answer, and the events of their changes. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from imageflow.events.triggers import git_source
+from imageflow.fetch.git import named
 from imageflow.model import Event
-from imageflow.repository import named
-from imageflow.repository import unusable as unusable
-from imageflow.repository import whole as whole
-from imageflow.triggers import git_source
 
 _LINE = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\t(refs/[^\x00-\x20\x7f]{1,1000})", re.ASCII)
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@]*@")
@@ -21,7 +19,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def parse(text: str) -> dict[str, str]:
-    """What `git ls-remote` printed: ref -> object id; whatever is no ref is left out, so are peeled tags."""
+    """The output of `git ls-remote`: ref -> object id; lines that are not refs are left out, and so are peeled tags."""
     found = {}
     for line in text.split("\n"):
         match = _LINE.fullmatch(line)
@@ -31,31 +29,31 @@ def parse(text: str) -> dict[str, str]:
 
 
 def matches(ref: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the whole names or globs is this ref; `*` matches `/`, too."""
+    """Whether one of the full names or globs matches this ref; `*` also matches `/`."""
     return any(ref == pattern or fnmatch.fnmatchcase(ref, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a repository's refs were.
+    """The last seen refs of a repository.
 
     The generation grows with every change: a ref that goes back and forth has a new event each time, and two
-    who see the same change make the same one of it.
+    pollers that see the same change make the same event of it.
     """
 
-    patterns: tuple[str, ...] = ()  # what was looked at: a ref that was not is new to us, not to the repository
+    patterns: tuple[str, ...] = ()  # what was polled: a ref outside them is new to us, not to the repository
     refs: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
 
     def text(self) -> str:
-        """For an observation."""
+        """Serialised, for an observation."""
         return json.dumps(
             {"generation": self.generation, "patterns": self.patterns, "refs": dict(sorted(self.refs.items()))}
         )
 
     @classmethod
     def of(cls, text: str) -> Seen | None:
-        """None for what is no such text."""
+        """None for an invalid text."""
         try:
             raw = json.loads(text)
             refs = {str(ref): str(commit) for ref, commit in raw["refs"].items()}
@@ -95,14 +93,14 @@ def _event(url: str, ref: str, old: str | None, new: str | None, generation: int
 
 
 def type_of(ref: str, after: str | None) -> str:
-    """The type of the event that a ref changed."""
+    """The type of the event of a changed ref."""
     if after is None:
         return "git.delete"
     return "git.tag" if ref.startswith("refs/tags/") else "git.push"
 
 
 def data(url: str, ref: str, before: str | None, after: str | None, pusher: str | None = None) -> dict[str, Any]:
-    """The data of such an event; `url` is without user name and password."""
+    """The data of such an event; `url` has no user name and password."""
     owner, name = named(url)
     return {
         "repository": name,

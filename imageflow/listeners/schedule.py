@@ -1,4 +1,4 @@
-"""Schedules of recipes: an event for each due time that has come; after a while without us, for the last one only."""
+"""Schedules of recipes: an event for each due time; after an outage, only for the last one."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import logging
 import time
 from collections.abc import Callable
 
+from imageflow.background.flag import Flag
 from imageflow.errors import BadInput
+from imageflow.events.own import SCHEDULE
 from imageflow.listeners import Surroundings, cron
 from imageflow.model import Event, Trigger
-from imageflow.signals import Flag
 
 LOG = logging.getLogger(__name__)
 SOURCE = "imageflow:schedule"
 _LOOK = 1.0  # seconds between two looks at the clock
 _READ = 3.0  # seconds between two looks at which schedules there are
-_BATCH = 500  # events that are received at once
-_AHEAD = 86400.0  # seconds that what fired last may be ahead of the clock before the clock is believed
+_BATCH = 500  # events received at once
+_AHEAD = 86400.0  # seconds that the last firing may be ahead of the clock before the clock is trusted
 
 
-Key = tuple[str, str, str, float]  # image, expression, time zone, jitter: what makes a schedule
+Key = tuple[str, str, str, float]  # image, expression, time zone, jitter: what identifies a schedule
 
-Found = tuple[Event | None, str, float]  # an event; the name of what fired last, and when that was due
+Found = tuple[Event | None, str, float]  # an event; the name of the last firing, and when it was due
 
 
 class Schedule:
-    """The listener. The last due time that fired is kept in an observation; the event's id holds it, too."""
+    """The listener. The last due time that fired is kept in an observation, and in the event's id."""
 
     def __init__(self, surroundings: Surroundings, clock: Callable[[], float] = time.time, look: float = _LOOK) -> None:
         """`clock`: seconds since 1970; `look`: seconds between two looks at it."""
@@ -35,7 +36,7 @@ class Schedule:
         self._ready = surroundings.ready
         self._clock = clock
         self._look = look
-        self._next: dict[Key, float] = {}  # schedule -> nothing is due before
+        self._next: dict[Key, float] = {}  # schedule -> nothing is due before that time
         self._now = 0.0
         self._told: set[Key] = set()
 
@@ -50,10 +51,10 @@ class Schedule:
             stop.wait(self._look)
 
     def fire(self, triggers: list[Trigger]) -> None:
-        """Events for all that is due now."""
+        """Receive events for everything that is due now."""
         now = self._clock()
         if now < self._now:
-            self._next.clear()  # the clock was set back: what we know of the future is from another clock
+            self._next.clear()  # the clock was set back: the known due times are from the other clock
         self._now = now
         current = {_key(trigger) for trigger in triggers}
         for key in self._next.keys() - current:
@@ -101,7 +102,12 @@ class Schedule:
             last, missed = due
             found = [(_event(image, expression, timezone, last, missed, zone), name, last)]
             if missed:
-                LOG.info("schedule %r of image %s: %d due times were missed; this makes up", expression, image, missed)
+                LOG.info(
+                    "schedule %r of image %s: %d due times were missed; this one makes up for them",
+                    expression,
+                    image,
+                    missed,
+                )
         self._later(key, zone, last, now)
         return found
 
@@ -130,7 +136,7 @@ def _event(image: str, expression: str, timezone: str, due: float, missed: int, 
     return Event(
         source=SOURCE,
         id=f"{image}/{expression}/{timezone}/{_iso(due)}",
-        type="imageflow.schedule",
+        type=SCHEDULE,
         subject=image,
         time=due,
         data={

@@ -1,42 +1,42 @@
-"""Files, folders and URLs that images are made of: an event for each that changed."""
+"""Watches files, folders and URLs that images are made from: an event for each change."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageflow import pins
-from imageflow.control import Control
+from imageflow import inputs
+from imageflow.background.flag import Flag
+from imageflow.background.rounds import Rounds
 from imageflow.errors import NotFound, Refused
+from imageflow.events.own import CHANGED
+from imageflow.fetch import guard
 from imageflow.fetch.address import file_of, shown
+from imageflow.host.control import Control
+from imageflow.inputs import checksums
 from imageflow.listeners import Surroundings, looking
-from imageflow.listeners.rounds import Rounds
 from imageflow.model import Event, Trigger
-from imageflow.pins import checksums
 from imageflow.recipe import ImageRecipe
-from imageflow.signals import Flag
 
-LOG = logging.getLogger(__name__)
 SOURCE = "imageflow:watch"
 _TICK = 0.5  # seconds between two looks at answers
-_READ = 2.0  # seconds between two looks at what is to be watched
-_SETTLE = 5.0  # seconds in which a file must not change before it is taken for whole
+_READ = 2.0  # seconds between two looks at what to watch
+_SETTLE = 5.0  # seconds without a change after which a file counts as complete
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What an input is now."""
+    """The current state of an input."""
 
     value: str
-    built: str | None = None  # what the last build had; only when nothing was seen before
+    built: str | None = None  # what the last build used; only when nothing was seen before
 
 
 class Watcher:
-    """The listener. What an input was is one observation per image and input."""
+    """The listener. The last state of an input is one observation per image and input."""
 
     def __init__(
         self, surroundings: Surroundings, tick: float = _TICK, read: float = _READ, settle: float = _SETTLE
@@ -48,8 +48,8 @@ class Watcher:
         self._ready = surroundings.ready
         self._tick, self._read, self._settle = tick, read, settle
         self._triggers: dict[str, Trigger] = {}
-        self._moving: dict[str, str] = {}  # signs at the last look, of what is not settled yet
-        self._known: dict[str, tuple[str, str]] = {}  # signs -> content, of what has not changed since
+        self._moving: dict[str, str] = {}  # signs at the last look, of inputs that are still changing
+        self._known: dict[str, tuple[str, str]] = {}  # signs -> content, of unchanged inputs
 
     def run(self, stop: Flag) -> None:
         """See Listener."""
@@ -83,34 +83,34 @@ class Watcher:
         return f"{shown(watch) if '://' in watch else watch!r} of image {image}"
 
     def _look(self, place: str, control: Control) -> Sight | None:
-        """What it is; None while it is being written. In a thread of its own; a place is in one at a time."""
+        """Its current state; None while it is being written. Runs in its own thread; one at a time per place."""
         trigger = self._triggers.get(place)
         canonical = self._watched.canonical(trigger.image) if trigger else None
         if trigger is None or canonical is None:
-            raise NotFound("it is not registered any more")
+            raise NotFound("it is no longer registered")
         folder = Path(self._watched.folder(trigger.image))
         watch = str(trigger.given["watch"])
         if watch not in ("base", "iso"):
             return self._at(place, watch, folder, None, control)
-        given = canonical.get(watch)
-        if not isinstance(given, dict) or "image" in given:
-            raise Refused(f"the image has no {watch!r} that is a file, a URL or in Glance")
         image = ImageRecipe.from_json(canonical)
-        pin = pins.source_name(image)
-        if "glance" in given:
-            return Sight(pins.source(image, folder, self._config), self._built(place, pin))
-        if "file" in given:
-            return self._at(place, str(given["file"]), folder, pin, control)
-        if "sha256" in given:
-            return Sight(str(given["sha256"]))
-        now = checksums.look_up(str(given["url"]), str(given["checksums"]), folder)
+        given = image.made_from
+        if given.key != watch or given.image:
+            raise Refused(f"the image has no {watch!r} that is a file, a URL or a Glance image")
+        pin = inputs.source_name(image)
+        if given.glance:
+            return Sight(inputs.source(image, folder, self._config), self._built(place, pin))
+        if given.file:
+            return self._at(place, given.file, folder, pin, control)
+        if given.sha256:
+            return Sight(given.sha256)
+        now = checksums.look_up(str(given.url), str(given.checksums), folder, guard.policy(self._config))
         return Sight(now, self._built(place, pin))
 
     def _at(self, place: str, where: str, folder: Path, pin: str | None, control: Control) -> Sight | None:
         if "://" in where:
             path = file_of(where)
             if path is None:
-                return Sight(looking.url(where))
+                return Sight(looking.url(where, guard.policy(self._config)))
         else:
             path = folder / where
         signs = looking.signs(path)
@@ -135,7 +135,7 @@ class Watcher:
         return self._watched.pinned(place.partition("/")[0]).get(pin)
 
     def saw(self, trigger: Trigger, sight: Sight) -> None:
-        """An event if it changed; then it is remembered."""
+        """Receive an event if it changed, then remember the state."""
         watch = str(trigger.given["watch"])
         name = _name(f"{trigger.image}/{watch}")
         seen = self._watched.seen(name)
@@ -162,11 +162,11 @@ def _seen(text: str) -> tuple[int, str | None]:
 
 
 def _event(image: str, watch: str, before: str, after: str, generation: int) -> Event:
-    """The generation is in the id: what goes back and forth has a new event each time."""
+    """The generation is in the id: an input that goes back and forth has a new event each time."""
     return Event(
         source=SOURCE,
         id=f"{image}/{watch}/{_mark(before)}..{_mark(after)}#{generation}",
-        type="imageflow.input.changed",
+        type=CHANGED,
         subject=image,
         time=time.time(),
         data={"image": image, "input": watch, "before": before, "after": after},
@@ -174,4 +174,4 @@ def _event(image: str, watch: str, before: str, after: str, generation: int) -> 
 
 
 def _mark(value: str) -> str:
-    return value if len(value) <= 64 else hashlib.sha256(value.encode()).hexdigest()
+    return value if len(value) <= 64 else hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()

@@ -10,29 +10,29 @@ from typing import Any
 
 from imageflow.config.clouds import OpenStackConfig
 from imageflow.errors import ConfigError, ImageflowError, Refused
-from imageflow.openstack.trouble import patiently, translated
+from imageflow.openstack.cloud_errors import patiently, translated
 
 _HINT = "see [openstack] in imageflow.conf, clouds.yaml, and 'openstack token issue' with the same cloud"
-_NOVA = "2.42"  # the least that will do: Newton's; tags, and snapshots' ids come later and are not needed
+_NOVA = "2.42"  # the minimum: Newton's; tags and snapshot ids came later and are not needed
 
 
 @functools.lru_cache(maxsize=32)
 def _region(cloud: str | None, region: str | None, file: Path | None, timeout: float, *_said: object) -> Any:
-    """Openstacksdk's configuration of a cloud, which holds the session: whoever means the same cloud shares the token."""
+    """Openstacksdk's configuration of a cloud, which holds the session: all users of a cloud share one token."""
     from openstack.config import OpenStackConfig as Loader
 
     secure = [str(file.with_name("secure.yaml"))] if file else None
     loader = Loader(config_files=[str(file)] if file else None, secure_files=secure)
     _check(loader, cloud, file)
     entry = loader.cloud_config["clouds"].get(cloud or loader.default_cloud)
-    if region and entry and not entry.get("regions"):  # openstacksdk would refuse any other than region_name
+    if region and entry and not entry.get("regions"):  # openstacksdk would refuse any region but region_name
         entry["region_name"] = region
     wanted: dict[str, Any] = {"api_timeout": timeout} | ({"region_name": region} if region else {})
     return loader.get_one(cloud, **wanted)
 
 
 def _check(loader: Any, cloud: str | None, file: Path | None) -> None:
-    """Raise ConfigError when openstacksdk found no such cloud: which file it has read, and what is in there."""
+    """Raise ConfigError when openstacksdk found no such cloud, with the file it read and the clouds in it."""
     there, read = loader.get_cloud_names(), loader.config_filename
     name = cloud or os.environ.get("OS_CLOUD")
     if name is None:
@@ -57,10 +57,10 @@ def _check(loader: Any, cloud: str | None, file: Path | None) -> None:
 
 
 class Cloud:
-    """One cloud, reached when it is first needed; safe for any number of threads.
+    """One cloud, connected on first use; safe for any number of threads.
 
-    The token is asked for again when it expires, in the middle of a build, too. What goes over the wire holds keys
-    and tokens: the clients' own debug logs stay off.
+    An expired token is renewed, also in the middle of a build. Requests contain keys and tokens: the clients' own
+    debug logs stay off.
     """
 
     def __init__(self, config: OpenStackConfig) -> None:
@@ -71,7 +71,7 @@ class Cloud:
 
     @property
     def name(self) -> str:
-        """As its operator calls it."""
+        """The operator's name for it."""
         return "/".join(filter(None, (self.config.cloud or "the cloud", self.config.region)))
 
     @functools.cached_property
@@ -89,7 +89,7 @@ class Cloud:
 
     @functools.cached_property
     def session(self) -> Any:
-        """keystoneauth1's session, that all clients share."""
+        """keystoneauth1's session, shared by all clients."""
         try:
             return self._region.get_session()
         except ImageflowError:
@@ -109,25 +109,25 @@ class Cloud:
         return {key: value for key, value in found.items() if value}
 
     def _check_one_region(self, service: str) -> None:
-        """Raise ConfigError where the catalogue has several: clients take any, and not always the same."""
+        """Raise ConfigError when the catalogue has several regions: clients would pick an arbitrary one."""
         endpoints = self._access().service_catalog.get_endpoints_data(service_type=service)
         regions = sorted({str(one.region_name) for found in endpoints.values() for one in found if one.region_name})
         if len(regions) > 1:
             raise ConfigError(
-                f"{self.name} has several regions, and it is not said which is meant",
+                f"{self.name} has several regions, and none is selected",
                 hint=f"set [openstack] region, or region_name in clouds.yaml, to one of {', '.join(regions)}",
             )
 
     @functools.cached_property
     def glance(self) -> Any:
-        """The client of Glance's API v2."""
+        """The client for Glance's API v2."""
         from glanceclient.v2.client import Client
 
         return Client(session=self.session, **self._where("image"))
 
     @functools.cached_property
     def nova(self) -> Any:
-        """The client of Nova, with the highest microversion that it and the cloud know."""
+        """The Nova client, with the highest microversion that it and the cloud support."""
         from novaclient import api_versions, client
 
         where = self._where("compute")
@@ -141,23 +141,23 @@ class Cloud:
 
     @functools.cached_property
     def network(self) -> Any:
-        """A keystoneauth1 adapter for the API of Neutron."""
+        """A keystoneauth1 adapter for Neutron's API."""
         from keystoneauth1.adapter import Adapter
 
         return Adapter(self.session, service_type="network", **self._where("network"))
 
     @property
     def project(self) -> str:
-        """Id of the project that we are in; asks Keystone where the token has expired."""
+        """Id of our project; asks Keystone if the token has expired."""
         return str(patiently(f"{self.name}: log in", self.session.get_project_id, patience=self.config.patience))
 
     @property
     def is_administrator(self) -> bool:
-        """Whether Glance lists what belongs to others for us, too; asks Keystone where the token has expired."""
+        """Whether Glance also lists other projects' images for us; asks Keystone if the token has expired."""
         return "admin" in self._access().role_names
 
     def _access(self) -> Any:
-        """What Keystone said when we logged in: roles, and the catalogue."""
+        """Keystone's answer to the login: roles and the catalogue."""
         session = self.session
         return patiently(
             f"{self.name}: log in", lambda: session.auth.get_access(session), patience=self.config.patience

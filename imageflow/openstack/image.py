@@ -1,4 +1,4 @@
-"""An image as Glance describes it, and the properties by which we know what is ours."""
+"""An image as Glance describes it, and the properties that mark our images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from imageflow.openstack.properties import OURS
 
 PREFIX = OURS
 BUILD, KEY, RECIPE = f"{PREFIX}build_id", f"{PREFIX}key", f"{PREFIX}recipe"
-SELF = f"{PREFIX}self"  # the image's own id: who was made of it inherits what it says, and has another one
-CREATED = f"{PREFIX}created"  # when it was begun: seconds since the epoch, always with as many digits
-WHOLE = f"{PREFIX}whole"  # of a published image: nobody takes it away for a copy of the same
-_HALF = ("queued", "saving", "importing", "uploading", "killed")  # what an upload that goes on, or was ended, leaves
+SELF = f"{PREFIX}self"  # the image's own id: an image made from it inherits the property, but has another id
+CREATED = f"{PREFIX}created"  # start of its creation: seconds since the epoch, with a fixed number of digits
+WHOLE = f"{PREFIX}whole"  # of a published image: it must not be removed as a duplicate
+_HALF = ("queued", "saving", "importing", "uploading", "killed")  # states of a running or aborted upload
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class GlanceImage:
     """An image as Glance describes it."""
 
     id: str
     name: str
     status: str  # active, queued, saving, …
-    data: Mapping[str, Any]  # all of it
+    data: Mapping[str, Any]  # the whole record
 
     @property
     def active(self) -> bool:
@@ -31,17 +31,17 @@ class Image:
 
     @property
     def half(self) -> bool:
-        """Whether its data is not there, or not all of it."""
+        """Whether its data is missing or incomplete."""
         return self.status in _HALF
 
     @property
     def inherited(self) -> bool:
-        """Whether what it says is not its own: Nova and Cinder copy it to what they make of an image."""
+        """Whether its properties were copied by Nova or Cinder from the image it was made from."""
         return self.says(SELF) not in ("", self.id) or self.says("image_type") in ("snapshot", "backup")
 
     @property
     def size(self) -> int:
-        """Bytes of its data; 0 while there is none."""
+        """Size of its data in bytes; 0 while there is none."""
         return int(self.data.get("size") or 0)
 
     @property
@@ -51,9 +51,9 @@ class Image:
         return f"{algorithm}:{value}" if algorithm and value else ""
 
     def age(self) -> tuple[str, str, str]:
-        """What images are sorted by, the oldest first: Glance's own times are whole seconds."""
+        """Sort key, oldest first: Glance's own times are whole seconds."""
         return self.says("created_at"), self.says(CREATED), self.id
 
     def says(self, name: str) -> str:
-        """One of its properties, '' without it."""
+        """One of its properties, '' if not set."""
         return str(self.data.get(name) or "")

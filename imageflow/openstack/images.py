@@ -1,6 +1,6 @@
-"""Images of one cloud's Glance: streamed in and out with their hashes checked, found by what they say of themselves.
+"""Images in one cloud's Glance: transferred with hash checks, found by their properties.
 
-Images of ours carry properties that begin with `imageflow:`; hidden ones and half-made ones are found, too.
+Our images have properties that begin with `imageflow:`; hidden and half-made ones are found, too.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
-from imageflow.control import Control
+from imageflow.background.backoff import Backoff
 from imageflow.errors import Corrupt, ImageflowError, NotFound, Refused, TimedOut, Unavailable
+from imageflow.host.control import Control
 from imageflow.openstack import Cloud
-from imageflow.openstack.image import PREFIX, SELF, Image
-from imageflow.openstack.sending import Sent
-from imageflow.openstack.trouble import BrokeOff, Busy, ended_at, patiently, translated
-from imageflow.openstack.uploads import Upload
+from imageflow.openstack.cloud_errors import BrokeOff, Busy, ended_at, patiently, translated
+from imageflow.openstack.image import SELF, GlanceImage
 
 LOG = logging.getLogger(__name__)
 _GONE = ("deleted", "pending_delete")
 _PATCH = "application/openstack-images-v2.1-json-patch"
 _LOOK = 0.5  # seconds between two looks at an image that is being made
-_TRIES = 5  # downloads of one image; each of them starts from its beginning
-_BRIEFLY = 10.0  # seconds that tidying up after a failure may ask again: the janitor does what is left
+_TRIES = 5  # downloads of one image; each starts from the beginning
+_PAUSE = (0.5, 8.0)  # seconds until it is downloaded again: after the first failure, and at most
+_BRIEFLY = 10.0  # seconds of retries for cleaning up after a failure: the janitor does the rest
 
 
 class Images:
-    """What one project can do with the images of a cloud."""
+    """Operations of one project on a cloud's images."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -40,15 +39,15 @@ class Images:
     def ask(
         self, what: str, work: Callable[[], Any], control: Control | None = None, patience: float | None = None
     ) -> Any:
-        """Do what may be done twice, as patiently as configured; `what` it is, for people. Raises as `patiently` does."""
+        """Do repeatable work with the configured patience; `what`: its name in messages. Raises as `patiently` does."""
         named = f"{self.cloud.name}: {what}"
         longest = self.cloud.config.patience
         return patiently(named, work, patience=longest if patience is None else min(patience, longest), control=control)
 
     # -- finding -------------------------------------------------------------------------------------
 
-    def get(self, id: str) -> Image | None:
-        """The image with this id, None when there is none, or not for us."""
+    def get(self, id: str) -> GlanceImage | None:
+        """The image with this id, None when it does not exist or is not visible to us."""
         try:
             return _image(self.ask(f"image {id}", lambda: self.cloud.glance.images.get(id)))
         except NotFound:
@@ -61,11 +60,11 @@ class Images:
         tags: Sequence[str] = (),
         snapshots: bool = False,
         hidden: bool | None = None,
-    ) -> list[Image]:
-        """Our own images that have all of these properties (`name` may be one) and tags, whatever their state, oldest first.
+    ) -> list[GlanceImage]:
+        """Our own images with all of these properties (`name` may be one) and tags, in any state, oldest first.
 
-        `snapshots`: also those that say of themselves what their server's image was, until somebody has cleaned them.
-        `hidden`: only those, or only the others; either is a request of its own.
+        `snapshots`: include snapshots that still have properties inherited from their server's image.
+        `hidden`: only the hidden ones, or only the others; each is a separate request.
         """
         filters: dict[str, Any] = {**properties, "owner": self.cloud.project, "visibility": "all"}
         if tags:
@@ -77,10 +76,10 @@ class Images:
                 found += self._list({**filters, "os_hidden": one})
             return found
 
-        # One that is hidden meanwhile is in both answers.
+        # An image hidden between the requests is in both answers.
         images = {str(raw["id"]): _image(raw) for raw in self.ask("our images", look)}.values()
         there = [i for i in images if i.status not in _GONE and (snapshots or not i.inherited)]
-        return sorted(there, key=Image.age)
+        return sorted(there, key=GlanceImage.age)
 
     def _list(self, filters: Mapping[str, Any]) -> list[Any]:
         found: list[Any] = []
@@ -88,26 +87,26 @@ class Images:
             with translated(f"{self.cloud.name}: images"):
                 found.extend(self.cloud.glance.images.list(filters=dict(filters)))
         except (NotFound, Refused) as error:
-            # A proxy says 404 when Glance is away. 400 after the first page: the image that it ended with is deleted.
+            # A proxy answers 404 when Glance is down. 400 after the first page: the page's last image was deleted.
             if found or isinstance(error, NotFound):
                 raise Unavailable(error.message) from error
             raise
         return found
 
-    def offered(self, name: str, properties: Mapping[str, str]) -> Iterator[Image]:
-        """Active images of this name that we may boot, and that have all of these properties, newest first.
+    def offered(self, name: str, properties: Mapping[str, str]) -> Iterator[GlanceImage]:
+        """Active images of this name that we may boot and that have all of these properties, newest first.
 
-        Our own, those that are public, and those that were shared with us and accepted: not what only an administrator
-        sees, and not `community`, where anybody can offer anything under any name, unless the properties ask for that
-        visibility. Where they say whose the images are, that is believed.
+        Our own, public ones, and those shared with us and accepted; not what only an administrator sees, and not
+        `community` images, which anyone can offer under any name, unless the properties ask for that visibility. An
+        owner given in the properties is trusted.
         """
         filters = {**properties, "name": name, "status": "active"}
         found = self.ask(f"images named {name!r}", lambda: self._list(filters))
-        # Of one second Glance's own order is kept: it knows the fraction, and does not tell it.
+        # Within a second Glance's own order is kept: it knows the fraction, but does not return it.
         images = sorted(map(_image, found), key=lambda i: i.says("created_at"), reverse=True)
         return filter(lambda image: "owner" in properties or self._is_for_us(image, properties), images)
 
-    def _is_for_us(self, image: Image, asked: Mapping[str, str]) -> bool:
+    def _is_for_us(self, image: GlanceImage, asked: Mapping[str, str]) -> bool:
         visibility, ours = image.says("visibility"), self.cloud.project
         if visibility == "public" or image.says("owner") == ours:
             return True
@@ -116,7 +115,7 @@ class Images:
         if visibility != "shared":
             return False
         if not self.cloud.is_administrator:
-            return True  # lists have only those that we accepted
+            return True  # lists contain only accepted ones
         members = self.cloud.glance.image_members
         try:
             said = self.ask(f"members of image {image.id}", lambda: members.get(image.id, ours))
@@ -126,45 +125,19 @@ class Images:
 
     # -- making --------------------------------------------------------------------------------------
 
-    def upload(
-        self,
-        file: Path,
-        *,
-        name: str,
-        disk_format: str,
-        identity: Mapping[str, str],
-        about: Mapping[str, Any] | None = None,
-        sha256: str | None = None,
-        control: Control,
-        progress: Callable[[float], None] = lambda _: None,
-        method: str = "upload",
-        stores: Sequence[str] = (),
-    ) -> Image:
-        """Find the image that has all the properties of `identity`, or make it of this file; active, with its hash checked.
-
-        Any number of workers may do it at once: each sends its own, and all get the first one that is there. The half-made
-        ones, also what interrupted uploads left, are removed then. `about`: what else it says (visibility, min_disk, other
-        properties). `sha256`: what the file must be. Raises Corrupt (the file is another one), Refused, OverQuota,
-        Unavailable.
-        """
-        assert identity and all(key.startswith(PREFIX) for key in identity)
-        described = {**(about or {}), **identity, "name": name, "disk_format": disk_format}
-        described |= {"container_format": described.get("container_format", "bare")}
-        return Upload(self, identity, described, Sent(file, sha256, control, progress), method, stores).run()
-
-    def create(self, described: Mapping[str, Any], control: Control) -> Image:
-        """Make an image without data; again is fine where an answer got lost, since its id is known before."""
+    def create(self, described: Mapping[str, Any], control: Control) -> GlanceImage:
+        """Make an image without data; can be repeated after a lost answer, as its id is chosen before."""
         id = str(uuid.uuid4())
 
-        def work() -> Image:
+        def work() -> GlanceImage:
             try:
                 return _image(self.cloud.glance.images.create(**{**described, "id": id, SELF: id}))
             except Exception:
-                with contextlib.suppress(Exception):  # the first error says more
+                with contextlib.suppress(Exception):  # the first error is more informative
                     return _image(self.cloud.glance.images.get(id))
                 raise
 
-        made: Image = self.ask("create image", work, control)
+        made: GlanceImage = self.ask("create image", work, control)
         return made
 
     def check_import(self, method: str) -> None:
@@ -194,8 +167,8 @@ class Images:
                     hint="see [glance] stores, and 'glance stores-info'",
                 )
 
-    def await_active(self, id: str, control: Control, timeout: float = 3600.0) -> Image:
-        """Wait until an image has its data; raises Unavailable (its upload was ended), Refused (it is gone), TimedOut."""
+    def await_active(self, id: str, control: Control, timeout: float = 3600.0) -> GlanceImage:
+        """Wait until an image has its data; raises Unavailable (its upload was aborted), Refused (it is gone), TimedOut."""
         end = time.monotonic() + timeout
         while True:
             image = self.get(id)
@@ -216,10 +189,10 @@ class Images:
 
     # -- changing ------------------------------------------------------------------------------------
 
-    def update(self, id: str, change: Mapping[str, Any], *, remove: Sequence[str] = ()) -> Image:
-        """Change what an image says of itself, and remove properties of these names; again is fine."""
+    def update(self, id: str, change: Mapping[str, Any], *, remove: Sequence[str] = ()) -> GlanceImage:
+        """Change an image's properties, and remove those named in `remove`; idempotent."""
 
-        def work() -> Image:
+        def work() -> GlanceImage:
             there = self.cloud.glance.images.get(id)
             drop = [name for name in remove if name in there]
             patch: list[dict[str, Any]] = [{"op": "remove", "path": _pointer(name)} for name in drop]
@@ -228,34 +201,34 @@ class Images:
                     patch.append({"op": "replace" if key in there else "add", "path": _pointer(key), "value": value})
             if not patch:
                 return _image(there)
-            _, changed = self.cloud.glance.http_client.patch(  # its own method asks for the image twice more
+            _, changed = self.cloud.glance.http_client.patch(  # the client's own method fetches the image twice more
                 f"/v2/images/{id}", headers={"Content-Type": _PATCH}, data=json.dumps(patch)
             )
             return _image(changed)
 
-        found: Image = self.ask(f"change image {id}", work)
+        found: GlanceImage = self.ask(f"change image {id}", work)
         return found
 
     def tag(self, id: str, tag: str) -> None:
-        """Put a tag on an image; again is fine. Raises NotFound."""
+        """Add a tag to an image; idempotent. Raises NotFound."""
         self.ask(f"tag image {id}", lambda: self.cloud.glance.image_tags.update(id, tag))
 
     def untag(self, id: str, tag: str) -> None:
-        """Take a tag off; absent is fine, the image too."""
+        """Remove a tag, if the image exists and has it."""
         with contextlib.suppress(NotFound):
             self.ask(f"untag image {id}", lambda: self.cloud.glance.image_tags.delete(id, tag))
 
     def remove(self, id: str, control: Control | None = None, patience: float | None = None) -> None:
-        """Delete an image; absent is fine. It is gone when Glance says so: an answer to a delete may be wrong, or get lost.
+        """Delete an image, if it exists. Done when Glance no longer finds it: the answer to a delete may be wrong or lost.
 
-        Raises Busy while something is made of it, Refused when it is protected.
+        Raises Busy while it is in use, Refused when it is protected.
         """
 
         def work() -> None:
             problem: Exception | None = None
             try:
                 self.cloud.glance.images.delete(id)
-            except Exception as error:  # noqa: BLE001 - whatever was answered: is it gone?
+            except Exception as error:  # noqa: BLE001 - whatever the answer: is it gone?
                 problem = error
             try:
                 left = _image(self.cloud.glance.images.get(id))
@@ -274,7 +247,7 @@ class Images:
         self.ask(f"delete image {id}", work, control, patience)
 
     def try_to_remove(self, id: str) -> None:
-        """Of what nobody reads: what can't be removed now is left for whoever tidies up."""
+        """Delete an image that has no readers; if that fails, it is left to the janitor."""
         try:
             self.remove(id, patience=_BRIEFLY)
         except ImageflowError as error:
@@ -282,14 +255,14 @@ class Images:
 
     # -- reading -------------------------------------------------------------------------------------
 
-    def chunks(self, image: Image, control: Control) -> Generator[bytes, None, None]:
-        """Its data, in pieces, as Glance sends it; asked for at once. Raises NotFound, Unavailable, and BrokeOff later.
+    def chunks(self, image: GlanceImage, control: Control) -> Generator[bytes, None, None]:
+        """Its data in pieces, requested at once. Raises NotFound, Unavailable, and BrokeOff while reading.
 
-        Whoever does not read it to its end closes it.
+        A caller that does not read it to the end must close it.
         """
 
         def begin() -> tuple[Any, Iterator[bytes]]:
-            # Whatever of its data is missing in Glance's store, the server closes, and nobody waits for the rest.
+            # If Glance's store lacks some of the data, the server closes the connection instead of waiting for ever.
             answer, body = self.cloud.glance.http_client.get(
                 f"/v2/images/{image.id}/file", headers={"Connection": "close"}
             )
@@ -297,11 +270,11 @@ class Images:
 
         answer, body = self.ask(f"download image {image.id}", begin, control)
         pieces = self._pieces(image, answer, body, control)
-        next(pieces)  # what never began would not close the connection
+        next(pieces)  # a generator that never started would not close the connection
         return pieces
 
     def _pieces(
-        self, image: Image, answer: Any, found: Iterator[bytes], control: Control
+        self, image: GlanceImage, answer: Any, found: Iterator[bytes], control: Control
     ) -> Generator[bytes, None, None]:
         done, size = 0, int(image.data.get("size") or 0)
         named = f"{self.cloud.name}: image {image.id}"
@@ -325,17 +298,18 @@ class Images:
 
     def download(
         self,
-        image: Image,
+        image: GlanceImage,
         to: IO[bytes],
         control: Control,
         *,
         sha256: str | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> str:
-        """Write its data to a file that is open, from its beginning, and check its hash; -> SHA-256.
+        """Write its data to an open file, from the start, and check its hash; -> SHA-256.
 
-        A download that breaks off starts again. Raises Corrupt, NotFound, NoSpace by OSError.
+        An interrupted download starts over. Raises Corrupt, NotFound, and NoSpace for an OSError.
         """
+        backoff = Backoff(*_PAUSE)
         for attempt in range(_TRIES):
             to.seek(0)
             to.truncate()
@@ -344,11 +318,11 @@ class Images:
             except (Unavailable, Corrupt) as error:
                 if attempt >= (_TRIES if isinstance(error, Unavailable) else 2) - 1:
                     raise
-                control.wait(min(0.5 * 2**attempt, 8.0))
+                control.wait(backoff.next())
         raise AssertionError
 
     def _copy(
-        self, image: Image, to: IO[bytes], control: Control, sha256: str | None, progress: Callable[[float], None]
+        self, image: GlanceImage, to: IO[bytes], control: Control, sha256: str | None, progress: Callable[[float], None]
     ) -> str:
         algorithm, _, value = image.hash.partition(":")
         other = hashlib.new(algorithm) if algorithm in hashlib.algorithms_available else None
@@ -367,10 +341,10 @@ class Images:
 
 
 def _pointer(name: str) -> str:
-    """A property's name in a JSON patch."""
+    """A property's path in a JSON patch."""
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
-def _image(raw: Any) -> Image:
+def _image(raw: Any) -> GlanceImage:
     data = dict(raw)
-    return Image(str(data["id"]), str(data.get("name") or ""), str(data.get("status") or ""), data)
+    return GlanceImage(str(data["id"]), str(data.get("name") or ""), str(data.get("status") or ""), data)

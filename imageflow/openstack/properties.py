@@ -1,4 +1,4 @@
-"""What an image says of itself in Glance: which names it may use, what a machine needs to know, what a snapshot inherits.
+"""Image properties in Glance: valid names, those a machine needs, those a snapshot inherits.
 
 Pure: nothing here talks to a cloud.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 from imageflow.errors import RecipeError
 
-OURS = "imageflow:"  # what we say of an image ourselves
+OURS = "imageflow:"  # prefix of the properties that imageflow sets
 LONGEST_NAME, LONGEST_VALUE = 255, 65_535  # characters, bytes: Glance's columns
 
-# Attributes of every image, that are no properties of it; the two numbers may be given in a recipe all the same.
+# Attributes of every image, which are not properties; the two numbers may be given in a recipe all the same.
 NUMBERS = ("min_disk", "min_ram")
 _ATTRIBUTES = frozenset(
     [
@@ -53,9 +53,9 @@ _ELSEWHERE = {
     "protected": "a protected image can't be removed when publish.keep is over; protect it in Glance where you must",
 }
 _GLANCE = "os_glance"  # Glance's own names begin with it
-_CLIENT = frozenset({"backend", "image_id", "remove_props"})  # words that glanceclient takes for itself
+_CLIENT = frozenset({"backend", "image_id", "remove_props"})  # argument names of glanceclient
 
-# What Nova and others put on a snapshot, or on the image that its server was made of: true of that one only.
+# Set by Nova and other services on a snapshot or on its server's image: only valid for that image.
 _INHERITED = frozenset(
     [
         "base_image_ref",
@@ -82,12 +82,12 @@ _INHERITED = frozenset(
 _INHERITED_BEGINNINGS = (OURS, _GLANCE, "owner_", "img_signature", "cinder_encryption_key_", "cinder_img_")
 
 _DISKS = {"qcow2": "qcow2", "raw": "raw", "vhd": "vhd", "vhdx": "vhdx", "vmdk": "vmdk", "vdi": "vdi", "iso": "iso"}
-_KERNELS = {"kernel": "aki", "initrd": "ari"}  # how users of kernel and ramdisk images look for them
+_KERNELS = {"kernel": "aki", "initrd": "ari"}  # the formats by which kernel and ramdisk images are found
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "i386": "i686", "ppc64el": "ppc64le", "armhf": "armv7l"}
 
 
 def formats(format: str) -> dict[str, Any]:
-    """The attributes of an image that holds an artifact of this format; what nothing can boot from is hidden."""
+    """The attributes of an image for an artifact of this format; unbootable ones are hidden."""
     if (disk := _DISKS.get(format)) is not None:
         return {"disk_format": disk, "container_format": "bare"}
     if (kind := _KERNELS.get(format)) is not None:
@@ -101,7 +101,7 @@ def is_disk(format: str) -> bool:
 
 
 def hardware(architecture: str, firmware: str) -> dict[str, str]:
-    """What a machine must be for the image to start on it; nothing for what is not known."""
+    """The hardware that the image needs to start; nothing for unknown values."""
     said = {}
     if architecture := _ARCHITECTURES.get(architecture, architecture):
         said["architecture"] = architecture
@@ -113,7 +113,7 @@ def hardware(architecture: str, firmware: str) -> dict[str, str]:
 
 
 def checked(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's `publish.properties` as Glance takes them; raises RecipeError where it would not."""
+    """A recipe's `publish.properties` as Glance accepts them; raises RecipeError for those it would refuse."""
     said: dict[str, Any] = {}
     lower: dict[str, str] = {}
     for name, value in properties.items():
@@ -123,14 +123,14 @@ def checked(properties: Mapping[str, Any]) -> dict[str, Any]:
             )
         if (other := lower.setdefault(name.lower(), name)) != name:
             raise RecipeError(
-                f"publish.properties: {other!r} and {name!r} are one name to Glance", hint="keep one of them"
+                f"publish.properties: {other!r} and {name!r} are the same name in Glance", hint="keep one of them"
             )
         said[name] = _number(name, value) if name in NUMBERS else _text(name, value)
     return said
 
 
 def _wrong_name(name: str) -> tuple[str, str] | None:
-    """What is wrong with a property's name, and the way out."""
+    """The problem with a property's name, and the way out."""
     lower = name.lower()
     if lower in _ATTRIBUTES:
         return "it is an attribute of every image", _ELSEWHERE.get(lower, "leave it out, or give it another name")
@@ -142,7 +142,7 @@ def _wrong_name(name: str) -> tuple[str, str] | None:
         return f"a name has 1 to {LONGEST_NAME} characters", "give it another name"
     if name != name.strip() or not name.isprintable() or not _plain(name) or "/" in name:
         return (
-            "blanks around it, '/' and characters that can't be seen are not possible in a name",
+            "a name can't contain surrounding blanks, '/' or invisible characters",
             "give it another name",
         )
     return None
@@ -158,7 +158,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _plain(text: str) -> bool:
-    """Whether every character is one of the first 65536 of Unicode, and no half of a pair: Glance's database keeps those."""
+    """Whether every character is in Unicode's BMP and no surrogate: Glance's database stores only those."""
     return all(ord(character) < 0x10000 and not 0xD800 <= ord(character) < 0xE000 for character in text)
 
 
@@ -171,10 +171,10 @@ def _number(name: str, value: Any) -> int:
 
 
 def product(properties: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What a published image keeps of a snapshot's properties, and the names of those that it must not say.
+    """The properties of a snapshot that a published image keeps, and the names of those to remove.
 
-    A snapshot inherits what was true of another: the image that its server was made of, the server, and who made
-    them. Attributes (`id`, `name`, `status` …) are in neither.
+    A snapshot inherits properties that describe other objects: its server's image, the server, and their
+    owners. Attributes (`id`, `name`, `status` …) are in neither.
     """
     keep, remove = {}, []
     for name, value in properties.items():

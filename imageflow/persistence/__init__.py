@@ -1,1 +1,1 @@
-"""What imageflow remembers, in SQL: SQL is the truth, the jobboard is a hint, the fence decides."""
+"""imageflow's state in SQL: SQL is the truth, the jobboard is a hint, the fence decides."""

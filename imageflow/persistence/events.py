@@ -1,8 +1,10 @@
-"""The inbox's rows: events as they came, each once, and what became of them."""
+"""The inbox's rows: events as received, each once, and their outcomes."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 
 from imageflow.errors import Conflict, NotFound
 from imageflow.model import Event, Verdict
+from imageflow.persistence import proofs
 from imageflow.persistence.tables import events, reactions
 from imageflow.persistence.upsert import insert_or_change_all
 
@@ -29,9 +32,21 @@ def _event(row: sa.Row[Any]) -> Event:
     return Event(**values)
 
 
+def size(event: Event) -> int:
+    """Bytes of what its sender wrote."""
+    texts = (json.dumps(event.data), event.source, event.id, event.subject or "")
+    return sum(len(text.encode(errors="surrogatepass")) for text in texts)
+
+
+def total(conn: sa.Connection) -> tuple[int, int]:
+    """Number of the stored events, and bytes of all together."""
+    count, all = conn.execute(sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(events.c.size), 0))).one()
+    return int(count), int(all)
+
+
 def digest(source: str, id: str) -> str:
-    """What the unique index knows an event by: source and id may be longer than an index takes."""
-    return hashlib.sha256(f"{source}\0{id}".encode()).hexdigest()
+    """The unique index's key for an event: source and id may be longer than an index allows."""
+    return hashlib.sha256(f"{source}\0{id}".encode(errors="surrogatepass")).hexdigest()
 
 
 def add(
@@ -44,9 +59,9 @@ def add(
     verdict: Verdict | None = None,
     reason: str | None = None,
 ) -> list[tuple[Event, bool]]:
-    """Store events, each once; -> each as it is stored, and whether it is new. One that was there is counted.
+    """Store events, each once; -> each as stored, and whether it is new. A known one is counted.
 
-    `listener` is who received those that don't say so themselves; `proof` is for a batch of one.
+    `listener` is the receiver of those that name none; `proof` is for a batch of one.
     """
     keys = [digest(event.source, event.id) for event in batch]
     rows = [
@@ -64,6 +79,7 @@ def add(
             "deliveries": 1,
             "verdict": verdict.value if verdict else None,
             "reason": reason,
+            "size": size(event),
         }
         for key, event in zip(keys, batch, strict=True)
     ]
@@ -93,15 +109,21 @@ def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def known(conn: sa.Connection, source: str, id: str) -> int | None:
-    """The seq of the event with this source and id, if it came."""
+    """The seq of the event with this source and id, if there is one."""
     found: int | None = conn.execute(sa.select(events.c.seq).where(events.c.digest == digest(source, id))).scalar()
     return found
 
 
 def proven(conn: sa.Connection, proof: str, but: str) -> bool:
-    """Whether an event other than the one with the digest `but` came with this proof."""
+    """Whether an event other than the one with the digest `but` has this proof."""
     other = sa.select(events.c.seq).where(events.c.proof == proof, events.c.digest != but)
     return conn.execute(other).first() is not None
+
+
+def is_repeated(conn: sa.Connection, event: Event) -> bool:
+    """Whether the event was proven by a signature that another delivery had before."""
+    query = sa.select(events.c.proof).where(events.c.digest == digest(event.source, event.id))
+    return proofs.is_again(conn.execute(query).scalar())
 
 
 def waiting(conn: sa.Connection, limit: int = 200) -> list[Event]:
@@ -111,7 +133,7 @@ def waiting(conn: sa.Connection, limit: int = 200) -> list[Event]:
 
 
 def announced(conn: sa.Connection, type: str, subjects: Sequence[str]) -> str | None:
-    """A subject, of these, of an event of this type that has no verdict yet."""
+    """One of these subjects that has an event of this type without a verdict."""
     found: str | None = conn.execute(
         sa.select(events.c.subject)
         .where(events.c.verdict.is_(None), events.c.type == type, events.c.subject.in_(subjects))
@@ -121,13 +143,13 @@ def announced(conn: sa.Connection, type: str, subjects: Sequence[str]) -> str | 
 
 
 def judge(conn: sa.Connection, seq: int, verdict: Verdict, reason: str | None) -> bool:
-    """Give an event its verdict; -> False when it has one already: another process was faster."""
+    """Give an event its verdict; -> False when it already has one: another process was faster."""
     statement = sa.update(events).where(events.c.seq == seq, events.c.verdict.is_(None))
     return conn.execute(statement.values(verdict=verdict.value, reason=reason)).rowcount == 1
 
 
 def reopen(conn: sa.Connection, seq: int) -> None:
-    """Take an event's verdict back: it is looked at again."""
+    """Remove an event's verdict: it is processed again."""
     conn.execute(sa.delete(reactions).where(reactions.c.event == seq, reactions.c.open.is_(False)))
     conn.execute(sa.update(events).where(events.c.seq == seq).values(verdict=None, reason=None))
 
@@ -167,20 +189,28 @@ def last(conn: sa.Connection) -> int:
 
 
 def of_types(conn: sa.Connection, types: Sequence[str], *, after: int, limit: int) -> list[Event]:
-    """The events of these types that came after that one, oldest first."""
+    """The events of these types that arrived after that one, oldest first."""
     query = sa.select(*_COLUMNS).where(events.c.seq > after, events.c.type.in_(types))
     return [_event(row) for row in conn.execute(query.order_by(events.c.seq).limit(limit))]
 
 
-def prune(conn: sa.Connection, before: float, limit: int = 1000) -> int:
-    """Remove events, received before that moment, that have a verdict and no reaction that waits; -> how many."""
+def prune(conn: sa.Connection, before: float = math.inf, limit: int = 1000) -> int:
+    """Remove the oldest events received before that moment that have a verdict and no waiting reaction; -> how many.
+
+    Their proofs stay (persistence/proofs.py).
+    """
     busy = sa.exists().where(reactions.c.event == events.c.seq, reactions.c.open.is_(True))
-    old = conn.scalars(
-        sa.select(events.c.seq)
-        .where(events.c.received < before, events.c.verdict.is_not(None), ~busy)
+    when = () if before == math.inf else (events.c.received < before,)
+    rows = conn.execute(
+        sa.select(events.c.seq, events.c.digest, events.c.proof, events.c.received)
+        .where(*when, events.c.verdict.is_not(None), ~busy)
         .order_by(events.c.received)
         .limit(limit)
     ).all()
+    for row in rows:
+        if row.proof is not None and not proofs.is_again(row.proof):
+            proofs.remember(conn, row.proof, row.digest, row.seq, row.received)
+    old = [row.seq for row in rows]
     for start in range(0, len(old), _CHUNK):
         conn.execute(sa.delete(events).where(events.c.seq.in_(old[start : start + _CHUNK])))
     return len(old)

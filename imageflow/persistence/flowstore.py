@@ -17,14 +17,13 @@ from taskflow.storage import META_PROGRESS, META_PROGRESS_DETAILS
 
 from imageflow.errors import Refused
 from imageflow.persistence.database import Database
-from imageflow.persistence.tables import SERVER, metadata
+from imageflow.persistence.patience import BUILD
+from imageflow.persistence.tables import builds, metadata
 
 T = TypeVar("T")
 Prove = Callable[[sa.Connection], None]
 OnAtom = Callable[[sa.Connection, Any, Any], None]
 Clean = Callable[[str], str]
-
-PATIENCE = 60.0  # seconds that a write waits for a database that is away
 
 
 class LongJson(stock_tables.JSONType):  # type: ignore[misc]  # taskflow has no types
@@ -42,7 +41,6 @@ def _tables() -> Any:
     """TaskFlow's tables in our metadata, once per process: the stock backend makes new ones for each connection."""
     tables = stock_tables.fetch(metadata)
     for table in tables:
-        table.kwargs.update(SERVER)
         for column in table.columns:
             if isinstance(column.type, stock_tables.JSONType):
                 column.type = LongJson()
@@ -59,9 +57,9 @@ _CONVERTER = stock._Alchemist(TABLES)
 
 
 class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
-    """A TaskFlow persistence backend on `db`; `fenced` gives the view that an engine runs one build with.
+    """A TaskFlow persistence backend on `db`; `fenced` gives the view with which an engine runs one build.
 
-    A write that finds the database away is run again, the whole of it, for `patience` seconds; then it
+    A write that finds the database down is retried as a whole for `patience` seconds; then it
     raises DatabaseUnavailable.
     """
 
@@ -72,7 +70,7 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
         prove: Prove | None = None,
         on_atom: OnAtom | None = None,
         clean: Clean | None = None,
-        patience: float = PATIENCE,
+        patience: float = BUILD,
     ) -> None:
         super().__init__({}, engine=db.engine)
         self.db = db
@@ -80,7 +78,7 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
         self.on_atom = on_atom
         self.clean = clean
         self.patience = patience
-        # Atoms as this view last wrote them: only the holder of the claim writes, so there is no need to read them.
+        # Atoms as this view last wrote them: only the holder of the claim writes, so they need not be read.
         self.written: dict[str, Any] | None = None if prove is None else {}
 
     def fenced(
@@ -97,28 +95,37 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
         TaskFlow's atom details; what it writes commits with the state or not at all. It may be called again
         for the same change when the transaction is repeated, so it must do nothing outside of `conn`.
 
-        `clean` masks secrets in every text that is stored of an atom: what a command printed stands in its failure.
+        `clean` masks secrets in every stored text of an atom: a command's output is part of its failure.
 
         An atom that a dead worker left RUNNING changes no state when TaskFlow executes it again: call
-        `storage.reset(name)` for it first, or `on_atom` (and TaskFlow's listeners) hear nothing of it.
+        `storage.reset(name)` for it first, or `on_atom` (and TaskFlow's listeners) will not notice it.
         """
         patience = self.patience if patience is None else patience
         return FlowStore(self.db, prove=prove, on_atom=on_atom, clean=clean, patience=patience)
 
-    def get_connection(self) -> Connection:
+    def get_connection(self) -> FlowConnection:
         """TaskFlow's connection to this backend; cheap."""
-        return Connection(self)
+        return FlowConnection(self)
 
     def insert(self, conn: sa.Connection, book: models.LogBook) -> None:
         """Write a new logbook with its flow details, inside the caller's transaction."""
-        Connection(self, conn).save_logbook(book)
+        FlowConnection(self, conn).save_logbook(book)
 
     def delete(self, conn: sa.Connection, book_uuid: str) -> None:
-        """Remove a logbook with all flows and atoms in it, inside the caller's transaction; absent is fine."""
+        """Remove a logbook with all its flows and atoms, inside the caller's transaction; an absent one is fine."""
         conn.execute(sa.delete(TABLES.logbooks).where(TABLES.logbooks.c.uuid == book_uuid))
 
+    def forget_orphans(self, conn: sa.Connection, limit: int = 100) -> int:
+        """Remove logbooks whose builds are gone, inside the caller's transaction; -> how many."""
+        ours = sa.select(builds.c.flow)  # one list of all: EXISTS would read all builds for each logbook in SQLite
+        old = list(
+            conn.scalars(sa.select(TABLES.logbooks.c.uuid).where(TABLES.logbooks.c.uuid.not_in(ours)).limit(limit))
+        )
+        conn.execute(sa.delete(TABLES.logbooks).where(TABLES.logbooks.c.uuid.in_(old)))
+        return len(old)
+
     def reset_failed(self, conn: sa.Connection, flow_uuid: str) -> list[str]:
-        """Let the failed atoms of a flow be executed again, inside the caller's transaction; -> their names."""
+        """Let the failed atoms of a flow run again, inside the caller's transaction; -> their names."""
         query = sa.select(TABLES.atomdetails).where(
             TABLES.atomdetails.c.parent_uuid == flow_uuid, TABLES.atomdetails.c.state == states.FAILURE
         )
@@ -135,7 +142,7 @@ class FlowStore(stock.SQLAlchemyBackend):  # type: ignore[misc]
 
 
 class _Doors:
-    """What TaskFlow's stock code takes for an engine: each transaction goes through our Database and fence."""
+    """Stands in for an engine in TaskFlow's stock code: each transaction goes through our Database and fence."""
 
     def __init__(self, store: FlowStore, conn: sa.Connection | None) -> None:
         self._store = store
@@ -160,8 +167,8 @@ class _Doors:
             yield conn
 
 
-class Connection(stock.Connection):  # type: ignore[misc]
-    """TaskFlow's connection; with `conn`, everything happens inside that transaction of the caller's."""
+class FlowConnection(stock.Connection):  # type: ignore[misc]
+    """TaskFlow's connection; with `conn`, everything happens inside that transaction of the caller."""
 
     def __init__(self, store: FlowStore, conn: sa.Connection | None = None) -> None:
         self._backend = self._store = store
@@ -170,14 +177,13 @@ class Connection(stock.Connection):  # type: ignore[misc]
         self._borrowed = conn is not None
 
     def validate(self, max_retries: int = 0) -> None:
-        """Nothing to do: the first transaction tells."""
+        """Nothing to do: the first transaction shows it."""
 
     def upgrade(self) -> None:
-        """Bring the whole schema to this version."""
-        self._store.db.upgrade()
+        """Nothing to do: TaskFlow's tables come with ours (persistence.schema)."""
 
     def _whole(self, operation: Callable[[], T]) -> T:
-        """Run an operation that is one transaction; all of it again while the database is away."""
+        """Run an operation that is one transaction; retried as a whole while the database is down."""
         try:
             if self._borrowed:
                 return operation()
@@ -190,7 +196,7 @@ class Connection(stock.Connection):  # type: ignore[misc]
     def update_atom_details(self, atom_detail: Any) -> Any:
         """Write one atom; its state change also goes to `on_atom`, in the same transaction."""
         if self._only_progress(atom_detail):
-            # TaskFlow commits its own progress twice an atom; the recorder keeps progress, so it goes with the next write.
+            # TaskFlow commits its own progress twice per atom; the recorder keeps progress, so it goes with the next write.
             return atom_detail
         self._whole(lambda: self._write_atom(atom_detail))
         self._remember(atom_detail)
@@ -198,7 +204,7 @@ class Connection(stock.Connection):  # type: ignore[misc]
 
     def _write_atom(self, atom: Any) -> None:
         with self._engine.begin() as conn:
-            # Taken out, so that a repeated transaction reads what an earlier try may have written all the same.
+            # Removed, so that a repeated transaction reads what an earlier attempt may have written after all.
             before = self._forget(atom.uuid)
             if before is None:
                 query = sa.select(TABLES.atomdetails).where(TABLES.atomdetails.c.uuid == atom.uuid)
@@ -219,7 +225,7 @@ class Connection(stock.Connection):  # type: ignore[misc]
             self._store.on_atom(conn, before, atom)
 
     def update_flow_details(self, flow_detail: Any) -> Any:
-        """Write a flow, its new atoms and those that changed."""
+        """Write a flow, its new atoms and its changed ones."""
         changed: list[Any] = self._whole(lambda: self._write_flow(flow_detail))
         for atom in changed:
             self._remember(atom)
@@ -263,19 +269,19 @@ class Connection(stock.Connection):  # type: ignore[misc]
 
     def get_atom_details(self, ad_uuid: str) -> Any:
         """An atom by its uuid; raises taskflow's NotFound."""
-        return self._whole(lambda: super(Connection, self).get_atom_details(ad_uuid))
+        return self._whole(lambda: super(FlowConnection, self).get_atom_details(ad_uuid))
 
     def save_logbook(self, book: models.LogBook) -> Any:
         """Write a logbook with everything in it."""
-        return self._whole(lambda: super(Connection, self).save_logbook(book))
+        return self._whole(lambda: super(FlowConnection, self).save_logbook(book))
 
     def get_logbook(self, book_uuid: str, lazy: bool = False) -> Any:
         """A logbook by its uuid; raises taskflow's NotFound."""
-        return self._whole(lambda: super(Connection, self).get_logbook(book_uuid, lazy))
+        return self._whole(lambda: super(FlowConnection, self).get_logbook(book_uuid, lazy))
 
     def destroy_logbook(self, book_uuid: str) -> None:
         """Remove a logbook with everything in it; raises taskflow's NotFound."""
-        self._whole(lambda: super(Connection, self).destroy_logbook(book_uuid))
+        self._whole(lambda: super(FlowConnection, self).destroy_logbook(book_uuid))
 
     def clear_all(self) -> None:
         """Remove all logbooks."""
@@ -299,7 +305,7 @@ class Connection(stock.Connection):  # type: ignore[misc]
 
 
 def _cleaned(value: Any, clean: Clean) -> Any:
-    """A JSON value with every text in it cleaned; keys are TaskFlow's and the tasks' own words."""
+    """A JSON value with every text in it cleaned; keys are names from TaskFlow and the tasks."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):

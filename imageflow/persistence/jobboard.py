@@ -15,14 +15,17 @@ from taskflow import exceptions, states
 from taskflow.jobs import base
 
 from imageflow.errors import ClaimLost, Conflict
+from imageflow.persistence import leases, schema
 from imageflow.persistence.database import Database
 from imageflow.persistence.tables import jobs
 from imageflow.persistence.upsert import insert_or_keep
 
 LOG = logging.getLogger(__name__)
 
-LEASE = 30.0  # seconds, where `claim` is not told
-_WINDOW = 50  # jobs that one look at the board brings
+LEASE = 12.0  # seconds, unless given to `claim`
+_WINDOW = 50  # jobs fetched per look at the board
+_BEGUN = 1000  # of builds that had begun: they are few, and none may hide the others
+REVERT, AGAIN = base.JobPriority.VERY_HIGH, base.JobPriority.HIGH  # builds that end; builds that had begun, and go on
 _PRIORITIES = {
     base.JobPriority.VERY_HIGH: 0,
     base.JobPriority.HIGH: 1,
@@ -34,7 +37,7 @@ _NAMES = {number: priority for priority, number in _PRIORITIES.items()}
 
 
 class SqlJob(base.Job):  # type: ignore[misc]  # taskflow has no types
-    """A job on the board; its name is the build's id. `fence` is the number of the claim it holds, or saw."""
+    """A job on the board; its name is the build's id. `fence` is the number of the claim that it holds, or saw."""
 
     def __init__(self, board: SqlJobBoard, row: sa.Row[Any], backend: Any = None, book: Any = None) -> None:
         super().__init__(
@@ -42,9 +45,16 @@ class SqlJob(base.Job):  # type: ignore[misc]  # taskflow has no types
         )
         self.fence: int = row.fence
         self.owner: str | None = row.owner
-        self.idle = 0.0  # seconds that nobody held it, between the last claim and ours
+        self.idle = 0.0  # seconds without a holder, between the last claim and ours
+        self.asked = 0.0  # time.monotonic() just before the database granted the claim: our lease counts from then
         self._created: float = row.created
         self._priority = _NAMES[row.priority]
+
+    @property
+    def waits(self) -> Mapping[str, Any] | None:
+        """What the build waits for before it can go on, as `postpone_in` stored it."""
+        found: Mapping[str, Any] | None = (self.details or {}).get("waits")
+        return found
 
     @property
     def priority(self) -> base.JobPriority:
@@ -70,17 +80,17 @@ class SqlJob(base.Job):  # type: ignore[misc]  # taskflow has no types
         return str(states.CLAIMED if row.owner and row.until >= row.now else states.UNCLAIMED)
 
     def expires_in(self) -> float:
-        """Seconds that the present claim is good for; negative when there is none."""
+        """Seconds until the current claim expires; negative when there is none."""
         row = self.board.look(self)
         return -1.0 if row is None or not row.owner else float(row.until - row.now)
 
     def extend_expiry(self, expiry: float) -> bool:
-        """Prolong the claim, if this very claim still holds; -> whether it does."""
+        """Extend the claim, if this very claim still holds; -> whether it does."""
         return bool(self.board.extend(self, expiry))
 
 
 class _Jobs(base.JobBoardIterator):  # type: ignore[misc]
-    """TaskFlow's iterator asks for the state of each job; ours comes from the query, and claim() decides."""
+    """TaskFlow's iterator queries the state of each job; ours comes from the query, and claim() decides."""
 
     def _next_job(self) -> SqlJob | None:
         return self._jobs.popleft() if self._jobs else None
@@ -91,8 +101,8 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
 
     Either with a Database (or a FlowStore as `persistence`, which has one), or as a TaskFlow driver:
     `taskflow.jobs.backends.fetch(name, {"board": "sql", "connection": URL})`, with an optional `lease` in
-    seconds. `claim`, `extend` and the others take TaskFlow's exceptions; what happens inside a caller's
-    transaction raises ClaimLost.
+    seconds. `claim`, `extend` and the others raise TaskFlow's exceptions; the methods that run inside a caller's
+    transaction raise ClaimLost.
     """
 
     def __init__(
@@ -123,7 +133,7 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
     # Posting
 
     def post(self, name: str, book: Any = None, details: Any = None, priority: Any = base.JobPriority.NORMAL) -> SqlJob:
-        """Post a job in a transaction of its own; raises Conflict when there is one of this name."""
+        """Post a job in a transaction of its own; raises Conflict when there is one with this name."""
 
         def work(conn: sa.Connection) -> sa.Row[Any]:
             return self._post(conn, name, details, priority, book)
@@ -156,26 +166,39 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
         insert_or_keep(conn, jobs, values, key="name")
         row = conn.execute(sa.select(jobs).where(jobs.c.uuid == values["uuid"])).first()
         if row is None:
-            raise Conflict(f"{name} is on the board already")
+            raise Conflict(f"{name} is already on the board")
         return row
 
     # Looking
 
     def iterjobs(self, only_unclaimed: bool = False, ensure_fresh: bool = False) -> _Jobs:
-        """Jobs by priority, then by age; with `only_unclaimed` those that nobody holds now."""
+        """Jobs by priority, then by age; with `only_unclaimed`, those that are free now."""
         return _Jobs(self, LOG, board_fetch_func=lambda **_: self._fetch(only_unclaimed))
 
-    def unclaimed(self, names: Iterable[str]) -> list[SqlJob]:
-        """Of the jobs with these names those that nobody holds now, however long the queue is."""
-        return self._fetch(True, list(names))
+    def unclaimed(self, names: Iterable[str] | None = None, rank: base.JobPriority | None = None) -> list[SqlJob]:
+        """The free jobs, by priority, then by age; of these names or all.
 
-    def _fetch(self, only_unclaimed: bool, names: Sequence[str] | None = None) -> list[SqlJob]:
-        query = sa.select(jobs).where(jobs.c.board == self.name, jobs.c.trashed == sa.false())
+        `rank`: only REVERT, only AGAIN, or with NORMAL only what has neither.
+        """
+        if rank is None:
+            return self._fetch(True, names)
+        if rank in (REVERT, AGAIN):
+            return self._fetch(True, names, jobs.c.priority == _PRIORITIES[rank], window=_BEGUN)
+        return self._fetch(True, names, jobs.c.priority > _PRIORITIES[AGAIN])
+
+    def _fetch(
+        self,
+        only_unclaimed: bool,
+        names: Iterable[str] | None = None,
+        *where: sa.ColumnElement[bool],
+        window: int = 0,
+    ) -> list[SqlJob]:
+        query = sa.select(jobs).where(jobs.c.board == self.name, jobs.c.trashed == sa.false(), *where)
         if names is not None:
-            query = query.where(jobs.c.name.in_(names))
+            query = query.where(jobs.c.name.in_(list(names)))
         if only_unclaimed:
-            query = query.where(sa.or_(jobs.c.owner.is_(None), jobs.c.until < self.db.now()))
-        query = query.order_by(jobs.c.priority, jobs.c.seq).limit(self._window)
+            query = query.where(leases.free(jobs, self.db.dialect))
+        query = query.order_by(jobs.c.priority, jobs.c.seq).limit(window or self._window)
         with self.db.read() as conn:
             return [SqlJob(self, row, self._persistence) for row in conn.execute(query)]
 
@@ -192,7 +215,7 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
             self._posted.wait(left)
 
     def until_free(self, who: str) -> float | None:
-        """Seconds until the first claim of anybody but `who` runs out, unless it is prolonged; None without any."""
+        """Seconds until the first claim held by another owner than `who` expires, unless extended; None without any."""
         now = self.db.now()
         query = sa.select(sa.func.min(jobs.c.until) - now).where(
             jobs.c.board == self.name, jobs.c.trashed == sa.false(), jobs.c.owner != who, jobs.c.until >= now
@@ -202,13 +225,13 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
         return None if left is None else float(left)
 
     def find_owner(self, job: SqlJob) -> str | None:
-        """Who holds a job now."""
+        """The current owner of a job."""
         row = self.look(job)
         return row.owner if row is not None and row.owner and row.until >= row.now else None
 
     @property
     def job_count(self) -> int:
-        """How many jobs are on the board, claimed ones too."""
+        """Number of jobs on the board, including claimed ones."""
         query = sa.select(sa.func.count()).where(jobs.c.board == self.name, jobs.c.trashed == sa.false())
         with self.db.read() as conn:
             return int(conn.execute(query).scalar_one())
@@ -219,38 +242,48 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
     def claim(self, job: SqlJob, who: str, expiry: float | None = None) -> None:
         """Hold a job for `expiry` seconds; raises TaskFlow's UnclaimableJob or NotFound.
 
-        Nobody can claim what is claimed, not even under the same name: names are a process's own.
+        A claimed job can't be claimed, not even under the same name: names are a process's own.
         """
 
-        def work(conn: sa.Connection) -> tuple[bool, Any]:
-            now = self.db.now()
+        def work(conn: sa.Connection) -> tuple[float, bool, Any]:
+            asked, now = time.monotonic(), self.db.now()
             past = sa.select(jobs.c.until, now.label("now")).where(jobs.c.uuid == job.uuid, jobs.c.until > 0)
             before = conn.execute(past).first()
             job.idle = 0.0 if before is None else max(0.0, before.now - before.until)
-            free = sa.or_(jobs.c.owner.is_(None), jobs.c.until < now)
-            statement = sa.update(jobs).where(jobs.c.uuid == job.uuid, jobs.c.trashed == sa.false(), free)
-            values = {"owner": who, "until": now + float(expiry or self._lease), "fence": jobs.c.fence + 1}
-            won = conn.execute(statement.values(values)).rowcount == 1
-            return won, conn.execute(sa.select(jobs).where(jobs.c.uuid == job.uuid)).first()
+            this = (jobs.c.uuid == job.uuid, jobs.c.trashed == sa.false())
+            won = leases.take(conn, jobs, who, float(expiry or self._lease), *this, fence=jobs.c.fence + 1)
+            return asked, won, conn.execute(sa.select(jobs).where(jobs.c.uuid == job.uuid)).first()
 
-        won, row = self.db.transact(work)
+        asked, won, row = self.db.transact(work)
         if row is None:
             raise exceptions.NotFound(f"Job {job.name} is not on the board")
         if not won:
             raise exceptions.UnclaimableJob(f"Job {job.name} is held by {row.owner}")
-        job.fence, job.owner = row.fence, row.owner
+        job.fence, job.owner, job.asked = row.fence, row.owner, asked
 
-    def _mine(self, job: SqlJob, who: str | None = None) -> Sequence[sa.ColumnElement[bool]]:
+    def held(self, uuid: str, fence: int, owner: str) -> SqlJob:
+        """A job that this owner has claimed, for another process of it. Raises ClaimLost."""
+        asked = time.monotonic()
+        with self.db.read() as conn:
+            row = conn.execute(sa.select(jobs).where(jobs.c.uuid == uuid)).first()
+        if row is None or (row.fence, row.owner) != (fence, owner):
+            raise ClaimLost
+        job = SqlJob(self, row, self._persistence)
+        job.asked = asked
+        return job
+
+    @staticmethod
+    def _mine(job: SqlJob, who: str | None = None) -> Sequence[sa.ColumnElement[bool]]:
+        """The claim's time is not checked: it says when other conductors may take the job, and the fence whether one did."""
         return (
             jobs.c.uuid == job.uuid,
             jobs.c.fence == job.fence,
-            jobs.c.owner == (who or job.owner),
-            jobs.c.until >= self.db.now(),
+            jobs.c.owner == (who or job.owner or ""),
             jobs.c.trashed == sa.false(),
         )
 
     def prove(self, conn: sa.Connection, job: SqlJob) -> None:
-        """Raise ClaimLost unless this claim holds; nobody can take it before the transaction ends.
+        """Raise ClaimLost when another conductor has claimed the job; none can before the transaction ends.
 
         Locks the job's row (on SQLite the write transaction has locked the whole database already).
         """
@@ -259,24 +292,20 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
             raise ClaimLost(f"build {job.name}: {job.owner} no longer holds it")
 
     def extend(self, job: SqlJob, seconds: float | None = None) -> bool:
-        """Prolong a claim to `seconds` from now; -> False when it is lost."""
-        return not self.extend_all([job], seconds)
+        """Extend a claim to `seconds` from now, even after it expired, unless another conductor was faster; -> False when it is lost."""
+        return not self.db.transact(lambda conn: self.extend_in(conn, [job], seconds))
 
-    def extend_all(self, held: Iterable[SqlJob], seconds: float | None = None) -> list[SqlJob]:
-        """Prolong many claims with one statement; -> those that are lost."""
+    def extend_in(self, conn: sa.Connection, held: Iterable[SqlJob], seconds: float | None = None) -> list[SqlJob]:
+        """Extend many claims with one statement, inside the caller's transaction; -> those that are lost."""
         held = list(held)
         if not held:
             return []
-
-        def work(conn: sa.Connection) -> list[SqlJob]:
-            mine = sa.or_(*(sa.and_(*self._mine(job)) for job in held))
-            until = self.db.now() + float(seconds or self._lease)
-            if conn.execute(sa.update(jobs).where(mine).values(until=until)).rowcount == len(held):
-                return []
-            alive = {tuple(row) for row in conn.execute(sa.select(jobs.c.uuid, jobs.c.fence).where(mine))}
-            return [job for job in held if (job.uuid, job.fence) not in alive]
-
-        return self.db.transact(work)
+        mine = sa.or_(*(sa.and_(*self._mine(job)) for job in held))
+        until = self.db.now() + float(seconds or self._lease)
+        if conn.execute(sa.update(jobs).where(mine).values(until=until)).rowcount == len(held):
+            return []
+        alive = {tuple(row) for row in conn.execute(sa.select(jobs.c.uuid, jobs.c.fence).where(mine))}
+        return [job for job in held if (job.uuid, job.fence) not in alive]
 
     # Ending
 
@@ -290,11 +319,34 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
         if conn.execute(sa.update(jobs).where(*self._mine(job)).values(owner=None, until=self.db.now())).rowcount != 1:
             raise ClaimLost(f"build {job.name}: {job.owner} no longer holds it")
 
+    def postpone_in(self, conn: sa.Connection, job: SqlJob, waits: Mapping[str, Any]) -> None:
+        """Give back a job that we hold until what it waits for is there; it keeps its place. Raises ClaimLost.
+
+        `waits`: JSON, with what a user is told as "why".
+        """
+        values = {"owner": None, "until": self.db.now(), "details": {"waits": dict(waits)}}
+        if conn.execute(sa.update(jobs).where(*self._mine(job)).values(values)).rowcount != 1:
+            raise ClaimLost(f"build {job.name}: {job.owner} no longer holds it")
+        self._hurry(conn, AGAIN, jobs.c.uuid == job.uuid)
+
+    def note_in(self, conn: sa.Connection, uuid: str, waits: Mapping[str, Any] | None) -> None:
+        """Change what a job waits for; None: for nothing any more."""
+        details = {} if waits is None else {"waits": dict(waits)}
+        conn.execute(sa.update(jobs).where(jobs.c.uuid == uuid).values(details=details))
+
+    def hurry_in(self, conn: sa.Connection, *ids: str) -> None:
+        """These builds were asked to end: their jobs, if they have some, come before all others."""
+        self._hurry(conn, REVERT, jobs.c.name.in_(ids), jobs.c.board == self.name)
+
+    @staticmethod
+    def _hurry(conn: sa.Connection, to: base.JobPriority, *where: sa.ColumnElement[bool]) -> None:
+        number = _PRIORITIES[to]
+        conn.execute(sa.update(jobs).where(*where, jobs.c.priority > number).values(priority=number))
+
     def withdraw_in(self, conn: sa.Connection, build_id: str) -> bool:
-        """Remove the job of a build unless somebody holds it, inside the caller's transaction; -> whether it was."""
-        free = sa.or_(jobs.c.owner.is_(None), jobs.c.until < self.db.now())
-        mine = (jobs.c.name == build_id, jobs.c.board == self.name, free)
-        return conn.execute(sa.delete(jobs).where(*mine)).rowcount == 1
+        """Remove the job of a build unless it is claimed, inside the caller's transaction; -> whether it was removed."""
+        free = (jobs.c.name == build_id, jobs.c.board == self.name, leases.free(jobs, self.db.dialect))
+        return conn.execute(sa.delete(jobs).where(*free)).rowcount == 1
 
     @base.check_who  # type: ignore[untyped-decorator]
     def consume(self, job: SqlJob, who: str) -> None:
@@ -310,7 +362,7 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
 
     @base.check_who  # type: ignore[untyped-decorator]
     def trash(self, job: SqlJob, who: str) -> None:
-        """Put a broken job that `who` holds aside; raises TaskFlow's JobFailure or NotFound."""
+        """Set aside a broken job that `who` holds; raises TaskFlow's JobFailure or NotFound."""
         self._end(job, who, "trash", lambda mine: sa.update(jobs).where(*mine).values(owner=None, trashed=True))
 
     def _end(
@@ -325,7 +377,7 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
     # Life
 
     def register_entity(self, entity: Any) -> None:
-        """Nothing to do: a conductor of ours writes its own heartbeat (persistence.conductors)."""
+        """Nothing to do: our conductors write their own heartbeat (persistence.conductors)."""
 
     @property
     def connected(self) -> bool:
@@ -333,8 +385,8 @@ class SqlJobBoard(base.JobBoard):  # type: ignore[misc]
         return self._connected
 
     def connect(self) -> None:
-        """Make sure that the tables are there."""
-        self.db.ready()
+        """Make sure that the tables exist."""
+        schema.ready(self.db)
         self._connected = True
 
     def close(self) -> None:

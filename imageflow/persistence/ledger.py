@@ -1,4 +1,4 @@
-"""The ledger: what builds made on which host, written before the thing exists, closed after it is gone."""
+"""The ledger: what builds made on which host, recorded before the thing exists, closed after it is gone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from imageflow.model import ENDED, Resource, ResourceKind
 from imageflow.persistence.database import Database
+from imageflow.persistence.patience import BUILD
 from imageflow.persistence.tables import builds, resources
 from imageflow.persistence.upsert import insert_or_update
 
-PATIENCE = 60.0  # seconds that a running build waits for a database that is away
 _COLUMNS = [resources.c[f.name] for f in fields(Resource)]
 
 
@@ -25,7 +25,7 @@ def _resource(row: sa.Row[Any]) -> Resource:
 
 
 def open(conn: sa.Connection, build_id: str, kind: ResourceKind, name: str, host: str, opened: float) -> None:
-    """Write down that a build is about to make this; a row that was closed is open again."""
+    """Record that a build is about to make this; a closed row is opened again."""
     insert_or_update(
         conn,
         resources,
@@ -36,7 +36,7 @@ def open(conn: sa.Connection, build_id: str, kind: ResourceKind, name: str, host
 
 
 def close(conn: sa.Connection, build_id: str, kind: ResourceKind, name: str, host: str, closed: float) -> bool:
-    """Write down that this is gone, or belongs to somebody else now; -> whether it was open."""
+    """Record that this is gone, or has another owner now; -> whether it was open."""
     statement = sa.update(resources).where(
         resources.c.build_id == build_id,
         resources.c.kind == kind.value,
@@ -48,13 +48,13 @@ def close(conn: sa.Connection, build_id: str, kind: ResourceKind, name: str, hos
 
 
 def close_id(conn: sa.Connection, id: int, closed: float) -> bool:
-    """`close` by the row's id, as the janitor has it."""
+    """`close` by the row's id, for the janitor."""
     statement = sa.update(resources).where(resources.c.id == id, resources.c.closed.is_(None))
     return conn.execute(statement.values(closed=closed, error=None)).rowcount == 1
 
 
 def failed(conn: sa.Connection, id: int, error: str) -> None:
-    """The removal of this failed; it stays open."""
+    """Record that removing this failed; it stays open."""
     conn.execute(sa.update(resources).where(resources.c.id == id).values(error=error))
 
 
@@ -73,7 +73,7 @@ def select(
 
 
 def dead(conn: sa.Connection, host: str) -> list[Resource]:
-    """What is still open on this host of builds that have ended (or are not there), the newest first."""
+    """Open rows of this host whose builds have ended (or do not exist), the newest first."""
     query = (
         sa.select(*_COLUMNS)
         .join_from(resources, builds, builds.c.id == resources.c.build_id, isouter=True)
@@ -88,7 +88,7 @@ def dead(conn: sa.Connection, host: str) -> list[Resource]:
 
 
 class BuildLedger:
-    """The ledger of one running build, as its tasks see it; every write proves the claim."""
+    """The ledger of one running build, for its tasks; every write proves the claim."""
 
     def __init__(self, database: Database, build_id: str, host: str, prove: Callable[[sa.Connection], None]) -> None:
         self._database = database
@@ -97,11 +97,11 @@ class BuildLedger:
         self._prove = prove
 
     def open(self, kind: ResourceKind, name: str) -> None:
-        """Write down that this is about to be made; again is fine."""
+        """Record that this is about to be made; may be repeated."""
         self._write(lambda conn: open(conn, self._build_id, kind, name, self._host, time.time()))
 
     def close(self, kind: ResourceKind, name: str) -> None:
-        """Write down that this is gone, or belongs to somebody else now; unknown is fine."""
+        """Record that this is gone, or has another owner now; an unknown one is fine."""
         self._write(lambda conn: close(conn, self._build_id, kind, name, self._host, time.time()))
 
     def _write(self, work: Callable[[sa.Connection], object]) -> None:
@@ -109,4 +109,4 @@ class BuildLedger:
             self._prove(conn)
             work(conn)
 
-        self._database.transact(fenced, patience=PATIENCE)
+        self._database.transact(fenced, patience=BUILD)

@@ -1,4 +1,4 @@
-"""The outbox: what others are to be told, written in the transaction that made it true, and how far each target is."""
+"""The outbox: announcements, written in the transaction that made them true, and their deliveries to each target."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from imageflow.errors import Conflict, NotFound
-from imageflow.model import ENDED, Announcement, Build, Delivery, Version
+from imageflow.model import ENDED, Announcement, Build, Delivery, DeliveryState, Version
+from imageflow.persistence import leases
 from imageflow.persistence.database import clock
 from imageflow.persistence.tables import builds, deliveries, outbox
 from imageflow.persistence.upsert import insert_or_keep, insert_or_update
 
-WAITING, SENT, DEAD = "waiting", "sent", "dead"
 BUILD = ("start", "pause", "resume", "end", "error")
 IMAGE = ("publish", "delete", "missing", "restore")
-_NAMES = uuid.UUID("0d5e2d0f-6e0c-5f0e-9a3c-6a1f6f2f7c11")  # of the ids that are made here
+_NAMES = uuid.UUID("0d5e2d0f-6e0c-5f0e-9a3c-6a1f6f2f7c11")  # for the ids that are made here
 _COLUMNS = [outbox.c[f.name] for f in fields(Announcement)]
 _TOLD = [
     "id",
@@ -53,9 +53,9 @@ _JOINED = sa.select(*_COLUMNS, *_DELIVERY).select_from(deliveries.join(outbox, o
 
 
 def announce_build(conn: sa.Connection, targets: Sequence[str], what: str, build: Build, **more: Any) -> None:
-    """Tell the targets what a build did: start, pause, resume, end, error.
+    """Announce what a build did to the targets: start, pause, resume, end, error.
 
-    The build is told as this transaction leaves it: call this after it was changed. `more` is told besides, JSON.
+    The build is described as this transaction leaves it: call this after changing it. `more`, JSON, is added.
     The same thing twice in a row is one announcement, so a transaction may run twice. Without targets nothing happens.
     """
     assert what in BUILD, what
@@ -67,14 +67,14 @@ def announce_build(conn: sa.Connection, targets: Sequence[str], what: str, build
 
 
 def announce_image(conn: sa.Connection, targets: Sequence[str], what: str, version: Version, **more: Any) -> None:
-    """Tell the targets what became of an image version: publish, delete, missing, restore. As `announce_build`."""
+    """Announce what happened to an image version: publish, delete, missing, restore. As `announce_build`."""
     assert what in IMAGE, what
     if targets:
         _put(conn, targets, f"imageflow.image.{what}", version.build_id, {**image_data(version), **more})
 
 
 def build_data(build: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a build: no recipe and no pins; times as RFC 3339, `duration` in seconds."""
+    """The announced data of a build: no recipe and no pins; times as RFC 3339, `duration` in seconds."""
     data = {name: value.value if isinstance(value := build[name], Enum) else value for name in _TOLD}
     data |= {name: moment(data[name]) for name in _TIMES}
     began, ended = build["started"], build["ended"]
@@ -83,7 +83,7 @@ def build_data(build: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_data(version: Version) -> dict[str, Any]:
-    """What is told of an image version; sizes in bytes, digests are SHA-256."""
+    """The announced data of an image version; sizes in bytes, digests are SHA-256."""
     return {
         "name": version.image,
         "digest": version.digest,
@@ -114,23 +114,18 @@ def _put(conn: sa.Connection, targets: Sequence[str], kind: str, build_id: str, 
         .order_by(outbox.c.seq.desc())
         .limit(1)
     ).scalar()
-    # Named by what was said before it: twice in a row it has the same name, a second pause has another one.
+    # Named after the previous announcement: twice in a row gives the same name, a second pause another one.
     id = str(uuid.uuid5(_NAMES, f"{build_id} {kind} {before or ''}"))
     now = time.time()
     values = {"id": id, "build_id": build_id, "type": kind, "time": now, "data": data}
     insert_or_keep(conn, outbox, values, key="id")
     seq = conn.execute(sa.select(outbox.c.seq).where(outbox.c.id == id)).scalar_one()
     for target in dict.fromkeys(targets):
-        delivery = {"seq": seq, "target": target, "state": WAITING, "since": clock(conn.dialect.name)}
+        delivery = {"seq": seq, "target": target, "state": DeliveryState.WAITING, "since": clock(conn.dialect.name)}
         insert_or_update(conn, deliveries, delivery, key=["seq", "target"], change={"target": target})
 
 
 # -- sending -------------------------------------------------------------------------------------
-
-
-def _free(conn: sa.Connection, owner: str) -> sa.ColumnElement[bool]:
-    """Nobody else sends it; what this owner took stays its own, also when the answer of that commit got lost."""
-    return sa.or_(deliveries.c.until <= clock(conn.dialect.name), deliveries.c.owner == owner)
 
 
 _EARLIER, _ABOUT = deliveries.alias("earlier"), outbox.alias("about")
@@ -140,19 +135,20 @@ def _due(conn: sa.Connection, target: str, owner: str) -> sa.Select[Any]:
     """The delivery that may be sent next: the oldest one whose build has no earlier one waiting."""
     waits = (
         sa.select(sa.literal(1))
-        .where(_EARLIER.c.seq == _ABOUT.c.seq, _EARLIER.c.target == target, _EARLIER.c.state == WAITING)
+        .where(_EARLIER.c.seq == _ABOUT.c.seq, _EARLIER.c.target == target, _EARLIER.c.state == DeliveryState.WAITING)
         .correlate(_ABOUT)
         .exists()
     )
-    unsent = (  # nested, so that each database looks at the build's few, and not at all that wait
+    unsent = (  # nested, so that each database looks at the build's few deliveries, and not at all waiting ones
         sa.select(sa.literal(1))
         .where(_ABOUT.c.build_id == outbox.c.build_id, _ABOUT.c.seq < outbox.c.seq, waits)
         .correlate(outbox)
         .exists()
     )
     return (
-        _JOINED.where(deliveries.c.target == target, deliveries.c.state == WAITING)
-        .where(deliveries.c.next <= clock(conn.dialect.name), _free(conn, owner), ~unsent)
+        _JOINED.where(deliveries.c.target == target, deliveries.c.state == DeliveryState.WAITING)
+        .where(leases.due(deliveries.c.next, conn.dialect.name), ~unsent)
+        .where(leases.free(deliveries, conn.dialect.name, owner))
         .order_by(deliveries.c.seq)
         .limit(1)
     )
@@ -170,65 +166,57 @@ def due(conn: sa.Connection, target: str) -> bool:
 
 
 def take(conn: sa.Connection, target: str, owner: str, lease: float) -> Delivery | None:
-    """What this owner may send next, and nobody else for `lease` seconds; at most one of each build is under way."""
-    until = clock(conn.dialect.name) + lease
+    """The delivery that this owner, and no other for `lease` seconds, may send next; at most one per build is in progress."""
     while (row := conn.execute(_due(conn, target, owner)).first()) is not None:
-        taken = conn.execute(
-            sa.update(deliveries)
-            .where(deliveries.c.seq == row.seq, deliveries.c.target == target, deliveries.c.state == WAITING)
-            .where(_free(conn, owner))
-            .values(owner=owner, until=until)
-        )
-        if taken.rowcount == 1:
+        this = (deliveries.c.seq == row.seq, deliveries.c.target == target, deliveries.c.state == DeliveryState.WAITING)
+        if leases.take(conn, deliveries, owner, lease, *this, again=True):
             return _delivery(row)
     return None
 
 
 def sent(conn: sa.Connection, delivery: Delivery, owner: str) -> bool:
-    """The target has it; -> whether it was still ours to say so."""
-    values = {"state": SENT, "sent": clock(conn.dialect.name), "error": None}
+    """The target has it; -> whether it was still ours."""
+    values = {"state": DeliveryState.SENT, "sent": clock(conn.dialect.name), "error": None}
     return _settle(conn, delivery, owner, attempts=deliveries.c.attempts + 1, **values)
 
 
 def failed(conn: sa.Connection, delivery: Delivery, owner: str, error: str, wait: float) -> bool:
-    """The target said no: again after `wait` seconds."""
+    """The target refused it: again after `wait` seconds."""
     again = clock(conn.dialect.name) + wait
     return _settle(conn, delivery, owner, attempts=deliveries.c.attempts + 1, next=again, error=error)
 
 
 def put_back(conn: sa.Connection, delivery: Delivery, owner: str, error: str | None = None) -> bool:
-    """The target is away, or we stop: that says nothing about this announcement."""
+    """The target is down, or we stop: that says nothing about this announcement."""
     return _settle(conn, delivery, owner, **({} if error is None else {"error": error}))
 
 
 def bury(conn: sa.Connection, delivery: Delivery, owner: str, error: str) -> bool:
-    """To the dead letters, until an operator replays it; the next ones of its build go on."""
-    return _settle(conn, delivery, owner, attempts=deliveries.c.attempts + 1, state=DEAD, error=error)
+    """Move it to the dead letters, until an operator replays it; the next ones of its build continue."""
+    return _settle(conn, delivery, owner, attempts=deliveries.c.attempts + 1, state=DeliveryState.DEAD, error=error)
 
 
 def _settle(conn: sa.Connection, delivery: Delivery, owner: str, **values: Any) -> bool:
-    mine = (
-        deliveries.c.seq == delivery.announcement.seq,
-        deliveries.c.target == delivery.target,
-        deliveries.c.owner == owner,
-        deliveries.c.state == WAITING,
-    )
-    return conn.execute(sa.update(deliveries).where(*mine).values(owner=None, until=0.0, **values)).rowcount == 1
+    seq, target = delivery.announcement.seq, delivery.target
+    this = (deliveries.c.seq == seq, deliveries.c.target == target, deliveries.c.state == DeliveryState.WAITING)
+    return leases.release(conn, deliveries, owner, *this, **values)
 
 
 def give_up(conn: sa.Connection, age: float) -> int:
-    """To the dead letters with what waits longer than `age` seconds, also for targets that are not used any more."""
-    now = clock(conn.dialect.name)
-    old = (deliveries.c.state == WAITING, deliveries.c.since < now - age, deliveries.c.until <= now)
+    """Move what waits longer than `age` seconds to the dead letters, also for targets no longer in use."""
+    old = (deliveries.c.state == DeliveryState.WAITING, deliveries.c.since < clock(conn.dialect.name) - age)
+    free = leases.free(deliveries, conn.dialect.name)
     error = sa.func.coalesce(deliveries.c.error, "it could not be sent in time")
-    return conn.execute(sa.update(deliveries).where(*old).values(state=DEAD, owner=None, error=error)).rowcount
+    return conn.execute(
+        sa.update(deliveries).where(*old, free).values(state=DeliveryState.DEAD, owner=None, error=error)
+    ).rowcount
 
 
 # -- operating -----------------------------------------------------------------------------------
 
 
 def select(
-    conn: sa.Connection, *, states: Sequence[str] = (), target: str | None = None, limit: int | None = None
+    conn: sa.Connection, *, states: Sequence[DeliveryState] = (), target: str | None = None, limit: int | None = None
 ) -> list[Delivery]:
     """The deliveries, newest first."""
     query = _JOINED
@@ -240,8 +228,8 @@ def select(
     return [_delivery(row) for row in conn.execute(query)]
 
 
-def counts(conn: sa.Connection) -> dict[tuple[str, str], int]:
-    """How many deliveries there are: (target, state) -> number."""
+def counts(conn: sa.Connection) -> dict[tuple[str, DeliveryState], int]:
+    """The number of deliveries: (target, state) -> number."""
     query = sa.select(deliveries.c.target, deliveries.c.state, sa.func.count()).group_by(
         deliveries.c.target, deliveries.c.state
     )
@@ -249,25 +237,31 @@ def counts(conn: sa.Connection) -> dict[tuple[str, str], int]:
 
 
 def replay(conn: sa.Connection, id: str | None = None, target: str | None = None) -> int:
-    """Send again one announcement (by its id or the beginning of it), or all dead letters; -> how many deliveries.
+    """Send one announcement again (by its id or a prefix of it), or all dead letters; -> the number of deliveries.
 
-    Raises NotFound, and Conflict when all of the announcement's deliveries wait already.
+    Raises NotFound, and Conflict when all of the announcement's deliveries are already waiting.
     """
     where: list[sa.ColumnElement[bool]] = []
     if target is not None:
         where.append(deliveries.c.target == target)
     if id is None:
-        where.append(deliveries.c.state == DEAD)
+        where.append(deliveries.c.state == DeliveryState.DEAD)
     else:
         seq = _find(conn, id)
         where.append(deliveries.c.seq == seq)
         if conn.execute(sa.select(sa.literal(1)).select_from(deliveries).where(*where)).first() is None:
             raise NotFound(f"announcement {id} does not go to {target!r}", hint="see 'imageflow outbox list'")
-        where.append(deliveries.c.state != WAITING)
-    values = {"state": WAITING, "since": clock(conn.dialect.name), "attempts": 0, "next": 0.0, "sent": None}
-    number = conn.execute(sa.update(deliveries).where(*where).values(**values, owner=None, until=0.0)).rowcount
+        where.append(deliveries.c.state != DeliveryState.WAITING)
+    values = {
+        "state": DeliveryState.WAITING,
+        "since": clock(conn.dialect.name),
+        "attempts": 0,
+        "next": 0.0,
+        "sent": None,
+    }
+    number = conn.execute(sa.update(deliveries).where(*where).values(**values, **leases.NOBODY)).rowcount
     if id is not None and not number:
-        raise Conflict(f"announcement {id} waits to be sent already", hint="see 'imageflow outbox list'")
+        raise Conflict(f"announcement {id} is already waiting to be sent", hint="see 'imageflow outbox list'")
     return number
 
 
@@ -280,21 +274,28 @@ def _find(conn: sa.Connection, id: str) -> int:
     if not found:
         raise NotFound(f"there is no announcement {id!r}", hint=hint)
     if len(found) > 1:
-        raise NotFound(f"several announcements begin with {id!r}", hint="give more of it")
+        raise NotFound(f"several announcements begin with {id!r}", hint="give more digits")
     return int(found[0].seq)
 
 
-def prune(conn: sa.Connection, age: float, limit: int = 500) -> int:
-    """Forget the announcements of builds that have ended, once all of a build were sent `age` seconds ago; -> how many.
+def prune(conn: sa.Connection, age: float, dead: float, limit: int = 500) -> int:
+    """Forget the announcements of ended builds, once all of a build were sent `age` seconds ago; -> how many.
 
-    A build's go together: the names of later ones are made from the earlier ones'. Dead letters stay.
+    Those of a build go together: the names of later ones derive from the earlier ones. Those that were given up stay
+    `dead` seconds after they were to be sent.
     """
+    now = clock(conn.dialect.name)
+    waits = sa.or_(
+        deliveries.c.state == DeliveryState.WAITING,
+        sa.and_(deliveries.c.state == DeliveryState.SENT, deliveries.c.sent > now - age),
+        sa.and_(deliveries.c.state == DeliveryState.DEAD, deliveries.c.since > now - dead),
+    )
     about = outbox.alias("about")
     needed = (
         sa.select(sa.literal(1))
         .select_from(about.join(deliveries, deliveries.c.seq == about.c.seq))
         .where(about.c.build_id == outbox.c.build_id)
-        .where(sa.or_(deliveries.c.state != SENT, deliveries.c.sent > clock(conn.dialect.name) - age))
+        .where(waits)
         .correlate(outbox)
         .exists()
     )

@@ -1,4 +1,4 @@
-"""What each image made of each event: why it reacted, and what came of it."""
+"""The reaction of each image to each event: its reason, and its outcome."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def _reaction(row: sa.Row[Any]) -> Reaction:
 
 
 def add(conn: sa.Connection, event: int, image: str, reason: str, now: float, parent: str | None = None) -> None:
-    """An image reacts to an event; once, whatever number of its triggers wanted it.
+    """Record that an image reacts to an event; once, however many of its triggers match.
 
-    `parent`: the image whose new version the event is about, and nothing else.
+    `parent`: the image whose new version the event is about, if that is all it is about.
     """
     known = sa.select(reactions.c.id).where(reactions.c.event == event, reactions.c.image == image)
     if conn.execute(known).first() is None:
@@ -39,7 +39,7 @@ class Taken:
     count: int
     reasons: tuple[str, ...]  # some of them, newest first, each once
     parents: frozenset[str]  # the images whose new versions asked
-    only_parents: bool  # nothing else did
+    only_parents: bool  # there are no other reasons
 
 
 def take(conn: sa.Connection, image: str, token: str) -> Taken:
@@ -58,27 +58,27 @@ def take(conn: sa.Connection, image: str, token: str) -> Taken:
 def answer(
     conn: sa.Connection, image: str, token: str, outcome: Outcome, *, build_id: str | None = None, detail: str = ""
 ) -> int:
-    """Say what came of those that were marked with this token; -> how many there were."""
+    """Record the outcome of the reactions marked with this token; -> how many there were."""
     mine = (reactions.c.image == image, reactions.c.open.is_(True), reactions.c.taken == token)
     values = {"open": False, "outcome": outcome.value, "build_id": build_id, "detail": detail}
     return conn.execute(sa.update(reactions).where(*mine).values(**values)).rowcount
 
 
 def drop(conn: sa.Connection, image: str, detail: str) -> int:
-    """An operator does not want them; -> how many waited."""
+    """Drop an image's waiting reactions on behalf of an operator or its removed recipe; -> how many waited."""
     waiting = (reactions.c.image == image, reactions.c.open.is_(True))
     values = {"open": False, "outcome": Outcome.DROPPED.value, "detail": detail}
     return conn.execute(sa.update(reactions).where(*waiting).values(**values)).rowcount
 
 
 def superseded(conn: sa.Connection, old: str, new: str) -> None:
-    """Those that a build answered are answered by a newer one, before it began."""
+    """The events that a build answers are answered by a newer build, before the old one began."""
     values = {"outcome": Outcome.SUPERSEDED.value, "build_id": new, "detail": f"build {old} never began"}
     conn.execute(sa.update(reactions).where(reactions.c.build_id == old).values(**values))
 
 
 def waiting(conn: sa.Connection, image: str) -> int:
-    """How many of an image's reactions have no outcome."""
+    """Number of an image's reactions without an outcome."""
     count: int = conn.execute(
         sa.select(sa.func.count()).where(reactions.c.image == image, reactions.c.open.is_(True))
     ).scalar_one()
@@ -101,6 +101,6 @@ def of_build(conn: sa.Connection, build_id: str, limit: int = 50) -> list[Reacti
 
 
 def is_asked_for(conn: sa.Connection, build_id: str) -> bool:
-    """Whether events asked for this build, and nobody else."""
+    """Whether only events requested this build, and no user."""
     made = (reactions.c.build_id == build_id, reactions.c.outcome == Outcome.CREATED.value)
     return conn.execute(sa.select(reactions.c.id).where(*made).limit(1)).first() is not None

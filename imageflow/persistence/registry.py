@@ -1,7 +1,9 @@
-"""The registered recipes: every version of each, and what the present ones ask for in a form that is quick to search."""
+"""The registered recipes: every version of each, and the current ones in a form that is quick to search."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -16,6 +18,7 @@ from imageflow.persistence.upsert import insert_or_update
 _CHEAP = [recipes.c[f.name] for f in fields(Registered) if f.name != "images"]
 _TRIGGER = [triggers.c[f.name] for f in fields(Trigger)]
 _CHUNK = 500
+MOST_INPUTS = 1000  # that events taught about one image
 
 
 def _registered(row: Any) -> Registered:
@@ -26,13 +29,13 @@ def _registered(row: Any) -> Registered:
 
 
 def get(conn: sa.Connection, name: str) -> Registered | None:
-    """The present version of the recipe with this name, whole."""
+    """The current version of the recipe with this name, whole."""
     row = conn.execute(sa.select(*_CHEAP, recipes.c.images).where(recipes.c.name == name, recipes.c.current)).first()
     return _registered(row) if row else None
 
 
 def select(conn: sa.Connection, name: str | None = None, *, everything: bool = False) -> list[Registered]:
-    """Present versions by name, or every version there was; with their images."""
+    """Current versions by name, or all versions; with their images."""
     query = sa.select(*_CHEAP, recipes.c.images).order_by(recipes.c.name, recipes.c.version.desc())
     if name is not None:
         query = query.where(recipes.c.name == name)
@@ -84,11 +87,13 @@ def add(
     ]
     if rows:
         conn.execute(sa.insert(triggers), rows)
+    for name in names:
+        unlearn_unfollowed(conn, name)
     return replace(new, id=id, version=last + 1)
 
 
 def withdraw(conn: sa.Connection, name: str) -> list[str]:
-    """A recipe is not registered any more; its versions stay readable. -> its images."""
+    """Unregister a recipe; its versions stay readable. -> its images."""
     mine = sa.select(recipes.c.id).where(recipes.c.name == name, recipes.c.current)
     ids = list(conn.execute(mine).scalars())
     if not ids:
@@ -103,7 +108,7 @@ def withdraw(conn: sa.Connection, name: str) -> list[str]:
 
 
 def of_image(conn: sa.Connection, image: str) -> tuple[Registered, Json]:
-    """The recipe that an image is in now, and the image's canonical recipe. Raises NotFound."""
+    """The recipe that contains an image now, and the image's canonical recipe. Raises NotFound."""
     row = conn.execute(
         sa.select(*_CHEAP, recipes.c.images, recipe_images.c.position.label("at"))
         .join(recipe_images, recipe_images.c.recipe_id == recipes.c.id)
@@ -118,7 +123,7 @@ def of_image(conn: sa.Connection, image: str) -> tuple[Registered, Json]:
 
 
 def current(conn: sa.Connection, image: str) -> int | None:
-    """The id of the recipe version that an image is in now."""
+    """The id of the recipe version that contains an image now."""
     found: int | None = conn.execute(
         sa.select(recipe_images.c.recipe_id).where(recipe_images.c.image == image)
     ).scalar()
@@ -135,7 +140,7 @@ def candidates(conn: sa.Connection, probes: Sequence[str]) -> list[Trigger]:
 
 
 def wanting(conn: sa.Connection, type: str, limit: int = 100) -> int:
-    """How many triggers want events of exactly this type, whatever is in them; counted up to `limit`."""
+    """How many triggers want events of exactly this type, whatever their data; counted up to `limit`."""
     some = sa.select(triggers.c.image).where(triggers.c.type == type).limit(limit).subquery()
     count: int = conn.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
     return count
@@ -147,26 +152,61 @@ def triggers_of_kind(conn: sa.Connection, kind: str) -> list[Trigger]:
     return [Trigger(*row) for row in conn.execute(query)]
 
 
-def learn(conn: sa.Connection, image: str, said: Mapping[str, str], event: int) -> None:
-    """Keep what an event said about the inputs of an image: name of the pin -> value."""
+def rule(trigger: Trigger) -> str:
+    """Identifies which events a trigger wants, whatever its position."""
+    said = json.dumps([trigger.kind, trigger.type, trigger.where], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def learn(conn: sa.Connection, image: str, said: Mapping[str, str], event: int, rule: str | None = None) -> None:
+    """Keep what an event said about the inputs of an image: name of the pin -> value; `rule`: of the trigger that wanted it.
+
+    An image has only so many of them: those that were learnt first are forgotten.
+    """
     for name, value in said.items():
-        row = {"image": image, "name": name, "value": value, "event": event}
-        insert_or_update(conn, inputs, row, ["image", "name"], {"value": value, "event": event})
+        row = {"image": image, "name": name, "value": value, "event": event, "rule": rule}
+        insert_or_update(conn, inputs, row, ["image", "name"], {"value": value, "event": event, "rule": rule})
+    if said:
+        mine = sa.select(inputs.c.event).where(inputs.c.image == image).order_by(inputs.c.event.desc())
+        if (last := conn.execute(mine.offset(MOST_INPUTS - 1).limit(1)).scalar()) is not None:
+            conn.execute(sa.delete(inputs).where(inputs.c.image == image, inputs.c.event < last))
+
+
+def unlearn(conn: sa.Connection, name: str) -> None:
+    """Forget an input of all images: it is gone, and nothing can be built from it."""
+    conn.execute(sa.delete(inputs).where(inputs.c.name == name))
+
+
+def unlearn_unfollowed(conn: sa.Connection, image: str) -> None:
+    """Forget the inputs of an image that none of its triggers follows any more."""
+    mine = [rule(Trigger(*row)) for row in conn.execute(sa.select(*_TRIGGER).where(triggers.c.image == image))]
+    conn.execute(sa.delete(inputs).where(inputs.c.image == image, inputs.c.rule.not_in(mine)))
+    if not mine:
+        conn.execute(sa.delete(inputs).where(inputs.c.image == image))
+
+
+def unlearn_homeless(conn: sa.Connection, limit: int = 1000) -> int:
+    """Forget inputs of images that are in no registered recipe; -> of how many images."""
+    home = sa.exists().where(recipe_images.c.image == inputs.c.image)
+    gone = list(conn.scalars(sa.select(inputs.c.image).distinct().where(~home).limit(limit)))
+    for start in range(0, len(gone), _CHUNK):
+        conn.execute(sa.delete(inputs).where(inputs.c.image.in_(gone[start : start + _CHUNK])))
+    return len(gone)
 
 
 def learnt(conn: sa.Connection, image: str) -> dict[str, str]:
-    """What events said last about the inputs of an image."""
+    """What events last said about the inputs of an image."""
     query = sa.select(inputs.c.name, inputs.c.value).where(inputs.c.image == image).order_by(inputs.c.name)
     return {row.name: row.value for row in conn.execute(query)}
 
 
 def published_name(image: Json) -> str:
-    """What other images name this one by."""
+    """The name by which other images refer to this one."""
     return str((image.get("publish") or {}).get("name") or image["name"])
 
 
 def parents(conn: sa.Connection, images: Sequence[str]) -> dict[str, list[str]]:
-    """The images that each of these stands on, where it stands on any: as they are named there, and as recipes name them."""
+    """The parents of each of these images that has any, by the names used there and the names that recipes use."""
     found: dict[str, list[str]] = {}
     for start in range(0, len(images), _CHUNK):
         edges = (
@@ -181,7 +221,7 @@ def parents(conn: sa.Connection, images: Sequence[str]) -> dict[str, list[str]]:
 
 
 def ancestors(conn: sa.Connection, image: str) -> list[str]:
-    """Every image that this one stands on, directly or not, by all its names; nearest first."""
+    """Every image that this one is based on, directly or not, by all its names; nearest first."""
     found: dict[str, None] = {}
     edge = [image]
     while edge:
@@ -192,13 +232,13 @@ def ancestors(conn: sa.Connection, image: str) -> list[str]:
 
 
 def names(conn: sa.Connection) -> dict[str, str]:
-    """Published name -> the registered image that has it; of several the first."""
+    """Published name -> the registered image that has it; the first of several."""
     query = sa.select(recipe_images.c.published, recipe_images.c.image).order_by(recipe_images.c.image.desc())
     return {row.published: row.image for row in conn.execute(query)}
 
 
 def graph(conn: sa.Connection) -> dict[str, list[str]]:
-    """Every registered image -> the images that it stands on."""
+    """Every registered image -> the images that it is based on."""
     found: dict[str, list[str]] = {name: [] for name in conn.scalars(sa.select(recipe_images.c.image))}
     known = names(conn)
     for image, parent in conn.execute(sa.select(lineage.c.image, lineage.c.parent)):

@@ -1,29 +1,28 @@
-"""The schema's version: is it ours, bring it there, how does the real one differ.
+"""The schema's version: check it, upgrade it, and compare it with the real tables.
 
-`ready` is on the path of every command, so alembic is imported only where something is to be done.
+`ready` is on the path of every command, so alembic is imported only when there is something to do.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
+import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from imageflow.errors import ConfigError, DatabaseUnavailable, SchemaOutdated
-from imageflow.persistence.trouble import file_trouble, translated
+from imageflow.host import locks
+from imageflow.persistence.database import Database
+from imageflow.persistence.driver_errors import file_trouble, translated
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-    from imageflow.persistence.database import Database
-
 # Every migration in versions/, in order; the last one is this code's schema.
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 VERSION_TABLE = "imageflow_version"
 _LOCK = 0x696D6167  # 'imag': of the advisory lock; GET_LOCK takes the name below
 _LOCK_NAME = "imageflow.upgrade"
@@ -32,7 +31,7 @@ _version_table = sa.table(VERSION_TABLE, sa.column("version_num"))
 
 
 def ready(db: Database) -> None:
-    """See Database.ready."""
+    """Make sure the schema is this version's. SQLite is upgraded automatically, a server raises SchemaOutdated."""
     found = _found(db)
     if found == REVISIONS[-1]:
         return
@@ -46,7 +45,7 @@ def ready(db: Database) -> None:
 
 
 def upgrade(db: Database) -> None:
-    """See Database.upgrade."""
+    """Upgrade the schema to this version of imageflow; safe when several processes do it at once."""
     from alembic import command
 
     _refuse_newer(db, _found(db))
@@ -55,11 +54,11 @@ def upgrade(db: Database) -> None:
         config = _config()
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
-    db.engine.dispose()  # connections that were opened before know the old tables
+    db.engine.dispose()  # connections opened before know the old tables
 
 
 def check(db: Database) -> list[str]:
-    """See Database.check."""
+    """Differences of the real tables from what this version of imageflow expects, one line each."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -119,7 +118,7 @@ def _config() -> Config:
 
 @contextlib.contextmanager
 def _alone(db: Database) -> Iterator[sa.Connection]:
-    """A write transaction that no other process that upgrades has at the same time."""
+    """A write transaction that excludes every other upgrading process."""
     if db.path is not None:
         with _sqlite_alone(db) as conn:
             yield conn
@@ -129,7 +128,7 @@ def _alone(db: Database) -> Iterator[sa.Connection]:
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             yield conn
             return
-        # MariaDB commits at each CREATE TABLE, so the lock is the session's, not the transaction's.
+        # MariaDB commits each CREATE TABLE, so the lock is the session's, not the transaction's.
         if conn.execute(sa.select(sa.func.get_lock(_LOCK_NAME, 120))).scalar() != 1:
             raise DatabaseUnavailable(f"{db.place} is being upgraded by another process", hint="try again later")
         try:
@@ -143,18 +142,18 @@ def _alone(db: Database) -> Iterator[sa.Connection]:
 def _sqlite_alone(db: Database) -> Iterator[sa.Connection]:
     path = db.path
     assert path is not None
-    with db.read() as conn:  # makes the file and its folder, or says why that is not possible
+    with db.read() as conn:  # creates the file and its folder, or raises why that is not possible
         conn.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1")
     lock = path.with_name(path.name + ".lock")
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o640)
-    except OSError as error:
-        raise file_trouble(error, lock) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the kernel drops it when this process dies
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.alone(lock, 0o600))
+        except OSError as error:
+            raise file_trouble(error, lock) from error
         with translated(db.place, path), db.engine.connect() as conn:
             raw: Any = conn.connection.driver_connection
-            raw.execute("PRAGMA journal_mode=WAL")  # stays with the file
+            _make_shrinkable(raw)
+            raw.execute("PRAGMA journal_mode=WAL")  # persistent in the file
             # A migration rebuilds tables: with foreign keys on, dropping the old one would delete its children.
             raw.execute("PRAGMA foreign_keys=OFF")
             try:
@@ -162,11 +161,19 @@ def _sqlite_alone(db: Database) -> Iterator[sa.Connection]:
                 with conn.begin():
                     yield conn
                     if orphans := conn.exec_driver_sql("PRAGMA foreign_key_check").all():
-                        raise ConfigError(f"{path}: {len(orphans)} rows refer to rows that are not there")
+                        raise ConfigError(f"{path}: {len(orphans)} rows refer to missing rows")
             finally:
                 raw.execute("PRAGMA foreign_keys=ON")
-    finally:
-        os.close(descriptor)
+
+
+def _make_shrinkable(raw: Any) -> None:
+    """Let Database.shrink give free pages back: at once in a new file, a file of an earlier version is written anew."""
+    if raw.execute("PRAGMA auto_vacuum").fetchone() == (2,):
+        return
+    raw.execute("PRAGMA auto_vacuum=INCREMENTAL")
+    if raw.execute("PRAGMA page_count").fetchone() != (0,):
+        with contextlib.suppress(sqlite3.OperationalError):  # no room for a second file, or somebody reads
+            raw.execute("VACUUM")
 
 
 def _readable(diff: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The step records: each execution of each step of a build, and what earlier builds took."""
+"""The step records: each execution of each step of a build, and the durations of earlier builds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import sqlalchemy as sa
 from imageflow.model import BuildState, Step, StepState
 from imageflow.persistence.tables import builds, steps
 
-INTERRUPTED = "interrupted: its worker stopped"
+INTERRUPTED = "interrupted: its worker stopped"  # nobody knows why
+STOPPED = "interrupted: its conductor was asked to stop"
+REBOOTED = "interrupted: its host was rebooted"
+CRASHED = "it ended its worker: "  # how
 _COLUMNS = [steps.c[f.name] for f in fields(Step)]
 
 
@@ -31,9 +34,9 @@ def begin(
     conductor: str | None = None,
     state: StepState = StepState.RUNNING,
 ) -> int:
-    """A step starts; -> the number of this attempt, from 1. Only the build's holder may call it.
+    """Record the start of a step; -> the number of this attempt, from 1. Only the build's holder may call it.
 
-    So an attempt that is still running was a worker's that died or gave up: it is over now.
+    So an attempt that still runs belongs to a worker that died or gave up: it is over now.
     """
     before = (steps.c.build_id == build_id, steps.c.name == name, steps.c.state == StepState.RUNNING.value)
     over = {"state": StepState.FAILED.value, "ended": started, "error": INTERRUPTED}
@@ -54,6 +57,13 @@ def begin(
     return attempt
 
 
+def stop(conn: sa.Connection, build_id: str, ended: float, why: str) -> None:
+    """Record that the running attempt, if there is one, was ended from outside."""
+    running = (steps.c.build_id == build_id, steps.c.state == StepState.RUNNING.value)
+    over = {"state": StepState.FAILED.value, "ended": ended, "error": why}
+    conn.execute(sa.update(steps).where(*running).values(**over))
+
+
 def update(
     conn: sa.Connection,
     build_id: str,
@@ -63,7 +73,7 @@ def update(
     state: StepState | None = None,
     **values: Any,
 ) -> bool:
-    """Set columns (`progress`, `message`, `phases`, `error`, …) of an attempt; -> whether it is there."""
+    """Set columns (`progress`, `message`, `phases`, `error`, …) of an attempt; -> whether it exists."""
     if state is not None:
         values["state"] = state.value
     if "phases" in values:
@@ -83,10 +93,15 @@ def finish(
     error: str | None = None,
     **values: Any,
 ) -> bool:
-    """An attempt is over; -> whether it is there."""
+    """Record the end of an attempt; -> whether it exists."""
     if state is StepState.SUCCEEDED:
         values.setdefault("progress", 1.0)
     return update(conn, build_id, name, attempt, state=state, ended=ended, error=error, **values)
+
+
+def forget(conn: sa.Connection, build_id: str, name: str, attempt: int) -> None:
+    """Remove the record of an attempt that could not begin."""
+    conn.execute(sa.delete(steps).where(steps.c.build_id == build_id, steps.c.name == name, steps.c.attempt == attempt))
 
 
 def of(conn: sa.Connection, build_id: str) -> list[Step]:
@@ -103,7 +118,7 @@ def last(conn: sa.Connection, build_id: str, name: str) -> Step | None:
 
 
 def history(conn: sa.Connection, image: str, limit: int = 5) -> list[list[Step]]:
-    """The succeeded attempts of each of the last `limit` builds of an image that succeeded, newest first."""
+    """The successful attempts of each of the last `limit` successful builds of an image, newest first."""
     query = (
         sa.select(builds.c.id)
         .where(builds.c.image == image, builds.c.state == BuildState.SUCCEEDED.value)

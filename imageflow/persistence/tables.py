@@ -1,16 +1,16 @@
-"""Every table of imageflow's own, for SQLite, PostgreSQL and MariaDB; TaskFlow's are in flowstore.
+"""All of imageflow's own tables, for SQLite, PostgreSQL and MariaDB; TaskFlow's are in flowstore.
 
 Times are seconds since the epoch (double). JSON columns hold text, so that all three databases
-store and return exactly the same value. This module must stay cheap to import: no taskflow here.
+store and return exactly the same value. This module must stay cheap to import: no taskflow here,
+and no option of MariaDB's, for which SQLAlchemy imports all of that dialect. Migrations make the tables, and have them.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.dialects.mysql import LONGTEXT
+
+from imageflow.model import DeliveryState, PublicationState, PublicationWish, VersionState
+from imageflow.persistence.columns import JsonText, LongText, Word
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -19,29 +19,6 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 metadata = sa.MetaData(naming_convention=NAMING)
-
-# MariaDB compares names without regard to case unless told otherwise.
-SERVER: dict[str, Any] = {
-    f"{dialect}_{option}": value
-    for dialect in ("mysql", "mariadb")
-    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
-}
-
-LongText = sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")
-
-
-class JsonText(sa.types.TypeDecorator[Any]):
-    """Any JSON value, kept as text."""
-
-    impl = LongText
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
-        return None if value is None else json.dumps(value, sort_keys=True)
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
-        return None if value is None else json.loads(value)
-
 
 builds = sa.Table(
     "builds",
@@ -53,8 +30,8 @@ builds = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("wish", sa.String(16)),
     sa.Column("key", sa.String(64), nullable=False),
-    # The key again while this build stands for it (active, or succeeded and its version still there):
-    # the unique index is what makes two engines that want the same thing make one build.
+    # The key again while this build holds it (active, or succeeded and its version still present):
+    # the unique index is what makes two conductors that want the same thing make one build.
     sa.Column("claim", sa.String(64), unique=True),
     sa.Column("forced", sa.Boolean, nullable=False, default=False),
     sa.Column("reason", LongText, nullable=False),
@@ -76,7 +53,7 @@ builds = sa.Table(
     sa.Index(None, "image", "seq"),
     sa.Index(None, "state", "seq"),
     sa.Index(None, "key"),
-    **SERVER,
+    sa.Index(None, "ended"),
 )
 
 steps = sa.Table(
@@ -94,7 +71,6 @@ steps = sa.Table(
     sa.Column("error", LongText),
     sa.Column("conductor", sa.String(191)),
     sa.Column("phases", JsonText),
-    **SERVER,
 )
 
 versions = sa.Table(
@@ -111,13 +87,12 @@ versions = sa.Table(
     sa.Column("artifacts", JsonText, nullable=False),
     sa.Column("properties", JsonText, nullable=False),
     sa.Column("packages", sa.Integer),
-    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state", Word(VersionState), nullable=False),
     sa.Column("content", sa.String(64)),
     sa.Column("since", sa.Double),
     sa.Column("why", sa.Text),
-    sa.Index(None, "state", "image", "id"),  # what is there stays few, what was there grows for ever
+    sa.Index(None, "state", "image", "id"),  # existing versions stay few, deleted ones grow for ever
     sa.Index(None, "digest"),
-    **SERVER,
 )
 
 resources = sa.Table(
@@ -133,7 +108,6 @@ resources = sa.Table(
     sa.Column("error", LongText),
     sa.UniqueConstraint("build_id", "kind", "name", "host"),
     sa.Index(None, "closed", "host"),
-    **SERVER,
 )
 
 conductors = sa.Table(
@@ -145,7 +119,6 @@ conductors = sa.Table(
     sa.Column("started", sa.Double, nullable=False),
     sa.Column("until", sa.Double, nullable=False),
     sa.Column("running", sa.Integer, nullable=False, default=0),
-    **SERVER,
 )
 
 jobs = sa.Table(
@@ -164,7 +137,6 @@ jobs = sa.Table(
     sa.Column("fence", sa.Integer, nullable=False, default=0),
     sa.Column("trashed", sa.Boolean, nullable=False, default=False),
     sa.Index(None, "board", "trashed", "priority", "seq"),
-    **SERVER,
 )
 
 events = sa.Table(
@@ -184,9 +156,10 @@ events = sa.Table(
     sa.Column("deliveries", sa.Integer, nullable=False, default=1),
     sa.Column("verdict", sa.String(16)),
     sa.Column("reason", LongText),
+    sa.Column("size", sa.Integer, nullable=False, default=0),  # bytes of what its sender wrote
     sa.Index(None, "verdict", "seq"),
     sa.Index(None, "received"),
-    **SERVER,
+    sa.Index(None, "size"),  # the sum of all is asked for often
 )
 
 reactions = sa.Table(
@@ -208,7 +181,6 @@ reactions = sa.Table(
     sa.UniqueConstraint("event", "image"),
     sa.Index(None, "image", "open"),
     sa.Index(None, "build_id"),
-    **SERVER,
 )
 
 rebuilds = sa.Table(
@@ -224,7 +196,6 @@ rebuilds = sa.Table(
     sa.Column("owner", sa.String(191)),  # who finds out what goes into it, for a while
     sa.Column("until", sa.Double, nullable=False, default=0.0),
     sa.Index(None, "open", "asked"),
-    **SERVER,
 )
 
 recipes = sa.Table(
@@ -241,7 +212,6 @@ recipes = sa.Table(
     sa.Column("current", sa.Boolean, nullable=False, default=True),
     sa.UniqueConstraint("name", "version"),
     sa.Index(None, "current", "name"),
-    **SERVER,
 )
 
 # The three below hold what the current recipes say, in a form that is quick to search.
@@ -255,7 +225,6 @@ recipe_images = sa.Table(
     sa.Column("published", sa.String(255), nullable=False),  # what others name it by: publish.name
     sa.Index(None, "recipe_id"),
     sa.Index(None, "published"),
-    **SERVER,
 )
 
 lineage = sa.Table(
@@ -264,7 +233,6 @@ lineage = sa.Table(
     sa.Column("image", sa.String(255), primary_key=True),
     sa.Column("parent", sa.String(255), primary_key=True),
     sa.Index(None, "parent"),
-    **SERVER,
 )
 
 triggers = sa.Table(
@@ -280,10 +248,9 @@ triggers = sa.Table(
     sa.Index(None, "probe"),
     sa.Index(None, "kind"),
     sa.Index(None, "type"),
-    **SERVER,
 )
 
-# Recipe files, or folders of them, in git repositories that are followed.
+# Recipe files, or folders of them, in followed git repositories.
 origins = sa.Table(
     "origins",
     metadata,
@@ -298,10 +265,9 @@ origins = sa.Table(
     sa.Column("looked", sa.Integer, nullable=False, default=0),  # and how many of them had been when it was last seen
     sa.Column("problems", JsonText, nullable=False),  # recipe ('': all of them) -> why its head is not registered
     sa.Column("trouble", LongText),  # why it can't be looked at
-    **SERVER,
 )
 
-# What events said about what goes into an image, and nothing else knows: the commit that was pushed.
+# What events said about an image's inputs, and is known from nowhere else: the pushed commit.
 inputs = sa.Table(
     "inputs",
     metadata,
@@ -309,7 +275,7 @@ inputs = sa.Table(
     sa.Column("name", sa.String(500), primary_key=True),  # of the pin
     sa.Column("value", sa.Text, nullable=False),
     sa.Column("event", sa.Integer, nullable=False),  # its seq
-    **SERVER,
+    sa.Column("rule", sa.String(64)),  # digest of the trigger that it was learnt by
 )
 
 observations = sa.Table(
@@ -319,7 +285,7 @@ observations = sa.Table(
     sa.Column("name", sa.Text, nullable=False),  # what is watched
     sa.Column("value", LongText, nullable=False),  # as it was last seen
     sa.Column("time", sa.Double, nullable=False),
-    **SERVER,
+    sa.Index(None, "time"),
 )
 
 refusals = sa.Table(
@@ -329,7 +295,6 @@ refusals = sa.Table(
     sa.Column("reason", sa.String(64), primary_key=True),
     sa.Column("count", sa.Integer, nullable=False, default=0),
     sa.Column("last", sa.Double, nullable=False),
-    **SERVER,
 )
 
 outbox = sa.Table(
@@ -342,7 +307,6 @@ outbox = sa.Table(
     sa.Column("time", sa.Double, nullable=False),
     sa.Column("data", JsonText, nullable=False),
     sa.Index(None, "build_id", "seq"),
-    **SERVER,
 )
 
 deliveries = sa.Table(
@@ -350,7 +314,7 @@ deliveries = sa.Table(
     metadata,
     sa.Column("seq", sa.Integer, sa.ForeignKey("outbox.seq", ondelete="CASCADE"), primary_key=True),
     sa.Column("target", sa.String(64), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),  # waiting, sent, dead
+    sa.Column("state", Word(DeliveryState), nullable=False),
     sa.Column("since", sa.Double, nullable=False),  # waits since then: it was made, or asked for again
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next", sa.Double, nullable=False, default=0.0),  # not before
@@ -359,17 +323,16 @@ deliveries = sa.Table(
     sa.Column("sent", sa.Double),
     sa.Column("error", LongText),
     sa.Index(None, "target", "state", "seq"),
-    **SERVER,
 )
 
-# Where a version is published besides its store: one row for each target, gone when the target has it no more.
+# Where a version is published besides its store: one row per target, removed when the target no longer has it.
 publications = sa.Table(
     "publications",
     metadata,
     sa.Column("version_id", sa.Integer, sa.ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("target", sa.String(64), primary_key=True),
-    sa.Column("wish", sa.String(16), nullable=False),  # stored, removed
-    sa.Column("state", sa.String(16), nullable=False),  # waiting, stored, failed, missing
+    sa.Column("wish", Word(PublicationWish), nullable=False),
+    sa.Column("state", Word(PublicationState), nullable=False),
     sa.Column("path", sa.Text),  # where it is there, or was; none: it never got there
     sa.Column("error", LongText),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
@@ -380,5 +343,30 @@ publications = sa.Table(
     sa.Column("since", sa.Double, nullable=False),  # its wish was made, or asked for again
     sa.Column("done", sa.Double),  # when it got there
     sa.Index(None, "target", "state", "next"),
-    **SERVER,
+)
+
+# What requests with an Idempotency-Key were answered: the same request again gets the same answer.
+api_answers = sa.Table(
+    "api_answers",
+    metadata,
+    sa.Column("project", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),  # SHA-256 of the key: it may be longer than an index takes
+    sa.Column("request", sa.String(64), nullable=False),  # SHA-256 of what was asked
+    sa.Column("location", sa.Text, nullable=False),
+    sa.Column("body", LongText, nullable=False),
+    sa.Column("created", sa.Double, nullable=False, index=True),
+)
+
+api_tokens = sa.Table(
+    "api_tokens",
+    metadata,
+    sa.Column("id", sa.String(12), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("project", sa.String(64), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),  # SHA-256: the token itself is nowhere
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double),
+    sa.Column("revoked", sa.Double),
+    sa.Column("last_used", sa.Double),
 )

@@ -1,4 +1,4 @@
-"""INSERT that copes with a row that is there already, in the words of each database."""
+"""INSERT that handles an existing row, in each database's dialect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 
 def insert_or_keep(conn: sa.Connection, table: sa.Table, values: Mapping[str, Any], key: str) -> None:
-    """Insert a row unless one with this unique `key` is there: then that one stays as it is.
+    """Insert a row unless one with this unique `key` exists: then that one stays as it is.
 
     Waits for a concurrent transaction that inserts the same key, so a SELECT afterwards tells who won.
     """
@@ -24,7 +24,7 @@ def insert_or_keep(conn: sa.Connection, table: sa.Table, values: Mapping[str, An
 def insert_or_update(
     conn: sa.Connection, table: sa.Table, values: Mapping[str, Any], key: Sequence[str], change: Mapping[str, Any]
 ) -> None:
-    """Insert a row; where one with this unique `key` is there, `change` that one instead."""
+    """Insert a row; if one with this unique `key` exists, `change` that one instead."""
     statement = _insert(conn, table).values(**values)
     if _has_on_conflict(conn):
         conn.execute(statement.on_conflict_do_update(index_elements=key, set_=change))

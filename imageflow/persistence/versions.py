@@ -10,13 +10,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from imageflow.errors import NotFound
-from imageflow.model import Artifact, Version
+from imageflow.model import Artifact, Version, VersionState
 from imageflow.persistence.tables import versions
 
 _COLUMNS = [versions.c[f.name] for f in fields(Version)]
 _HINT = "see 'imageflow image list'"
-STORED, CORRUPT, MISSING, DELETED = "stored", "corrupt", "missing", "deleted"
-_PRESENT = (STORED, CORRUPT, MISSING)  # an index finds these; "not deleted" reads every version there ever was
+_PRESENT = (
+    VersionState.STORED,
+    VersionState.CORRUPT,
+    VersionState.MISSING,
+)  # an index finds these; "not deleted" would read every version that ever existed
 
 
 def _version(row: sa.Row[Any]) -> Version:
@@ -26,7 +29,7 @@ def _version(row: sa.Row[Any]) -> Version:
 
 
 def add(conn: sa.Connection, version: Version) -> Version:
-    """Store a version (its `id` is ignored); -> it, with its id. Again for the same build is fine."""
+    """Store a version (its `id` is ignored); -> it, with its id. May be repeated for the same build."""
     known = of(conn, version.build_id)
     if known is not None:
         return known
@@ -59,9 +62,9 @@ def select(
 
 
 def get(conn: sa.Connection, ref: str) -> Version:
-    """The version that is meant by IMAGE (its newest), IMAGE@DIGEST or DIGEST (or the beginning of one).
+    """The version for IMAGE (its newest), IMAGE@DIGEST or DIGEST (or a digest prefix).
 
-    A deleted version is not found; of several with the same digest it is the newest. Raises NotFound.
+    A deleted version is not found; of several with the same digest the newest is returned. Raises NotFound.
     """
     image, at, digest = ref.rpartition("@")
     if not at:
@@ -79,40 +82,37 @@ def get(conn: sa.Connection, ref: str) -> Version:
     if not found:
         raise NotFound(f"there is no image {ref!r}", hint=_HINT)
     if len({v.digest for v in found}) > 1:
-        raise NotFound(f"several image versions are meant by {ref!r}", hint="give more digits of the digest")
+        raise NotFound(f"{ref!r} matches several image versions", hint="give more digits of the digest")
     return found[0]
 
 
 def newest(conn: sa.Connection) -> list[Version]:
     """The newest version of each image that is stored, whole."""
-    last = sa.select(sa.func.max(versions.c.id)).where(versions.c.state == STORED).group_by(versions.c.image)
+    last = (
+        sa.select(sa.func.max(versions.c.id)).where(versions.c.state == VersionState.STORED).group_by(versions.c.image)
+    )
     query = sa.select(*_COLUMNS).where(versions.c.id.in_(last)).order_by(versions.c.id)
     return [_version(row) for row in conn.execute(query)]
 
 
 def some(conn: sa.Connection, store: str, before: int | None, limit: int) -> list[Version]:
-    """So many versions that should be whole in this store, newest first, those with an id below `before`."""
-    query = sa.select(*_COLUMNS).where(versions.c.store == store, versions.c.state == STORED)
+    """Up to `limit` versions that should be whole in this store, newest first, those with an id below `before`."""
+    query = sa.select(*_COLUMNS).where(versions.c.store == store, versions.c.state == VersionState.STORED)
     if before is not None:
         query = query.where(versions.c.id < before)
     return [_version(row) for row in conn.execute(query.order_by(versions.c.id.desc()).limit(limit))]
 
 
-def mark(conn: sa.Connection, id: int, state: str, why: str | None = None) -> bool:
-    """Set a version's state and why; -> whether it was there, in another state. Deleted is for ever."""
+def mark(conn: sa.Connection, id: int, state: VersionState, why: str | None = None) -> bool:
+    """Set a version's state and reason; -> whether it existed in another state. Deleted is final."""
     there = (versions.c.id == id, versions.c.state.in_(_PRESENT), versions.c.state != state)
     values = {"state": state, "since": time.time(), "why": why}
     return conn.execute(sa.update(versions).where(*there).values(**values)).rowcount == 1
 
 
 def holding(conn: sa.Connection, store: str, digest: str) -> list[Version]:
-    """The versions, not deleted, that lie in this store under this digest, newest first."""
+    """The versions, not deleted, in this store under this digest, newest first."""
     query = sa.select(*_COLUMNS).where(
         versions.c.digest == digest, versions.c.store == store, versions.c.state.in_(_PRESENT)
     )
     return [_version(row) for row in conn.execute(query.order_by(versions.c.id.desc()))]
-
-
-def beyond(conn: sa.Connection, image: str, keep: int) -> list[Version]:
-    """The versions of an image, not deleted, that are older than its newest `keep`."""
-    return select(conn, image)[max(keep, 0) :]

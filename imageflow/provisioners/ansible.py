@@ -1,4 +1,4 @@
-"""A playbook, run by ansible-core on this host over the build's own key."""
+"""A playbook, run by ansible-core on this host with the build's own key."""
 
 from __future__ import annotations
 
@@ -11,26 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imageflow import process
 from imageflow.errors import Refused
+from imageflow.host import environment, process
 from imageflow.model import Json
 from imageflow.provisioners import Context, sources
 from imageflow.provisioners.values import resolved
 from imageflow.provisioners.wording import short
 
 _MACHINE = "machine"  # its name in the inventory; plays say `hosts: all`
-_KEPT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-)  # of this worker's environment
 _VARIABLES = "IMAGEFLOW_ANSIBLE_VARIABLES"
-# Variables may be secrets: ansible gets them from its environment, from where they are gone before it starts anything.
+# Variables may be secrets: ansible takes them from its environment and removes them there before it starts a process.
 _PROGRAM = f"""
 import os, sys
 sys.argv = ["ansible-playbook", *sys.argv[1:], "--extra-vars", os.environ.pop("{_VARIABLES}")]
@@ -42,7 +32,7 @@ main()
 class Ansible:
     """`- ansible: {playbook: site.yml, with: [roles, files], variables: {port: 80}, tags: []}`.
 
-    Ansible sees the playbook and what is declared under `with`, nothing else, and no configuration of this host's.
+    Ansible sees the playbook and what is declared under `with`, nothing else and no configuration of this host.
     """
 
     def title(self, value: Json) -> str:
@@ -80,10 +70,10 @@ class Ansible:
 
 
 def _inside(project: Path, source: str) -> Path:
-    """Where a source is in the project: where it is in the recipe's folder."""
+    """A source's path in the project, the same as in the recipe's folder."""
     to = project / source
     if not to.resolve().is_relative_to(project.resolve()):
-        raise Refused(f"{source} is outside of the recipe's folder", hint="copy it beside the recipe")
+        raise Refused(f"{source} is outside the recipe's folder", hint="copy it into that folder")
     return to
 
 
@@ -111,11 +101,11 @@ def _host(context: Context, python: str) -> dict[str, Any]:
 
 
 def _environment(context: Context) -> dict[str, str]:
-    """Nothing of this host's configuration: a home folder of its own."""
+    """An environment without this host's configuration, with its own home folder."""
     home = context.work / "home"
     home.mkdir(exist_ok=True)
     (home / "ansible.cfg").touch()
-    # One connection for all tasks. Its socket's path must be short: it is relative to where the playbook is run.
+    # One connection for all tasks. Its socket's path must be short, so it is relative to the playbook's working directory.
     shared = "-C -o ControlMaster=auto -o ControlPersist=20s -o ControlPath=../%C"
     settings = {
         "HOME": home,
@@ -131,5 +121,4 @@ def _environment(context: Context) -> dict[str, str]:
         "ANSIBLE_DEPRECATION_WARNINGS": "False",
         "ANSIBLE_TIMEOUT": "60",
     }
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {"LC_ALL": "C.UTF-8", **kept, **{name: str(value) for name, value in settings.items()}}
+    return {"LC_ALL": "C.UTF-8", **environment.passed(), **{name: str(value) for name, value in settings.items()}}

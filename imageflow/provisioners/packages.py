@@ -1,4 +1,4 @@
-"""Packages of the distribution, by whichever package manager the machine has."""
+"""Packages of the distribution, installed with the machine's own package manager."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imageflow.errors import Refused
+from imageflow.host.buildlog import cleaner
 from imageflow.provisioners import Context
 from imageflow.provisioners.wording import listing
 
 _STATUS = re.compile(r"(?:dl|pm)status:[^:]*:(?P<percent>[0-9.]+):(?P<text>.*)")
 
 # apt: what a command that was killed left half done is finished first; archives are read when nothing is known of
-# them, when what is known is older than this boot's hour, and once more when an install fails.
+# them, when what is known is older than this boot's hour, and once more when an install fails. What apt knows stays
+# compressed and its caches are in memory only, as a layer keeps each block that was ever written.
 _APT = """
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
+kept='-o Acquire::GzipIndexes=true -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache='
 apt() {
-    apt-get -q --assume-yes -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \\
-        -o APT::Status-Fd=3 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" 3>&1
+    apt-get -q $kept --assume-yes -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \\
+        -o APT::Keep-Downloaded-Packages=false -o APT::Status-Fd=3 \\
+        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" 3>&1
 }
 update() {
-    while ! said=$(apt-get -q -o Acquire::Retries=3 update 2>&1); do
+    while ! said=$(apt-get -q $kept -o Acquire::Retries=3 update 2>&1); do
         case $said in
             *'Could not get lock'*) echo 'waiting for apt that is running already'; sleep 2 ;;
             *) printf '%s\\n' "$said" >&2; return 1 ;;
@@ -54,7 +58,7 @@ install_packages() {
 }
 """
 _DNF = """
-install_packages() { dnf --assumeyes --setopt=retries=5 install "$@"; }
+install_packages() { dnf --assumeyes --setopt=retries=5 --setopt=keepcache=0 install "$@"; }
 """
 _ZYPPER = """
 install_packages() {
@@ -72,7 +76,7 @@ _BY_TOOL = {"apt-get": _APT, "dnf": _DNF, "zypper": _ZYPPER, "apk": _APK}
 
 
 def functions(context: Context) -> str:
-    """Shell functions for this machine: `install_packages NAME…`. Raises Refused where there is no package manager."""
+    """Shell functions for this machine: `install_packages NAME…`. Raises Refused when it has no package manager."""
     tool = context.guest.facts.packages
     if tool is None:
         raise Refused(
@@ -100,14 +104,14 @@ class Packages:
 
 
 def progress_in(context: Context) -> Callable[[str], None]:
-    """A log that takes apt's reports of progress out of what it gets: the second half is the unpacking."""
+    """A log that filters out apt's progress reports and passes them on: the second half is the unpacking."""
     return _Progress(context)
 
 
 class _Progress:
     def __init__(self, context: Context) -> None:
         self._log, self._progress = context.log, context.progress
-        self.clean: Callable[[str], str] = getattr(context.log, "clean", str)
+        self.clean = cleaner(context.log)
 
     def __call__(self, line: str) -> None:
         found = _STATUS.fullmatch(line)

@@ -1,4 +1,4 @@
-"""Python packages, by the machine's own pip; it is installed where it is missing."""
+"""Python packages, installed with the machine's own pip, which is installed first if missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which services start at boot; none is started or stopped now."""
+"""Which services start at boot; none is started or stopped during the build."""
 
 from __future__ import annotations
 

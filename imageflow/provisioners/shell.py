@@ -1,4 +1,4 @@
-"""A script of the user's."""
+"""A user's script."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import shlex
 from pathlib import Path
 
 from imageflow.errors import RecipeError
+from imageflow.host import text
 from imageflow.model import Json
 from imageflow.provisioners import Context, sources
 from imageflow.provisioners.values import resolved
 from imageflow.provisioners.wording import short
 
 _INTERPRETER = re.compile(rb"#![ \t]*(?P<program>\S+)(?:[ \t]+(?P<argument>[^\n]*?))?[ \t\r]*(?:\n|\Z)")
+_LINE = 256  # bytes that Linux reads of an interpreter's line
 _PLACE = "/run/imageflow/script"  # in memory
 
 
 class Shell:
-    """`- shell: {run: TEXT, environment: {TOKEN: {secret: token}}}`: for `sh -eu`, or for what its `#!` names."""
+    """`- shell: {run: TEXT, environment: {TOKEN: {secret: token}}}`, run by `sh -eu` or by its `#!` interpreter."""
 
     def title(self, value: Json) -> str:
         if value.get("source") is not None:
@@ -30,14 +32,16 @@ class Shell:
 
     def check(self, value: Json, folder: Path) -> None:
         if value.get("source") is None and "\0" in value["run"]:
-            raise RecipeError("shell: there is a NUL character in the script")
+            raise RecipeError("shell: the script contains a NUL character")
 
     def apply(self, value: Json, context: Context) -> None:
         data = value["run"].encode() if value.get("source") is None else sources.read(value["source"], context)
+        if text.is_text(data):
+            data = text.read(data, script=True).text.encode()
         environment = resolved(value.get("environment") or {}, context.secret)
         name = self.title(value)
-        found = _INTERPRETER.match(data)
-        if found is None and b"\0" not in data and _is_text(data):
+        found = _INTERPRETER.match(data[:_LINE])
+        if found is None and text.is_text(data):
             script = "set -eu\n" + data.decode()
             context.guest.run(script, control=context.control, log=context.log, environment=environment, name=name)
             return
@@ -48,11 +52,3 @@ class Shell:
             words = [found["program"].decode(), *([found["argument"].decode()] if found["argument"] else []), _PLACE]
         command = f"trap 'rm -f {_PLACE}' EXIT\n{shlex.join(words)}\n"
         context.guest.run(command, control=context.control, log=context.log, environment=environment, name=name)
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

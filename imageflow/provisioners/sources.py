@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imageflow.errors import InputChanged
+from imageflow.inputs import files
+from imageflow.inputs.pins import Pins
 from imageflow.model import Json
 from imageflow.provisioners import Context
 
 
 def copy(source: str, to: Path, context: Context) -> None:
-    """Copy a file, or a folder with all that is in it, to a new place on this machine; modes are kept.
+    """Copy a file, or a folder with its content, to a new place on this host; modes are kept.
 
     Every file is compared with its pin while it is copied: InputChanged when one is not what it was,
-    is gone, or was not there. Links to files are followed; those to folders are left out, as in the pins.
+    is gone, or was not there. Links are followed, as in the pins.
     """
     at = context.folder / source
     if not at.is_dir():
@@ -23,12 +25,12 @@ def copy(source: str, to: Path, context: Context) -> None:
         return
     found = set()
     to.mkdir(parents=True, exist_ok=True)
-    for path in _files(at):
+    for path in _files(at, context):
         name = f"{source}/{path.relative_to(at)}"
         found.add(name)
         context.control.check()
         _copy_file(name, path, to / path.relative_to(at), context.pins)
-    for name in sorted(_pinned_below(source, context.pins) - found):
+    for name in sorted(Pins(context.pins).files_below(source).keys() - found):
         raise InputChanged(f"{name} is not there any more")
 
 
@@ -57,18 +59,12 @@ def _copy_file(name: str, at: Path, to: Path, pins: Json) -> None:
 
 
 def _compare(name: str, digest: str, pins: Json) -> None:
-    if pins.get(f"file:{name}") != digest:
+    if Pins(pins).file(name) != digest:
         raise InputChanged(f"{name} is not what it was when the build was planned")
 
 
-def _pinned_below(folder: str, pins: Json) -> set[str]:
-    start = f"file:{folder}/"
-    return {name.removeprefix("file:") for name in pins if name.startswith(start)}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir():
-            yield path
-        elif not path.is_symlink():
-            yield from _files(path)
+def _files(folder: Path, context: Context) -> Iterator[Path]:
+    try:
+        yield from files.below(folder)
+    except files.Uncopyable as error:
+        raise InputChanged(f"{error.path.relative_to(context.folder)} {error.why}") from None

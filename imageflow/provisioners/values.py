@@ -1,4 +1,4 @@
-"""Values of a recipe that may hold references to secrets."""
+"""Recipe values that may contain references to secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def resolved(value: Any, secret: Callable[[str], str]) -> Any:
-    """The same with the value of each secret in the place of `{"secret": NAME}`."""
+    """The value with each `{"secret": NAME}` replaced by the secret."""
     if isinstance(value, Mapping):
         if set(value) == {"secret"} and isinstance(value["secret"], str):
             return secret(value["secret"])

@@ -1,4 +1,4 @@
-"""How provisioners name what they do to an operator."""
+"""How provisioners describe their work to an operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The canonical form of an image: what its recipe says with every default filled in, as JSON."""
+"""The canonical form of an image: its recipe as JSON with every default filled in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imageflow.recipe import definition, models, triggering
+from imageflow.recipe import definition, models, on
 from imageflow.recipe.inputs import is_url
 from imageflow.recipe.steps import ConfigureStep
 
@@ -24,18 +24,18 @@ def canonical(model: models.Image, entry: dict[str, Any], folder: Path) -> dict[
         "publish": _publish(model.publish) | {"name": model.publish.name or model.name},
         "on_failure": model.on_failure,
         "timeout": model.timeout.model_dump(),
-        "on": triggering.canonical(model.on, lambda name: _one_name(name, folder)),
+        "on": on.canonical(model.on, lambda name: _one_name(name, folder)),
     }
     return data
 
 
 def _publish(publish: models.Publish) -> dict[str, Any]:
-    """Without what came later and is not said: recipes that do not say it keep their keys."""
+    """Leave out later additions that are not set, so that recipes without them keep their build keys."""
     return {key: value for key, value in publish.model_dump().items() if key != "visibility" or value is not None}
 
 
 def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
-    """What the methods that use a machine say about it."""
+    """The keys of the methods that use a machine."""
     assert isinstance(model, models.BootImage | models.InstallImage)
     data: dict[str, Any] = {}
     if isinstance(model, models.BootImage):
@@ -47,7 +47,10 @@ def _of_machine(model: models.Image, folder: Path) -> dict[str, Any]:
     data["machine"] = model.machine.model_dump()
     data["configure"] = [_whole(step, folder) for step in model.configure]
     data["verify"] = [
-        {"shell": _relative(check.shell.model_dump(exclude_none=True), ("source",), folder), "timeout": check.timeout}
+        {
+            "shell": _relative(check.shell.model_dump(exclude_none=True, exclude={"reboot"}), ("source",), folder),
+            "timeout": check.timeout,
+        }
         for check in model.verify
     ]
     data["outputs"] = list(model.outputs)
@@ -62,7 +65,7 @@ def _source(source: models.Base | models.Iso, folder: Path) -> dict[str, Any]:
 
 
 def _relative(value: dict[str, Any], keys: Sequence[str], folder: Path) -> dict[str, Any]:
-    """With its local files by one name each: relative to the recipe's folder where they are in it."""
+    """The value with normalized paths: relative to the recipe's folder if the file is in it."""
     for key in keys:
         if key in value and not (key == "checksums" and is_url(value[key])):
             value[key] = _one_name(value[key], folder)
@@ -76,7 +79,7 @@ def _one_name(name: str, folder: Path) -> str:
 
 
 def _whole(step: ConfigureStep, folder: Path) -> dict[str, Any]:
-    """The key of a step with the defaults of what is below it, local files by one name each; its own limits."""
+    """A step with all defaults, normalized paths of local files, and its own limits."""
     whole: dict[str, Any] = step.model_dump(exclude_none=True, by_alias=True)
     if not whole.get("checkpoint"):
         whole.pop("checkpoint", None)
@@ -85,6 +88,9 @@ def _whole(step: ConfigureStep, folder: Path) -> dict[str, Any]:
         if not file.get("template"):
             file.pop("template", None)
             file.pop("variables", None)
+    for value in whole.values():
+        if isinstance(value, dict) and value.get("reboot") is False:
+            value.pop("reboot")
     if "shell" in whole:
         _relative(whole["shell"], ("source",), folder)
     for key, names in (

@@ -1,67 +1,63 @@
-"""The events of the YAML parser put together, one by one.
+"""Builds a tree from the events of the YAML parser.
 
-The parser's own composer recurses on nesting, expands aliases without a limit, takes the last of two
-equal keys, and knows tags that make objects.
+The parser's own composer recurses on nesting, accepts duplicate keys, and knows tags that create objects.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from imageflow.errors import RecipeError
-from imageflow.recipe import problems
-from imageflow.recipe.definition import keeps_secret
+from imageflow.recipe import parsing, problems
 from imageflow.recipe.nodes import Node
+from imageflow.recipe.plain_secrets import keeps_secret
 from imageflow.recipe.problems import Problem, short
 
-MAX_NODES = 100_000  # after aliases are expanded
-MAX_DEPTH = 40
-MAX_NUMBER = 2**53 - 1  # what JSON carries exactly everywhere
+MAX_NUMBER = 2**53 - 1  # every JSON implementation represents it exactly
 
-# what YAML itself does not allow as text: NUL, control characters, lone surrogates
+# characters that YAML itself does not allow: NUL, control characters, lone surrogates
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {f"{_TAG}{kind}" for kind in ("str", "int", "float", "bool", "null")}
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def unprintable(found: re.Match[str]) -> str:
-    """What is wrong with a character."""
+    """The message about an invalid character."""
     what = "a NUL" if found[0] == "\0" else f"the control character U+{ord(found[0]):04X}"
     return f"there is {what} in the text"
 
 
 @dataclass(slots=True)
 class _Frame:
-    """A list or mapping that is being read."""
+    """A list or mapping being read."""
 
     node: Node
     anchor: str | None
     key: Node | None = None  # of a mapping: the key whose value comes next
-    merges: list[Node] = field(default_factory=list)  # of a mapping: what '<<' names
-    size: int = 1
+    merges: list[Node] = field(default_factory=list)  # of a mapping: the values of '<<'
 
 
 class Composer:
-    """Builds the tree of one document; `name` stands in messages."""
+    """Builds the tree of one document; `name` is used in messages."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.problems: list[Problem] = []
         self.frames: list[_Frame] = []
-        self.anchors: dict[str, tuple[Node, int]] = {}  # node, its size with aliases expanded
-        self.nodes = 0
+        self.anchors: dict[str, Node] = {}
         self.root: Node | None = None
 
     def compose(self, text: str) -> Node:
         try:
-            for event, loader in _events(text):
+            for event, loader in parsing.events(text):
                 self._take(event, loader)
+        except parsing.TooMuch as error:
+            hint = "a recipe never is" if isinstance(error, parsing.TooDeep) else error.hint
+            raise self._stop(error.line, error.message, hint) from None
         except yaml.MarkedYAMLError as error:
             raise self._syntax(error, text) from None
         except yaml.YAMLError:
@@ -83,9 +79,9 @@ class Composer:
         what = f"{error.context}: {error.problem}" if error.context else str(error.problem)
         return RecipeError(f"{self.name}:{line + 1}:{column + 1}: is not YAML: {short(what, 200)}", hint=hint)
 
-    def _stop(self, event: Any, message: str, hint: str) -> RecipeError:
-        """What makes reading on pointless."""
-        return problems.error([*self.problems, self._problem(event.start_mark.line + 1, message, hint)])
+    def _stop(self, line: int, message: str, hint: str) -> RecipeError:
+        """An error after which reading on is pointless."""
+        return problems.error([*self.problems, self._problem(line, message, hint)])
 
     def _problem(self, line: int, message: str, hint: str) -> Problem:
         return Problem(f"{self.name}:{line}", message, hint, line)
@@ -93,22 +89,23 @@ class Composer:
     def _take(self, event: yaml.Event, loader: Any) -> None:
         if isinstance(event, yaml.DocumentStartEvent):
             if self.root is not None:
-                raise self._stop(event, "a second YAML document begins", "a recipe is one document: remove the '---'")
+                mark: Any = event.start_mark
+                raise self._stop(
+                    mark.line + 1, "a second YAML document begins", "a recipe is one document: remove the '---'"
+                )
         elif isinstance(event, yaml.AliasEvent):
-            self._alias(event)
+            self._place(self.anchors[event.anchor or ""])
         elif isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event, loader)
             if event.anchor:
-                self.anchors[event.anchor] = (node, 1)
-            self._add(node, 1, event)
+                self.anchors[event.anchor] = node
+            self._place(node)
         elif isinstance(event, yaml.CollectionStartEvent):
             self._open(event)
         elif isinstance(event, yaml.CollectionEndEvent):
-            self._close(event)
+            self._close()
 
     def _open(self, event: Any) -> None:
-        if len(self.frames) >= MAX_DEPTH:
-            raise self._stop(event, f"is nested deeper than {MAX_DEPTH} levels", "a recipe never is")
         mark = event.start_mark
         node = Node(mark.line + 1, mark.column + 1)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -119,45 +116,22 @@ class Composer:
             wanted = f"{_TAG}map"
         if event.tag not in (None, "!", wanted):
             self._tag(node.line, event.tag)
-        self._count(1, event)
-        if event.anchor:
-            self.anchors.pop(event.anchor, None)
         self.frames.append(_Frame(node, event.anchor))
 
-    def _close(self, event: yaml.Event) -> None:
+    def _close(self) -> None:
         frame = self.frames.pop()
         if frame.node.keys is not None:
             self._merge(frame)
         if frame.anchor:
-            self.anchors[frame.anchor] = (frame.node, frame.size)
-        self._place(frame.node, frame.size)
+            self.anchors[frame.anchor] = frame.node
+        self._place(frame.node)
 
-    def _alias(self, event: Any) -> None:
-        if event.anchor not in self.anchors:
-            if any(frame.anchor == event.anchor for frame in self.frames):
-                raise self._stop(event, f"*{short(event.anchor)} refers to itself", "an alias can't contain itself")
-            raise self._stop(
-                event, f"*{short(event.anchor)} refers to nothing", f"define &{short(event.anchor)} before it"
-            )
-        node, size = self.anchors[event.anchor]
-        self._add(node, size, event)
-
-    def _add(self, node: Node, size: int, event: Any) -> None:
-        self._count(size, event)
-        self._place(node, size)
-
-    def _count(self, size: int, event: Any) -> None:
-        self.nodes += size
-        if self.nodes > MAX_NODES:
-            raise self._stop(event, f"expands to more than {MAX_NODES:,} values", "use fewer aliases")
-
-    def _place(self, node: Node, size: int) -> None:
+    def _place(self, node: Node) -> None:
         """Put a finished node where it belongs."""
         if not self.frames:
             self.root = node
             return
         frame = self.frames[-1]
-        frame.size += size
         if frame.node.items is not None:
             frame.node.items.append(node)
         elif frame.key is None:
@@ -174,7 +148,7 @@ class Composer:
         if key.items is not None or key.keys is not None:
             self.problems.append(self._problem(key.line, f"a key {key.describe()}", "keys are text"))
             return
-        # YAML 1.1 reads on, off, yes and no as booleans; nobody means that in a key
+        # YAML 1.1 reads on, off, yes and no as booleans, which is never meant in a key
         name = key.text if isinstance(key.value, bool) else key.value
         if not isinstance(name, str):
             self.problems.append(
@@ -193,7 +167,7 @@ class Composer:
         frame.node.lines[name] = key.line
 
     def _merge(self, frame: _Frame) -> None:
-        """`<<: *other`: the keys of others where this mapping has none of its own."""
+        """`<<: *other`: the keys of others that this mapping does not have itself."""
         assert frame.node.keys is not None
         for merged in frame.merges:
             for other in merged.items if merged.items is not None else [merged]:
@@ -237,12 +211,12 @@ class Composer:
         return node
 
     def _shown(self, node: Node) -> str:
-        """A value as a message may repeat it."""
+        """A value as a message may quote it."""
         key = self.frames[-1].key if self.frames else None
         return "this value" if key is not None and keeps_secret(key.text) else short(node.text)
 
     def _number(self, node: Node, tag: str, loader: Any) -> None:
-        """Give the node the value that its text stands for."""
+        """Set the node's value from its text."""
         if tag == f"{_TAG}str":
             return
         try:
@@ -266,12 +240,3 @@ class Composer:
                 )
             )
             node.value = 0
-
-
-def _events(text: str) -> Iterator[tuple[yaml.Event, Any]]:
-    loader = _LOADER(text)
-    try:
-        while loader.check_event():
-            yield loader.get_event(), loader
-    finally:
-        loader.dispose()

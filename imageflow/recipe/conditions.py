@@ -1,4 +1,4 @@
-"""What `where:` may say about an event: the words of conditions, and everything that is wrong with one."""
+"""The language of `where:` conditions on events, and checks of a condition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ATTRIBUTES = ("$source", "$id", "$type", "$subject", "$time")  # of the event it
 OPERATORS = ("glob", "regex", "in", "ne", "lt", "le", "gt", "ge", "exists")
 JOINS = ("all", "any", "not")
 _DEEPEST = 8  # conditions in conditions
-_MANY = 200  # fields of one condition, all in all
+_MANY = 200  # fields of one condition in total
 _LONG = 1000  # characters of a value, values of a list
 _SCALAR = {"type": ["string", "number", "boolean"]}
 _ORDERED = {"type": ["string", "number"]}
@@ -49,12 +49,12 @@ SCHEMA: dict[str, Any] = {
 
 
 def faults(where: Mapping[str, Any], path: Path) -> Iterator[Fault]:
-    """Everything that is wrong with a condition; `path` is its own."""
+    """All faults of a condition; `path` is the condition's."""
     yield from _Check().condition(where, path, 1)
 
 
 class _Check:
-    """One look at a whole condition."""
+    """The check of one whole condition."""
 
     def __init__(self) -> None:
         self._fields = 0
@@ -106,7 +106,7 @@ class _Check:
 
 def _operator(name: str, operand: Any, field: str, path: Path) -> Iterator[Fault]:
     if name in JOINS:
-        yield Fault(path, f"{name!r} stands before fields, not behind one", f"{name}: {{{short(field)}: …}}")
+        yield Fault(path, f"{name!r} comes before fields, not after one", f"{name}: {{{short(field)}: …}}")
     elif name not in OPERATORS:
         hint = "write the value itself" if name in ("eq", "equals", "is", "==") else ""
         yield Fault(path, "there is no such comparison", hint or did_you_mean(name, OPERATORS, ", ".join(OPERATORS)))
@@ -127,7 +127,7 @@ def _operator(name: str, operand: Any, field: str, path: Path) -> Iterator[Fault
 
 
 def _operand(name: str, operand: Any, field: str, path: Path) -> Iterator[Fault]:
-    """One value to compare with; `name` is "" where it is the value itself."""
+    """Check one operand; `name` is "" when the value is given directly."""
     if operand is None:
         yield Fault(path, "is empty", "for a field that is not there, {exists: false}")
     elif isinstance(operand, list | Mapping):
@@ -150,7 +150,7 @@ def _moment(text: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def moment(text: str) -> float | None:
-    """Seconds since the epoch of an ISO time, in UTC where it names no zone; None for what is none."""
+    """Seconds since the epoch of an ISO time, UTC by default; None for anything else."""
     try:
         found = datetime.datetime.fromisoformat(text)
         return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
@@ -159,13 +159,13 @@ def moment(text: str) -> float | None:
 
 
 def trouble(pattern: str) -> str:
-    """What RE2 says is wrong with an expression; "" when nothing is."""
+    """RE2's error for an expression; "" when it is valid."""
     found = _compiled(pattern)
     return found if isinstance(found, str) else ""
 
 
 def compiled(pattern: str) -> Any:
-    """An expression of RE2, None when it is none."""
+    """A compiled RE2 expression, None when it is invalid."""
     found = _compiled(pattern)
     return None if isinstance(found, str) else found
 

@@ -1,20 +1,28 @@
-"""diskimage-builder's own image definition: checked and merged by diskimage-builder's code, worded by ours."""
+"""diskimage-builder's image definition: checked and merged by diskimage-builder's code, with our messages."""
 
 from __future__ import annotations
 
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from imageflow.recipe import elsewhere
 from imageflow.recipe.problems import Path, did_you_mean, listed, short
+
+if TYPE_CHECKING:
+    from imageflow.recipe.records import ImageRecipe
 
 SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ELEMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_SECRET_WORDS = ("PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "PRIVATE_KEY", "API_KEY")
-_FLAGS = ("", "0", "1", "true", "false", "yes", "no", "on", "off")
-_CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s@]*@")  # scheme://user:pass@
+_INTERPRETED = re.compile(
+    r"BASH_?ENV|ENV|BASH_[A-Z]+|SHELLOPTS|BASHOPTS|POSIXLY_CORRECT|IFS|PATH|CDPATH|PS[0-4]|PROMPT_COMMAND|GLOBIGNORE|SHELL|HOME"
+    r"|LD_[A-Z_]+|DYLD_[A-Z_]+|GLIBC_TUNABLES|GCONV_PATH|LOCPATH|NLSPATH|MALLOC_[A-Z_]+|HOSTALIASES|RESOLV_[A-Z_]+"
+    r"|PYTHON[A-Z]+|PERL5?(OPT|LIB|DB|SHELL)|PERL_[A-Z0-9_]+|RUBY(OPT|LIB)|NODE_(OPTIONS|PATH)|LUA_(INIT|PATH|CPATH)\w*|JAVA_TOOL_OPTIONS"
+    r"|GIT_[A-Z0-9_]+|SSH_ASKPASS|SUDO_[A-Z_]+|XDG_CONFIG_(HOME|DIRS)|CURL_HOME|WGETRC|APT_CONFIG|TAR_OPTIONS|RSYNC_RSH"
+    r"|LESS(OPEN|CLOSE)|PAGER|EDITOR|VISUAL|BROWSER|DEBOOTSTRAP_DIR|GNUPGHOME|IMAGEFLOW_\w+"
+)
 _KINDS = {
     "string": "text",
     "array": "a list",
@@ -31,27 +39,22 @@ class Fault(NamedTuple):
     path: Path  # below the list of entries
     message: str
     hint: str = ""
-    wanted: str = ""  # for a wrong type: what is wanted; the place knows what was written
+    wanted: str = ""  # for a wrong type: the expected one; the document knows what was written
 
 
-def keeps_secret(variable: str) -> bool:
-    """Whether a variable's name says that its value is secret."""
-    return any(word in variable.upper() for word in _SECRET_WORDS)
-
-
-def is_secret(variable: str, value: str) -> bool:
-    """Whether a plain value must not be stored or shown: by the variable's name, or as a URL with credentials."""
-    return (keeps_secret(variable) and value.lower() not in _FLAGS) or _CREDENTIALS.search(value) is not None
+def interpreted(variable: str) -> bool:
+    """Whether shells, loaders, interpreters or git act on a variable, so that it would run code on the host that builds."""
+    return _INTERPRETED.fullmatch(variable) is not None
 
 
 def merge(definitions: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The entries of each image as one, in diskimage-builder's way; the definitions must be without faults.
+    """Merge the entries of each image as diskimage-builder does; the definitions must be without faults.
 
     Values of an environment are text or `{"secret": NAME}`.
     """
     from diskimage_builder import diskimage_builder
 
-    whole: list[dict[str, Any]] = []  # in one go: it checks its own schema each time it is called
+    whole: list[dict[str, Any]] = []  # in one call: each call checks the schema itself
     firsts: list[dict[str, Any]] = []
     references: dict[str, dict[str, str]] = {}
     for number, definition in enumerate(definitions):
@@ -67,7 +70,7 @@ def merge(definitions: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def _unveiled(
     merged: dict[str, Any], definition: list[dict[str, Any]], references: Mapping[str, dict[str, str]]
 ) -> dict[str, Any]:
-    """A merged entry with its own name and its references to secrets again."""
+    """A merged entry with its original name and references to secrets restored."""
     entry = copy.deepcopy(merged)
     del entry["imagename"]
     for given in definition:
@@ -81,7 +84,7 @@ def _unveiled(
 
 
 def faults(definition: Any) -> Iterator[Fault]:
-    """What diskimage-builder would not take, or could not build, in a list of entries."""
+    """What diskimage-builder would refuse or could not build in a list of entries."""
     from diskimage_builder import diskimage_builder
     from jsonschema.validators import validator_for
 
@@ -105,7 +108,7 @@ def faults(definition: Any) -> Iterator[Fault]:
 
 
 def image_names(definition: list[dict[str, Any]]) -> list[str]:
-    """The image that each entry is for, as diskimage-builder reads it: an entry without a name goes on with the last."""
+    """Each entry's image, as diskimage-builder reads it: an entry without a name continues the previous one."""
     names, name = [], "image"
     for entry in definition:
         name = entry.get("imagename", name)
@@ -122,32 +125,32 @@ def outputs(entry: Mapping[str, Any]) -> list[str]:
 
 
 def elements(entry: Mapping[str, Any]) -> list[str]:
-    """The elements it names; diskimage-builder's shell splits them at blanks."""
+    """The elements named in it; diskimage-builder's shell splits them at blanks."""
     return [name for item in entry.get("elements", []) for name in item.split()]
 
 
-def has_boot_loader(canonical: Mapping[str, Any]) -> bool:
-    """Whether a machine starts from the disk of this canonical recipe by itself, and needs no kernel from elsewhere."""
-    if "machine" in canonical:  # it was booted from its own disk
+def has_boot_loader(image: ImageRecipe) -> bool:
+    """Whether a machine boots from this image's disk alone, without a separate kernel."""
+    if image.on_machine:  # it was booted from its own disk
         return True
-    named = (canonical.get("dib") or {}).get("elements") or ()
+    named = image.dib.get("elements") or ()
     return any(name == "vm" or name.startswith("block-device-") for name in named if isinstance(name, str))
 
 
 def _environment(entry: Any) -> dict[str, Any]:
-    """An entry's environment, whatever the entry is."""
+    """An entry's environment, or {} for anything malformed."""
     found = entry.get("environment") if isinstance(entry, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def _veiled(definition: list[Any], references: dict[str, dict[str, str]]) -> list[Any]:
-    """A copy with text in place of references to secrets, which diskimage-builder does not know."""
+    """A copy with text instead of references to secrets, which diskimage-builder does not know."""
     entries = copy.deepcopy(definition)
     for entry in entries:
         environment = _environment(entry)
         for name, value in environment.items():
             if isinstance(value, dict):
-                veil = f"\0secret {len(references)}"  # NUL: no value of a recipe can be equal
+                veil = f"\0secret {len(references)}"  # NUL: no recipe value can be equal
                 references[veil] = value
                 environment[name] = veil
     return entries
@@ -162,6 +165,12 @@ def _bad_references(definition: list[Any]) -> Iterator[Fault]:
                     here,
                     f"{short(name)!r} is not a variable's name",
                     "letters, digits and '_', not beginning with a digit",
+                )
+            elif interpreted(name):
+                yield Fault(
+                    here,
+                    "is not a setting of diskimage-builder: a shell, a loader or git would act on it",
+                    "remove it; what an element needs has a variable of the element's own",
                 )
             if isinstance(value, dict):
                 secret = value.get("secret")
@@ -180,7 +189,8 @@ def _worded(error: Any, definition: Any) -> Iterator[Fault]:
         known = list(error.schema["properties"])
         for name in error.instance:
             if name not in known:
-                hint = did_you_mean(name, known, "'imageflow recipe schema' lists what diskimage-builder knows")
+                otherwise = "'imageflow recipe schema' lists what diskimage-builder knows"
+                hint = elsewhere.hint(name) or did_you_mean(name, known, otherwise)
                 yield Fault((*path, name), "diskimage-builder knows no such key", hint)
     elif error.validator == "type":
         kind = _KINDS.get(error.validator_value, error.validator_value)
@@ -199,7 +209,7 @@ def _worded(error: Any, definition: Any) -> Iterator[Fault]:
 
 
 def _unbuildable(definition: list[dict[str, Any]]) -> Iterator[Fault]:
-    """What the schema lets through and the build would fail on."""
+    """What the schema accepts but the build would fail on."""
     names = list(dict.fromkeys(image_names(definition)))
     if len(names) > 1:
         shown = ", ".join(map(short, names[:5]))

@@ -1,4 +1,4 @@
-"""A recipe file as a list of images, whichever of the two shapes it has, with the place of every key."""
+"""A recipe file of either form as a list of images, with the location of every key."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imageflow.recipe import problems, source
+from imageflow.recipe import elsewhere, problems
 from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import Problem, did_you_mean, dotted, path_name, short
+
+EXTENSION = "x-"  # how top-level keys begin that are only there for YAML's anchors
+_OURS = ("name", "method", "dib", "base", "iso", "configure", "publish", "on")  # none of diskimage-builder's
 
 
 class Document:
@@ -17,11 +20,13 @@ class Document:
     def __init__(self, name: str, images: list[Node], labels: Mapping[problems.Path, str]) -> None:
         self.name = name
         self.images = images
-        self._labels = labels  # how a path is called where the file has no such keys
+        self._labels = labels  # labels of paths whose keys are not in the file
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Raises RecipeError when it is not YAML, or holds no list of images."""
+        """Read a file; raises RecipeError when it is not YAML, or has no list of images."""
+        from imageflow.recipe import source  # YAML: not needed without a file to read
+
         name = path_name(path)
         root = source.parse(source.read(path), name)
         if root.items is not None:
@@ -29,11 +34,11 @@ class Document:
         return cls(name, _listed_images(root, name), {})
 
     def node(self, path: Sequence[str | int]) -> Node:
-        """The value at the path, or the nearest one above it that exists."""
+        """The value at the path, or its nearest existing ancestor."""
         return self._find(path)[0]
 
     def _find(self, path: Sequence[str | int]) -> tuple[Node, int]:
-        """The node, and the line to name: the key's, where the value has one."""
+        """The node, and the line for messages: the key's, if it has one."""
         node = self.images[path[1]] if len(path) > 1 and isinstance(path[1], int) else Node(1, 1)
         line = node.line
         rest = list(path[2:])
@@ -75,16 +80,16 @@ class Document:
 
 
 def _entry_of(entries: list[Node], path: list[str | int]) -> tuple[Node, list[str | int]]:
-    """A path in a merged definition -> the entry that it comes from, and the path in that entry."""
+    """A path in a merged definition -> its source entry, and the path in that entry."""
     key, inner = path[0], path[1] if len(path) > 1 else None
     holders = [entry for entry in entries if entry.keys is not None and key in entry.keys]
     if isinstance(inner, int):
-        for holder in holders:  # lists are added to each other
+        for holder in holders:  # lists are concatenated
             items = (holder.keys or {})[str(key)].items or []
             if inner < len(items):
                 return holder, [key, inner, *path[2:]]
             inner -= len(items)
-    for holder in reversed(holders):  # of anything else, the last one wins
+    for holder in reversed(holders):  # for anything else, the last one wins
         if inner is None or inner in ((holder.keys or {})[str(key)].keys or {}):
             return holder, path
     return (entries[0] if entries else Node(1, 1)), path
@@ -101,8 +106,9 @@ def _listed_images(root: Node, name: str) -> list[Node]:
         wrong(root.line, f"the recipe {root.describe()}", "write 'images:' and a list of images")
     else:
         for key in root.keys:
-            if key != "images":
-                hint = did_you_mean(key, ["images"], "a recipe has 'images:' and nothing beside it")
+            if key != "images" and not key.startswith(EXTENSION):
+                otherwise = f"a recipe has 'images:', and what begins with '{EXTENSION}' for YAML's anchors"
+                hint = elsewhere.hint(key) or did_you_mean(key, ["images"], otherwise)
                 wrong(root.lines[key], f"{short(key)}: there is no such key", hint)
         images = root.keys.get("images")
         if images is None:
@@ -111,7 +117,7 @@ def _listed_images(root: Node, name: str) -> list[Node]:
         elif images.items is None:
             wrong(
                 root.lines["images"],
-                f"images: {images.describe()}, a list is wanted",
+                f"images: {images.describe()}, expected a list",
                 "write '- name: …' for each image",
             )
         elif not images.items:
@@ -122,10 +128,15 @@ def _listed_images(root: Node, name: str) -> list[Node]:
 
 
 def _bare(root: Node, name: str) -> Document:
-    """diskimage-builder's own file: a list of entries, some of which may be for the same image."""
+    """diskimage-builder's own file: a list of entries, several of which may be for the same image."""
     entries = root.items or []
     if not entries:
         raise problems.error([Problem(f"{name}:{root.line}", "is an empty list", "add at least one image", root.line)])
+    for entry in entries:
+        if word := next((key for key in entry.keys or {} if key in _OURS), None):
+            message = f"is a list of images, and {word!r} is a key of imageflow's own"
+            hint = "write 'images:' above the list"
+            raise problems.error([Problem(f"{name}:{root.line}", message, hint, root.line)])
     groups: dict[str, list[int]] = {}
     current = "image"
     for index, entry in enumerate(entries):
@@ -150,14 +161,14 @@ def _bare(root: Node, name: str) -> Document:
 
 
 def _image_name(imagename: str) -> str:
-    """An image's name from diskimage-builder's, which may be a path and have the type at its end."""
+    """An image's name from diskimage-builder's, which may be a path with the type as suffix."""
     last = imagename.rsplit("/", 1)[-1]
     stem, dot, suffix = last.rpartition(".")
     return stem if dot and suffix in ("qcow2", "raw", "tar", "tgz", "squashfs", "vhd", "aci") else last
 
 
 def entries(image: Node) -> list[Any]:
-    """The entries of diskimage-builder's definition as plain data; [] when there are none."""
+    """The entries of the image's definition as plain data; [] when there are none."""
     node = (image.keys or {}).get("dib")
     data = node.data if node is not None else []
     return data if isinstance(data, list) else [data]

@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, put together from the models and from diskimage-builder's own schema."""
+"""The JSON Schema of recipes, composed from the models and diskimage-builder's own schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def schema() -> dict[str, Any]:
     from diskimage_builder import diskimage_builder
 
     from imageflow.recipe import conditions, fields, models
+    from imageflow.recipe.document import EXTENSION
 
     parts: dict[str, Any] = {}
     methods = {}
@@ -46,6 +47,7 @@ def schema() -> dict[str, Any]:
                 "type": "object",
                 "properties": {"images": {"type": "array", "items": {"$ref": "#/$defs/Image"}, "minItems": 1}},
                 "required": ["images"],
+                "patternProperties": {f"^{EXTENSION}": {}},
                 "additionalProperties": False,
             },
             {"type": "array", "items": entry, "minItems": 1, "title": "diskimage-builder's definition file"},

@@ -1,4 +1,4 @@
-"""The kinds of values that a recipe is made of, each with its own words for what is wrong."""
+"""The types of recipe values, each with its own error messages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9=,$+-]{13,}")  # crypt(5): $i
 
 
 def wrong(message: str, hint: str = "") -> PydanticCustomError:
-    """A value error whose way out is said separately."""
+    """A value error with a separate hint."""
     return PydanticCustomError("imageflow", "{message}", {"message": message, "hint": hint})
 
 
 def text(pattern: str, message: str, hint: str = "") -> Callable[[str], str]:
-    """A check that a text is of this form."""
+    """A check that a text matches the pattern."""
     form = re.compile(pattern)
 
     def check(value: str) -> str:
@@ -41,9 +41,26 @@ def form(pattern: str, message: str, hint: str = "") -> Any:
 NAME_HINT = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 Name = Annotated[str, form(NAME, "is not a usable name", NAME_HINT)]
+# one word: perl(Foo::Bar), libz.so.1()(64bit), php-*, [a-z]*, {a,b}, ?and(?name(a),~i), /usr/bin/vi, @nodejs:20/minimal
+_WORD = (
+    r"(?:@\^?|[/?~_])?[A-Za-z0-9]"
+    r"(?:[A-Za-z0-9+._:=~@/*?^!$|%<>-]|\[[^\[\]\s]+\]|\{[^{}\s]+\}|\((?:[^()\s]|\([^()\s]*\))*\))*"
+)
+_VERSIONED = rf"{_WORD} (?:[<>]=?|=) [A-Za-z0-9][A-Za-z0-9+._:~^-]*"  # of dnf: nginx >= 1.20
+_GROUP = r"@\^?[A-Za-z0-9]+(?:[ ._&-]+[A-Za-z0-9]+)+"  # of dnf: @Development Tools
+_PART = r"(?:[^()\r\n]|\([^()\r\n]{0,100}\)){1,200}"  # bounded: long texts would take long to refuse
+_RICH = rf"\({_PART} (?:and|or|if|unless|with|without) {_PART}\)"
 Package = Annotated[
-    str, form(r"@?[A-Za-z0-9][A-Za-z0-9+._:=~@/*^-]*", "is not a package name", "a name such as nginx, or nginx=1.22*")
+    str,
+    form(
+        rf"{_WORD}|{_VERSIONED}|{_GROUP}|{_RICH}",
+        "is not a package name",
+        "a name such as nginx, or nginx=1.22*",
+    ),
 ]
+ImagePackage = Annotated[
+    str, form(_WORD, "is not a package name", "a name such as nginx, or nginx=1.22*")
+]  # for diskimage-builder, which splits at spaces
 Requirement = Annotated[
     str,
     form(
@@ -67,7 +84,14 @@ Mode = Annotated[str, form(r"0?[0-7]{3,4}", "is not a file mode", 'four octal di
 Unit = Annotated[
     str, form(r"[A-Za-z0-9][A-Za-z0-9@._:\\-]*", "is not the name of a service", "such as nginx or ssh.service")
 ]
-Line = Annotated[str, form(r"[^\n\r]*\S[^\n\r]*", "is not one line of text")]
+Line = Annotated[
+    str,
+    form(
+        r"[^\n\r]*\S[^\n\r]*",
+        "is not one line of text",
+        "without a line end; in a list, each line is an entry of its own",
+    ),
+]
 
 
 def _place(value: str) -> str:
@@ -85,7 +109,7 @@ Place = Annotated[str, AfterValidator(_place)]
 
 
 def _password(value: Any) -> Any:
-    """`{secret: NAME}` or a crypt(5) hash; a plain password would be stored with the build."""
+    """`{secret: NAME}` or a crypt(5) hash: a plain password would be stored with the build."""
     if isinstance(value, dict):
         name = value.get("secret")
         if set(value) == {"secret"} and isinstance(name, str) and SECRET_NAME.fullmatch(name):
@@ -93,7 +117,8 @@ def _password(value: Any) -> Any:
     elif isinstance(value, str) and _CRYPT.fullmatch(value):
         return value
     raise wrong(
-        "is neither a secret's reference nor a crypt hash", "write {secret: NAME}, or the output of 'openssl passwd -6'"
+        "is neither a reference to a secret nor a crypt hash",
+        "write {secret: NAME}, or the output of 'openssl passwd -6'",
     )
 
 

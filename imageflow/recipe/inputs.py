@@ -1,4 +1,4 @@
-"""The local files and folders that an image's recipe names: pure, on raw data and on the canonical form alike."""
+"""The local files and folders named in an image's recipe: pure, for raw data and for the canonical form."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def is_url(name: str) -> bool:
-    """Whether what may be a path or a URL is a URL."""
+    """Whether a path or URL is a URL."""
     return _URL.match(name) is not None
 
 
 def is_id(name: str) -> bool:
-    """Whether what names an image in Glance is its id."""
+    """Whether a name or id of an image in Glance is an id."""
     return _ID.fullmatch(name) is not None
 
 
@@ -33,12 +33,12 @@ class Input:
     """A file or folder that is read when the image is built."""
 
     path: KeyPath  # of the key that names it, below the image
-    name: str  # as the recipe says it
+    name: str  # as written in the recipe
     kind: str  # file, folder, either
-    anywhere: bool = False  # large inputs may be outside of the recipe's folder
+    anywhere: bool = False  # large inputs may be outside the recipe's folder
 
     def at(self, folder: Path) -> Path:
-        """Where it is; `folder` is the recipe's."""
+        """Its path; `folder` is the recipe's."""
         return folder / self.name
 
     def unusable(self, folder: Path) -> tuple[str, str] | None:
@@ -48,7 +48,7 @@ class Input:
             real = os.path.realpath(folder / name)
             root = os.path.realpath(folder)
             if not self.anywhere and os.path.commonpath([real, root]) != root:
-                return f"{short(name)} is outside of the recipe's folder", "copy it beside the recipe"
+                return f"{short(name)} is outside the recipe's folder", "copy it into that folder"
             mode = os.stat(real).st_mode
             if not os.access(real, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
                 return f"{short(name)} can't be read", "check its permissions"
@@ -60,7 +60,7 @@ class Input:
             if self.kind == "file":
                 return f"{short(name)} is a directory", "name each file"
             if real == root:
-                return f"{short(name)} is the recipe's own folder", "put what is used into a folder of its own"
+                return f"{short(name)} is the recipe's own folder", "put the files into a folder of their own"
         elif self.kind == "folder":
             return f"{short(name)} is not a folder", "name the folder that holds it"
         elif not stat.S_ISREG(mode):
@@ -73,7 +73,7 @@ class Input:
 
 
 def of_image(image: Mapping[str, Any]) -> Iterator[Input]:
-    """Every one of an image; whatever has another type than it should is left to the models."""
+    """All inputs of an image; values of a wrong type are left to the models."""
     for key in ("base", "iso"):
         yield from _one(image.get(key), (key,), "file", "file", anywhere=True)
         for named in _one(image.get(key), (key,), "checksums", "file", anywhere=True):
@@ -88,7 +88,7 @@ def of_image(image: Mapping[str, Any]) -> Iterator[Input]:
 
 
 def of_step(step: Any, path: KeyPath = ()) -> Iterator[Input]:
-    """Those of one entry of `configure` or `verify`."""
+    """The inputs of one entry of `configure` or `verify`."""
     if not isinstance(step, Mapping):
         return
     for index, file in enumerate(_items(step.get("files"))):

@@ -1,4 +1,4 @@
-"""From a recipe file to images that can be built, or to every problem it has."""
+"""Turns a recipe file into images that can be built, or reports all its problems."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imageflow.recipe import definition, inputs, problems, relations, setting, wording
+from imageflow.recipe import definition, inputs, plain_places, plain_secrets, problems, relations, setting, wording
 from imageflow.recipe.document import Document, entries
 from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import Problem, path_name
@@ -17,7 +17,7 @@ from imageflow.recipe.records import ImageRecipe, Recipe
 if TYPE_CHECKING:
     from imageflow.recipe import models
 
-_ENOUGH = 1000  # problems; looking for more helps nobody
+_ENOUGH = 1000  # problems; finding more would not help the user
 
 
 def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Sequence[str] = ()) -> Recipe:
@@ -33,7 +33,7 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
             if not images or relations.name_of(image) in images:
                 document.images[index] = setting.apply(image, key, value)
     absolute = Path(os.path.abspath(path))
-    if not _is_text(str(absolute.parent)):  # it is stored with the build
+    if not _is_text(str(absolute.parent)):  # the path is stored with the build
         raise problems.error([Problem(path_name(path), "the folder's name is not text in UTF-8", "rename the folder")])
     found: list[Problem] = []
     checked: list[models.Image] = []
@@ -63,10 +63,15 @@ def _is_text(name: str) -> bool:
 
 
 def plain_secret(path: Path, image: str, variable: str) -> str | None:
-    """The value of a variable in the recipe file as it is now; None when it is not there. Raises RecipeError."""
+    """A plain value in the current recipe file; None when it is missing. Raises RecipeError.
+
+    `variable`: of diskimage-builder's environment, or a path of keys as plain_places.veil writes it.
+    """
     for node in Document.read(path).images:
         if relations.name_of(node) == image:
             value = None
+            if "/" in variable:
+                return plain_places.at(node.data, variable)
             for entry in entries(node):
                 value = (entry.get("environment") or {}).get(variable, value)
             return value if isinstance(value, str) else None
@@ -76,7 +81,7 @@ def plain_secret(path: Path, image: str, variable: str) -> str | None:
 def _check(document: Document, index: int, image: Node, folder: Path) -> tuple[list[Problem], models.Image | None]:
     from pydantic import ValidationError
 
-    from imageflow.recipe import models, triggering
+    from imageflow.recipe import models, on
 
     here: problems.Path = ("images", index)
     if image.keys is None:
@@ -97,14 +102,26 @@ def _check(document: Document, index: int, image: Node, folder: Path) -> tuple[l
         single = image.keys["dib"].keys is not None
         found += wording.faults_of(document, (*here, "dib"), single, itertools.islice(faults, _ENOUGH))
     found += _files(document, here, image, folder)
+    found += [
+        document.problem((*here, *fault.path), fault.message, fault.hint) for fault in plain_places.refused(image.data)
+    ]
+    found += _settings(document, here, image)
     if "on" in image.keys:
-        wrong = itertools.islice(triggering.faults(data, folder), _ENOUGH)
+        wrong = itertools.islice(on.faults(data, folder), _ENOUGH)
         found += wording.faults_of(document, here, False, wrong)
     return found, model
 
 
+def _settings(document: Document, here: problems.Path, image: Node) -> Iterator[Problem]:
+    """Plain secrets that `--set` gives: they could not be read again from the file."""
+    for plain in plain_secrets.of_image(image.data):
+        if document.node((*here, *plain.path)).origin:
+            what = f"is {plain.what}, and a setting is stored with the build"
+            yield document.problem((*here, *plain.path), what, "write {secret: NAME} in the recipe")
+
+
 def _files(document: Document, here: problems.Path, image: Node, folder: Path) -> Iterator[Problem]:
-    """The local files and folders that it names."""
+    """Problems with the local files and folders it names."""
     data = image.data
     for named in inputs.of_image(data if isinstance(data, dict) else {}):
         if wrong := named.unusable(folder):
@@ -115,13 +132,18 @@ def _accept(model: models.Image, entry: dict[str, Any], document: Document, inde
     """The canonical form of an image without problems; `entry`: its definition, merged."""
     from imageflow.recipe.canonical import canonical
 
+    here: problems.Path = ("images", index)
+    remarks = tuple(
+        document.problem((*here, *plain.path), f"holds {plain.what}, in plain text", plain_places.way_out(plain))
+        for plain in plain_secrets.of_image(document.images[index].data)
+    )
     environment: dict[str, Any] = entry.get("environment", {})
     for variable, value in environment.items():
-        if isinstance(value, str) and definition.is_secret(variable, value):
+        if isinstance(value, str) and plain_secrets.is_secret(variable, value):
             environment[variable] = {"secret": f"recipe:{path}#{model.name}/{variable}"}
-    data = canonical(model, entry, path.parent)
+    data = plain_places.veil(canonical(model, entry, path.parent), f"recipe:{path}#{model.name}/")
 
     def where(inner: Sequence[str | int]) -> str:
-        return document.where(("images", index, *inner))
+        return document.where((*here, *inner))
 
-    return ImageRecipe(data, model.name, where)
+    return ImageRecipe(data, model.name, where, remarks)

@@ -1,4 +1,4 @@
-"""What a user may write in a recipe, as pydantic models; diskimage-builder's own part is in `definition`."""
+"""The language of recipes, as pydantic models; diskimage-builder's own part is in `definition`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
+from imageflow.recipe import elsewhere
 from imageflow.recipe import on as triggers
 from imageflow.recipe.fields import MONTH, Account, Line, Name, Sha256, Strict, wrong
 from imageflow.recipe.inputs import ANSWERS, is_id, is_url
@@ -23,11 +24,11 @@ class Publish(Strict):
     """How the image is published."""
 
     name: Annotated[Name | None, Field(description="The image's name by default.")] = None
-    keep: Annotated[int | None, Field(ge=1, le=100_000, description="Versions that stay; all by default.")] = None
+    keep: Annotated[int | None, Field(ge=1, le=100_000, description="Versions to keep; all by default.")] = None
     properties: dict[str, str] = {}
     visibility: Annotated[
         Literal["private", "shared", "community", "public"] | None,
-        Field(description="Who sees it in Glance; the configuration's by default."),
+        Field(description="Visibility in Glance; the configuration's by default."),
     ] = None
 
 
@@ -39,13 +40,13 @@ class Timeout(Strict):
 
 
 class Machine(Strict):
-    """The machine that an image is made on."""
+    """The machine on which an image is made."""
 
     vcpus: Annotated[int, Field(ge=1, le=256)] = 2
     memory: Annotated[int, Field(ge=32, le=4 << 20, description="MiB.")] = 1024
     disk: Annotated[int | None, Field(ge=1, le=65536, description="GiB; the base's own size by default.")] = None
     firmware: Literal["bios", "uefi"] = "bios"
-    user: Annotated[Account, Field(description="Whom to log in as; another than root needs sudo.")] = "root"
+    user: Annotated[Account, Field(description="Account to log in as; any other than root needs sudo.")] = "root"
 
 
 _FILTERS = re.compile(r"[a-z][A-Za-z0-9_:.-]{0,254}")
@@ -54,29 +55,29 @@ _NO_PROPERTIES = ("name", "id", "status", "tag", "limit", "marker", "sort", "sor
 
 def _in_glance(value: str) -> str:
     if not value.strip() or len(value) > 255 or not value.isprintable() or value != value.strip():
-        raise wrong("is not an image of Glance", "its name or its id, as 'openstack image list' shows them")
+        raise wrong("is not an image in Glance", "its name or its id, as 'openstack image list' shows them")
     return value
 
 
 def _wanted(value: dict[str, str]) -> dict[str, str]:
     for key in value:
         if key in _NO_PROPERTIES or not _FILTERS.fullmatch(key):
-            raise wrong(f"{key[:60]!r} is no property to choose an image by", "such as os_distro or architecture")
+            raise wrong(f"{key[:60]!r} is not a property to choose an image by", "such as os_distro or architecture")
     return value
 
 
 InGlance = Annotated[
     Annotated[str, AfterValidator(_in_glance)] | None,
-    Field(description="Name of an image in Glance, the newest one of it; or an image's id."),
+    Field(description="Name of an image in Glance, meaning the newest of that name; or an image's id."),
 ]
 Properties = Annotated[
     Annotated[dict[str, str], AfterValidator(_wanted)] | None,
-    Field(description="What the image in Glance must say of itself; with 'glance'."),
+    Field(description="Properties that the image in Glance must have; with 'glance'."),
 ]
 
 
 class Base(Strict):
-    """What a machine's disk starts as: exactly one of image, file, url and glance."""
+    """The initial content of a machine's disk: exactly one of image, file, url and glance."""
 
     image: Annotated[Name | None, Field(description="Another image of imageflow: its newest version.")] = None
     file: Annotated[str | None, Field(description="A qcow2 or raw file: absolute, or relative to the recipe.")] = None
@@ -119,7 +120,7 @@ def _one_source(model: Base | Iso, names: tuple[str, ...]) -> None:
     if len(given) != 1:
         raise wrong(f"needs one of {', '.join(names)}", f"{names[0]}: …")
     if model.glance is None and model.properties is not None:
-        raise wrong("has properties without glance", "they choose among the images of one name in Glance: glance: NAME")
+        raise wrong("has properties without glance", "they choose among images of one name in Glance: glance: NAME")
     if model.glance is not None and model.sha256 is not None:
         raise wrong("has a sha256 for an image in Glance", "remove it: it is pinned by its id and hash anyway")
     if model.glance is not None and model.properties is not None and is_id(model.glance):
@@ -133,11 +134,11 @@ def _one_source(model: Base | Iso, names: tuple[str, ...]) -> None:
     if model.sha256 is None and model.checksums is None:
         raise wrong(
             "has a url without its sha256",
-            "add 'sha256:', so that the same recipe means the same bytes; or 'checksums:' where it may be replaced",
+            "add 'sha256:', so that the same recipe means the same bytes; or 'checksums:' if it may be replaced",
         )
     if model.checksums is not None:
         if model.sha256 is not None:
-            raise wrong("has a sha256 and checksums", "sha256 when it stays what it is, checksums when it is replaced")
+            raise wrong("has a sha256 and checksums", "sha256 if it never changes, checksums if it is replaced")
         if model.url.endswith("/"):
             raise wrong("has a url without a file name, and checksums", "name the file, as the checksums do")
         if is_url(model.checksums) and not re.match(r"(https?|file)://[^\s]+\Z", model.checksums):
@@ -151,7 +152,9 @@ class AnswerFile(Strict):
     kickstart: str | None = None
     autoinstall: str | None = None
     autoyast: str | None = None
-    release: Annotated[Line | None, Field(description="kickstart: pykickstart's version name, such as RHEL9.")] = None
+    release: Annotated[Line | None, Field(description="kickstart: the system that is installed, such as rocky9.")] = (
+        None
+    )
     arguments: Annotated[Line | None, Field(description="More arguments for the installer's kernel.")] = None
 
     @property
@@ -169,7 +172,7 @@ class AnswerFile(Strict):
 
 
 class Image(Strict):
-    """What every image says, however it is built."""
+    """The keys of every image, whatever its method."""
 
     name: Name
     method: Literal["dib", "boot", "install"]
@@ -187,7 +190,7 @@ class Image(Strict):
 
 
 class DibImage(Image):
-    """An image that diskimage-builder puts together."""
+    """An image built by diskimage-builder."""
 
     method: Literal["dib"]
     dib: Annotated[Any, Field(description="diskimage-builder's own image definition.")]
@@ -219,9 +222,9 @@ class InstallImage(_OnMachine):
     @model_validator(mode="after")
     def _disk(self) -> InstallImage:
         if self.machine.disk is None:
-            raise wrong("does not say how large the disk is", "machine: {disk: GIB}")
+            raise wrong("does not set the size of the disk", "machine: {disk: GIB}")
         if self.machine.user != "root":
-            raise wrong("can't log in as another than root", "remove 'user:'; the answer file lets root in")
+            raise wrong("can only log in as root", "remove 'user:'; the answer file authorizes root")
         return self
 
 
@@ -245,11 +248,11 @@ def known_keys(path: tuple[str | int, ...], method: str) -> list[str]:
 
 
 def mean(path: tuple[str | int, ...], word: str, method: str) -> str:
-    """The hint for an unknown key at this path; below `on` it has the entry's kind behind its index."""
+    """The hint for an unknown key at this path, which below `on` has the entry's kind after its index."""
     if path[:1] == ("on",) and len(path) > 2:
         return triggers.mean(str(path[2]), word)
     known = known_keys(path, method)
     others = [name for name, model in METHODS.items() if not path and word in model.model_fields]
     if others:
         return f"it belongs to method: {listed(others)}"
-    return did_you_mean(word, known, f"known keys: {', '.join(known)}")
+    return elsewhere.hint(word) or did_you_mean(word, known, f"known keys: {', '.join(known)}")

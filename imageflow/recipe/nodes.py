@@ -1,4 +1,4 @@
-"""What stands in a recipe file, and where: scalars, lists and mappings with their lines."""
+"""The content of a recipe file: scalars, lists and mappings with their lines."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from imageflow.recipe.problems import short
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A scalar, a list or a mapping, and where it stands."""
+    """A scalar, a list or a mapping with its location."""
 
     line: int  # from 1
     column: int
     value: Any = None  # of a scalar: str, int, float, bool, None
-    text: str = ""  # a scalar as it was written
+    text: str = ""  # a scalar as written
     items: list[Node] | None = None  # of a list
     keys: dict[str, Node] | None = None  # of a mapping
-    lines: dict[str, int] = field(default_factory=dict)  # of a mapping: where each key stands
+    lines: dict[str, int] = field(default_factory=dict)  # of a mapping: the line of each key
     merge: bool = False  # the key '<<'
     origin: str = ""  # '--set KEY' when it does not come from the file
 
     @property
     def data(self) -> Any:
-        """Plain data; what is shared by an alias is the same object, as the YAML library does it."""
+        """Plain data; values shared by an alias are the same object, as in the YAML library."""
         return _plain(self, {})
 
     def describe(self, secret: bool = False) -> str:
-        """What stands there, for a sentence: `0644 is a number`."""
+        """A description for a message: `0644 is a number`."""
         if self.items is not None:
             return "is a list"
         if self.keys is not None:

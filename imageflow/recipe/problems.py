@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: one line for each problem, with its place and the way out."""
+"""Problems of a recipe as messages: one line for each, with its place and the way out."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from imageflow.errors import RecipeError
 
 Path = tuple[str | int, ...]  # keys and list indexes from the root of the recipe
-_SHOWN = 60  # characters of a value that a message repeats
+_SHOWN = 60  # characters of a value that a message quotes
 _MANY = 30  # problems that one error lists
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong; `place` says where: FILE:LINE: KEY.PATH."""
+    """One problem; `place` is FILE:LINE: KEY.PATH."""
 
     place: str
     message: str
     hint: str = ""
-    line: int = 0  # only to sort by
+    line: int = 0  # for sorting only
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
 def error(problems: Iterable[Problem]) -> RecipeError:
-    """One error for all problems, a line for each, in the order of the file."""
+    """One error for all problems, a line for each, in file order."""
     found = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
     if len(found) == 1:
         return RecipeError(f"{found[0].place}: {found[0].message}", hint=found[0].hint)
@@ -49,18 +49,18 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def short(value: object, most: int = _SHOWN) -> str:
-    """The value as text, on one line, without control characters and not long."""
+    """The value as one short line of text without control characters."""
     text = "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in str(value)[: most + 1])
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def path_name(path: object) -> str:
-    """A file's path, whole unless it is absurd."""
+    """A file's path, shortened only if absurdly long."""
     return short(path, 300)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint with the nearest known word, else `otherwise`."""
+    """A hint with the closest known word, otherwise `otherwise`."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else otherwise
 

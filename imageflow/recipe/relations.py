@@ -1,4 +1,4 @@
-"""What the images of one recipe must not be to each other: of the same name, or made from each other."""
+"""Finds duplicate names and cycles among the images of one recipe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from imageflow.recipe.document import Document
 from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import Path, Problem, short
 
-_MANY = 30  # circles that are told
-_SHOWN = 10  # images of a circle that are named
+_MANY = 30  # cycles that are reported
+_SHOWN = 10  # images of a cycle that are named
 
 
 def name_of(image: Node) -> str | None:
-    """Its name, where it has one."""
+    """Its name, if it has one."""
     return _text((image.keys or {}).get("name"))
 
 
@@ -41,12 +41,12 @@ def doubles(document: Document) -> Iterator[Problem]:
 
 
 def circles(document: Document) -> Iterator[Problem]:
-    """Images that are made from each other, or whose `on:` waits for each other; whatever their method."""
+    """Images that are made from each other, or whose `on:` wait for each other, whatever their method."""
     yield from itertools.islice(_circles(document), _MANY)
 
 
 def _circles(document: Document) -> Iterator[Problem]:
-    edges: dict[str, dict[str, Path]] = {}  # image -> what it is made from, and the key that says so
+    edges: dict[str, dict[str, Path]] = {}  # image -> the images it depends on, with the path of the key
     for index, image in enumerate(document.images):
         name = name_of(image)
         if name is not None and name not in edges:
@@ -55,7 +55,7 @@ def _circles(document: Document) -> Iterator[Problem]:
                 edges[name][name] = ("images", index, "base")
     done: set[str] = set()
     for start in edges:
-        chain: dict[str, Iterator[str]] = {}  # the way here, in order, each with what is still to be looked at
+        chain: dict[str, Iterator[str]] = {}  # the current path in order, each with its remaining edges
         waiting = [start]
         while waiting:
             name = waiting.pop()
@@ -75,18 +75,18 @@ def _circles(document: Document) -> Iterator[Problem]:
 
 
 def _circle(document: Document, edges: dict[str, dict[str, Path]], members: list[str]) -> Problem:
-    """The problem, at the first of the circle."""
+    """The problem, placed at the first image of the cycle."""
     places = [edges[name][of] for name, of in zip(members, [*members[1:], members[0]], strict=True)]
     named = members if len(members) <= _SHOWN else [*members[: _SHOWN - 1], "…"]
     shown = " → ".join(map(short, [*named, members[0]]))
     if all(place[-1] == "base" for place in places):
         return document.problem(places[0], f"cyclic base: {shown}", "an image can't be built from itself")
-    hint = "an image can't be built after itself: take one of them out"
+    hint = "an image can't be built after itself: remove one of them"
     return document.problem(places[0], f"cyclic base and 'on': {shown}", hint)
 
 
 def _parents(image: Node) -> Iterator[tuple[str, Path]]:
-    """Names of other images, and where they stand; the base last, for it says more."""
+    """Names of other images with their paths; the base last, as it is more specific."""
     on = (image.keys or {}).get("on")
     for position, entry in enumerate((on.items if on is not None else None) or []):
         if (name := _text((entry.keys or {}).get("image"))) is not None:

@@ -1,4 +1,4 @@
-"""`--set KEY.PATH=VALUE`: one value of an image replaced, before the image is checked."""
+"""`--set KEY.PATH=VALUE`: replaces one value of an image before the image is checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from imageflow.errors import RecipeError
-from imageflow.recipe import definition, source
+from imageflow.recipe import plain_secrets, source
 from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import short
 
@@ -17,10 +17,10 @@ _TEXTS = ("environment", "properties")  # mappings of free names to text
 
 
 def apply(image: Node, key: str, text: str) -> Node:
-    """The image with the value at the dotted path `key` replaced; nothing that aliases share is touched.
+    """The image with the value at the dotted path `key` replaced; nodes shared by aliases are not modified.
 
-    The value is read as YAML, under `environment` and `properties` as text. What a mapping does not
-    have yet is added; the check of the whole image says whether there is such a key. Raises RecipeError.
+    The value is read as YAML, under `environment` and `properties` as text. A missing key is added to its
+    mapping; the check of the whole image tells whether it is valid. Raises RecipeError.
     """
     origin = f"--set {short(key)}"
     parts = _INDEX.sub(r".\1", key).split(".")
@@ -30,8 +30,8 @@ def apply(image: Node, key: str, text: str) -> Node:
     if mapping is None or (mapping == "environment" and _REFERENCE.fullmatch(text.strip())):
         return _replaced(image, parts, _value(text, origin), origin)
     at = parts.index(mapping) + 1
-    parts = [*parts[:at], ".".join(parts[at:])]  # its keys may have dots
-    if mapping == "environment" and definition.is_secret(parts[-1], text):
+    parts = [*parts[:at], ".".join(parts[at:])]  # its keys may contain dots
+    if mapping == "environment" and plain_secrets.is_secret(parts[-1], text):
         raise RecipeError(
             f"{origin}: is secret, and a setting is stored with the build",
             hint="write {secret: NAME} in the recipe, or the value in the recipe file",
@@ -53,7 +53,7 @@ def _value(text: str, origin: str) -> Node:
 
 
 def _from(node: Node, origin: str) -> Node:
-    """The node and all below it as given on the command line."""
+    """Mark the node and everything below it as given on the command line."""
     node.origin = origin
     for child in [*(node.items or []), *(node.keys or {}).values()]:
         if child.origin != origin:
@@ -78,7 +78,7 @@ def _replaced(node: Node, parts: list[str], value: Node, origin: str) -> Node:
         return dataclasses.replace(node, items=items)
     if node.keys is None:
         raise RecipeError(
-            f"{origin}: there is no such path", hint=f"what stands before {short(part)!r} is a single value"
+            f"{origin}: there is no such path", hint=f"the value before {short(part)!r} is a single value"
         )
     child = node.keys.get(part)
     if child is None:
@@ -88,7 +88,7 @@ def _replaced(node: Node, parts: list[str], value: Node, origin: str) -> Node:
 
 
 def _in_last_entry(node: Node, parts: list[str], value: Node, origin: str) -> Node:
-    """A definition in several entries: the last one wins, and lists of earlier ones would be added to."""
+    """Set it in the last of several entries, which wins; lists of earlier entries would be appended to."""
     items = node.items or []
     if not items or any(item.keys is None for item in items):
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""A recipe file's bytes, read and decoded with distrust, and its tree."""
+"""Reads and decodes an untrusted recipe file, and parses it into a tree."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from imageflow.errors import RecipeError
+from imageflow.errors import NotText, RecipeError
+from imageflow.host.text import read as read_text
 from imageflow.recipe import problems
 from imageflow.recipe.compose import UNPRINTABLE, Composer, unprintable
 from imageflow.recipe.nodes import Node
@@ -16,13 +17,13 @@ MAX_BYTES = 1 << 20
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a small regular file; anything else is refused without waiting for it.
+    """The bytes of a small regular file; anything else is refused without blocking.
 
     Raises RecipeError.
     """
     name = path_name(path)
     try:
-        # a FIFO would wait for its writer, a terminal become ours
+        # a FIFO would wait for its writer, a terminal would become our controlling terminal
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise RecipeError(f"{name}: there is no such file", hint="check the path") from None
@@ -54,7 +55,7 @@ def read(path: Path) -> bytes:
 
 
 def parse(data: bytes, name: str) -> Node:
-    """The root of one YAML document; `name` stands in messages. Raises RecipeError."""
+    """The root of one YAML document; `name` is used in messages. Raises RecipeError."""
     return Composer(name).compose(_decode(data, name))
 
 
@@ -62,12 +63,9 @@ def _decode(data: bytes, name: str) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise RecipeError(f"{name}:1: is UTF-16", hint="save it as UTF-8")
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise RecipeError(
-            f"{name}:{line}: byte 0x{data[error.start]:02x} is not UTF-8", hint="save it as UTF-8"
-        ) from None
+        text = read_text(data).text
+    except NotText as error:
+        raise RecipeError(f"{name}:{error.line}: {error.message}", hint=error.hint) from None
     if found := UNPRINTABLE.search(text):
         raise problems.error([_where(found.start(), text, name, unprintable(found))])
     return text

@@ -1,4 +1,4 @@
-"""What one entry of `configure` or `verify` may say, for diskimage-builder's images and for machines."""
+"""The entries of `configure` and `verify`, for diskimage-builder's images and for machines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from imageflow.recipe.fields import (
     MONTH,
     Account,
     EnvironmentValue,
+    ImagePackage,
     Line,
     Mode,
     Owner,
@@ -31,7 +32,7 @@ class File(Strict):
 
     source: Annotated[str | None, Field(description="A file in the recipe's folder.")] = None
     content: Annotated[str | None, Field(description="The content itself.")] = None
-    path: Annotated[Place, Field(description="Where it goes in the image.")]
+    path: Annotated[Place, Field(description="Its path in the image.")]
     mode: Mode = "0644"
     owner: Owner = "root:root"
 
@@ -66,8 +67,13 @@ class Services(Strict):
         if not self.enable and not self.disable:
             raise wrong("names no service", "enable: [NAME] or disable: [NAME]")
         if both := sorted(set(self.enable) & set(self.disable)):
-            raise wrong(f"enables and disables {both[0]!r}", "do one of it")
+            raise wrong(f"enables and disables {both[0]!r}", "keep one of them")
         return self
+
+
+Reboots = Annotated[
+    bool, Field(description="The machine reboots in it, or is rebooted after it; the next entry runs when it is up.")
+]
 
 
 class Script(Strict):
@@ -78,6 +84,7 @@ class Script(Strict):
     ] = None
     source: Annotated[str | None, Field(description="A file in the recipe's folder.")] = None
     environment: Annotated[dict[str, EnvironmentValue], Field(description="Text, or {secret: NAME}.")] = {}
+    reboot: Reboots = False
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -86,6 +93,8 @@ class Script(Strict):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise wrong("is a list, expected text", "write 'shell: |', and each command on a line of its own below it")
         return {"run": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -110,10 +119,11 @@ class Ansible(Strict):
 
     playbook: Annotated[str, Field(description="A file in the recipe's folder.")]
     with_: Annotated[
-        list[str], Field(alias="with", description="Files and folders that it uses: nothing else is seen.")
+        list[str], Field(alias="with", description="Files and folders that it uses: it sees nothing else.")
     ] = []
     variables: Annotated[dict[str, Any], Field(description="Extra variables; a value may be {secret: NAME}.")] = {}
     tags: list[Line] = []
+    reboot: Reboots = False
 
 
 class Puppet(Strict):
@@ -121,6 +131,7 @@ class Puppet(Strict):
 
     manifest: Annotated[str, Field(description="A file in the recipe's folder.")]
     modules: Annotated[list[str], Field(description="Folders with modules.")] = []
+    reboot: Reboots = False
 
 
 class Salt(Strict):
@@ -129,6 +140,7 @@ class Salt(Strict):
     states: Annotated[str, Field(description="A folder in the recipe's folder: the file root.")]
     apply: Annotated[Line | None, Field(description="Which state; the highstate by default.")] = None
     pillar: dict[str, Any] = {}
+    reboot: Reboots = False
 
 
 class Chef(Strict):
@@ -136,6 +148,11 @@ class Chef(Strict):
 
     cookbooks: Annotated[str, Field(description="A folder in the recipe's folder.")]
     run_list: Annotated[list[Line], Field(min_length=1)]
+    reboot: Reboots = False
+
+
+class Reboot(Strict):
+    """A reboot of the machine; the next entry runs when it is up."""
 
 
 class ConfigureStep(Strict):
@@ -143,7 +160,7 @@ class ConfigureStep(Strict):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
-    packages: Annotated[list[Package], Field(min_length=1)] | None = None
+    packages: Annotated[list[ImagePackage], Field(min_length=1)] | None = None
     pip: Annotated[list[Requirement], Field(min_length=1)] | None = None
     files: Annotated[list[File], Field(min_length=1)] | None = None
     users: Annotated[list[User], Field(min_length=1)] | None = None
@@ -167,7 +184,7 @@ class MachineFile(File):
     @model_validator(mode="after")
     def _used(self) -> MachineFile:
         if self.variables and not self.template:
-            raise wrong("has variables and is no template", "add 'template: true'")
+            raise wrong("has variables but is not a template", "add 'template: true'")
         return self
 
 
@@ -176,14 +193,16 @@ class MachineStep(ConfigureStep):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
+    packages: Annotated[list[Package], Field(min_length=1)] | None = None
     files: Annotated[list[MachineFile], Field(min_length=1)] | None = None  # type: ignore[assignment]
     shell: Script | None = None
     ansible: Ansible | None = None
     puppet: Puppet | None = None
     salt: Salt | None = None
     chef: Chef | None = None
+    reboot: Reboot | None = None
     timeout: Annotated[float, Field(gt=0, le=MONTH, description="Seconds.")] | None = None
-    checkpoint: Annotated[bool, Field(description="Keep a layer after it, where that is not free.")] = False
+    checkpoint: Annotated[bool, Field(description="Keep a layer after it, even where that is not free.")] = False
 
 
 class Verification(Strict):
@@ -191,3 +210,9 @@ class Verification(Strict):
 
     shell: Script
     timeout: Annotated[float, Field(gt=0, le=MONTH, description="Seconds.")] = 300.0
+
+    @model_validator(mode="after")
+    def _stays_up(self) -> Verification:
+        if self.shell.reboot:
+            raise wrong("reboots the machine that it checks", "remove 'reboot:'; the image was booted for this check")
+        return self

@@ -1,11 +1,11 @@
-"""Errors of pydantic in our words, each at its place in the file."""
+"""Turns pydantic's errors into our messages, each with its place in the file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from imageflow.recipe import definition
+from imageflow.recipe import definition, plain_secrets
 from imageflow.recipe.document import Document
 from imageflow.recipe.problems import Path, Problem, did_you_mean, listed, short
 
@@ -33,7 +33,7 @@ def problem_of(document: Document, prefix: Path, error: Any, method: str) -> Pro
     from imageflow.recipe.on import KINDS
 
     loc: Path = tuple(part for part in error["loc"] if part != "[key]")
-    path = (*prefix, *(loc if loc[:1] != ("on",) else (*loc[:2], *loc[3:])))  # without the kind of a trigger
+    path = (*prefix, *(loc if loc[:1] != ("on",) else (*loc[:2], *loc[3:])))  # without the trigger's kind
     kind, context = error["type"], error.get("ctx", {})
     if kind == "imageflow":
         return document.problem(path, context["message"], context["hint"])
@@ -62,9 +62,9 @@ def problem_of(document: Document, prefix: Path, error: Any, method: str) -> Pro
 
 
 def wrong_type(document: Document, path: Path, wanted: str) -> Problem:
-    """What stands there is of another type than wanted."""
+    """The problem of a value with a wrong type."""
     node = document.node(path)
-    secret = any(isinstance(part, str) and definition.keeps_secret(part) for part in path)
+    secret = any(isinstance(part, str) and plain_secrets.keeps_secret(part) for part in path)
     hint = ""
     if wanted == "text" and node.items is None and node.keys is None and node.value is not None:
         hint = "write it in quotes" if secret else f'write it in quotes: "{short(node.text)}"'
@@ -72,7 +72,7 @@ def wrong_type(document: Document, path: Path, wanted: str) -> Problem:
         hint = 'write "" for an empty text'
     elif wanted == "a list" and isinstance(node.value, str) and not secret:
         hint = f"write [{short(node.text)}]"
-    return document.problem(path, f"{node.describe(secret)}, {wanted} is wanted", hint)
+    return document.problem(path, f"{node.describe(secret)}, expected {wanted}", hint)
 
 
 def _example(key: str) -> str:
@@ -90,7 +90,7 @@ def _example(key: str) -> str:
 
 
 def faults_of(document: Document, prefix: Path, single: bool, faults: Iterator[definition.Fault]) -> Iterator[Problem]:
-    """A definition's faults as problems; `single`: it is written as a mapping, not as a list of one."""
+    """A definition's faults as problems; `single`: it is a mapping, not a list of one."""
     for fault in faults:
         path = (*prefix, *(fault.path[1:] if single else fault.path))
         if fault.wanted:

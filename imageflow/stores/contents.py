@@ -1,4 +1,4 @@
-"""Bytes of files: copied by the kernel, holes left out, on the disk when a function returns."""
+"""File contents: copied by the kernel without holes, durable when a function returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imageflow.control import Control
+from imageflow.host.control import Control
 
 _CHUNK = 16 << 20  # between two looks at the control
 _NO_RANGES = {
@@ -24,7 +24,7 @@ _NO_RANGES = {
 
 
 def sync_folder(folder: Path) -> None:
-    """What was created, renamed or removed in `folder` stays so after a power failure."""
+    """Make creations, renames and removals in `folder` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -33,7 +33,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def link(source: Path, to: Path, mode: int) -> bool:
-    """Give the file a second name, on the disk; False where this is not possible."""
+    """Hard-link the file, durably; False when that is not possible."""
     if source.is_symlink():
         return False
     try:
@@ -58,9 +58,9 @@ def link(source: Path, to: Path, mode: int) -> bool:
 
 
 def copy(source: int, to: Path, control: Control, mode: int = 0o666) -> None:
-    """Copy an open file to a new one, shared extents where the file system can; sparse stays sparse.
+    """Copy an open file to a new one, with shared extents if the file system can; sparse stays sparse.
 
-    Raises FileExistsError, OSError, and what `control` says; a half-made copy is left for the caller.
+    Raises FileExistsError, OSError, and what `control` raises; a half-made copy is left to the caller.
     """
     descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
@@ -99,7 +99,7 @@ def _data(source: int, offset: int, size: int) -> tuple[int, int]:
     except OSError as error:
         if error.errno == errno.ENXIO:
             return size, size
-        return offset, size  # the file system knows no holes
+        return offset, size  # the file system does not support holes
     return start, os.lseek(source, start, os.SEEK_HOLE)
 
 
@@ -113,7 +113,7 @@ def _by_sendfile(source: int, to: int, offset: int, count: int) -> int:
 
 
 def digest(source: int, control: Control, progress: Callable[[int], None] = lambda count: None) -> str:
-    """SHA-256 of an open file, read from the disk where the system lets us; `progress` gets bytes read."""
+    """SHA-256 of an open file, read from the disk instead of the cache if possible; `progress` gets bytes read."""
     os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
     os.posix_fadvise(source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     sha = hashlib.sha256()
@@ -127,7 +127,7 @@ def digest(source: int, control: Control, progress: Callable[[int], None] = lamb
 
 
 def write_json(path: Path, value: Any, mode: int) -> None:
-    """Write a small new JSON file, on the disk when this returns; raises FileExistsError."""
+    """Write a small new JSON file durably; raises FileExistsError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, sort_keys=True)

@@ -1,29 +1,27 @@
 """The embedded store: one folder per image version, named by its digest, in one directory.
 
-images/DIGEST/image.json        what is in it, readable without the database
+images/DIGEST/image.json        its description, readable without the database
 images/DIGEST/debian.qcow2 …    the files, read-only
 images/.adding-BUILD-…          half made, or left by a dead worker
-images/.deleting-DIGEST-…       on its way out
+images/.deleting-DIGEST-…       being deleted
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import (
     ConfigError,
     Corrupt,
@@ -31,22 +29,24 @@ from imageflow.errors import (
     Refused,
     Unavailable,
 )
+from imageflow.host import locks, private
+from imageflow.host.control import Control
 from imageflow.model import Artifact
 from imageflow.stores import About, ImageRef, contents
 from imageflow.stores.places import DIGEST, appearing, artifact_of, check_names, explained
 
 LOCK = ".lock"  # made with the first version, and never removed: without it nothing was ever stored here
 _DESCRIPTION = "image.json"
-_CORRUPT = ".corrupt"  # left by a verify that failed: the version is no longer found, and add replaces it
-_MODE = 0o444  # an accidental write is refused
+_CORRUPT = ".corrupt"  # left by a failed verify: the version is no longer found, and add replaces it
+_MODE = 0o444  # protects against accidental writes
 
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """What image.json says."""
+    """The content of image.json."""
 
     artifacts: tuple[Artifact, ...]  # the primary one first
-    builds: tuple[str, ...]  # who made it; more than one when the bytes came out the same
+    builds: tuple[str, ...]  # the builds that made it; several when their bytes were identical
     created: float
 
 
@@ -64,27 +64,27 @@ class DirectoryStore:
     def at(cls, config: Config, where: str) -> Config:
         """See the protocol: an absolute path."""
         if not os.path.isabs(where):
-            raise ConfigError(f"{where!r} is no absolute path")
+            raise ConfigError(f"{where!r} is not an absolute path")
         return replace(config, store=cls.name, store_path=Path(where))
 
     def configured(self) -> None:
-        """See the protocol: there is a default."""
+        """See the protocol: every setting has a default."""
 
     def ready(self, *, used: bool) -> None:
-        """See the protocol: what is written below a mount point, and what is not found there, would be wrong."""
+        """See the protocol: without the mount, files would be written below the mount point, and images not found."""
         if not self._root.is_dir():
-            raise Unavailable(f"{self._root} is no folder", hint="mount it, or make it")
+            raise Unavailable(f"{self._root} is not a folder", hint="mount it, or make it")
         if used and not (self._root / LOCK).exists():
             raise Unavailable(
-                f"{self._root} is not what it was, nothing was ever stored in it",
+                f"{self._root} is not the folder it was: nothing was ever stored in it",
                 hint=f"mount it; if all of it is gone for good: touch {self._root / LOCK}",
             )
 
     def check_properties(self, properties: Mapping[str, Any]) -> None:
-        """See the protocol: any will do."""
+        """See the protocol: any properties are accepted."""
 
     def find(self, digest: str, build_id: str | None = None) -> ImageRef | None:
-        """The version with this digest, whole as far as names and sizes tell, or None; all builds share it."""
+        """The version with this digest, complete by names and sizes, or None; all builds share it."""
         found = self._read(digest)
         return None if found is None else self._ref(digest, found)
 
@@ -98,17 +98,20 @@ class DirectoryStore:
         about: About | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> ImageRef:
-        """See the protocol. With `move` the files get a second name here first, and lose theirs last."""
+        """See the protocol. With `move` the files are hard-linked here first, and their old names removed last."""
         check_names([artifact for _, artifact in files])
         digest = files[0][1].digest
         with explained("adding an image to", self._root):
-            self._root.mkdir(parents=True, exist_ok=True)
+            if not self._root.is_dir():
+                self._root.mkdir(parents=True, exist_ok=True)
+                private.publish(self._root)
             with self._locked():
                 if (found := self._share(digest, build_id)) is not None:
                     return self._ref(digest, found)
             made = _Description(tuple(artifact for _, artifact in files), (build_id,), time.time())
             half = self._aside("adding", build_id)
             half.mkdir()
+            private.publish(half)
             try:
                 self._fill(half, files, made, control, move)
                 ref = self._publish(half, digest, made, build_id, control)
@@ -127,7 +130,7 @@ class DirectoryStore:
             return path.open("rb")
 
     def copy_out(self, ref: ImageRef, artifact: str | None, to: Path, control: Control) -> Path:
-        """See the protocol. The copy shares its bytes with the store where the file system can do that."""
+        """See the protocol. The copy shares extents with the store if the file system can."""
         name = artifact_of(ref, artifact).name
         with appearing(to, name) as (half, whole), self.open(ref, name) as source:
             contents.copy(source.fileno(), half, control)
@@ -139,7 +142,7 @@ class DirectoryStore:
         control: Control,
         progress: Callable[[float], None] = lambda done: None,
     ) -> None:
-        """See the protocol. A version that fails is no longer found until it passes, or is added again."""
+        """See the protocol. A version that fails is no longer found until it passes or is added again."""
         folder = self._root / digest
         try:
             with explained("verifying", folder):
@@ -171,8 +174,7 @@ class DirectoryStore:
                 with contextlib.suppress(FileNotFoundError):
                     (self._root / digest).rename(gone)
                 contents.sync_folder(self._root)
-            if gone.exists():
-                shutil.rmtree(gone)
+            shutil.rmtree(gone, onerror=_unless_gone)  # a janitor may be finishing this deletion
 
     def list(self, build_id: str | None = None) -> Sequence[ImageRef]:
         """See the protocol; oldest first."""
@@ -181,7 +183,7 @@ class DirectoryStore:
         return [self._ref(name, there) for name, there in found if build_id is None or build_id in there.builds]
 
     def tidy(self, alive: Callable[[str], bool]) -> Sequence[str]:
-        """See the protocol; what a dead process was deleting goes too."""
+        """See the protocol; also finishes deletions of dead processes."""
         removed = []
         for name in self._names():
             kind, _, rest = name.partition("-")
@@ -191,7 +193,7 @@ class DirectoryStore:
                     explained("tidying", self._root / name),
                     contextlib.suppress(FileNotFoundError),
                 ):
-                    shutil.rmtree(self._root / name)
+                    shutil.rmtree(self._root / name, onerror=_unless_gone)
                     removed.append(name)
         return removed
 
@@ -210,7 +212,7 @@ class DirectoryStore:
         return ImageRef(self.name, digest, str(path), description.artifacts)
 
     def _read(self, digest: str) -> _Description | None:
-        """What is known of a whole version; None when it is absent, damaged, or found corrupt."""
+        """The description of a complete version; None when it is absent, damaged or marked corrupt."""
         if not DIGEST.fullmatch(digest):
             return None
         folder = self._root / digest
@@ -222,17 +224,18 @@ class DirectoryStore:
         return there if whole else None
 
     def _share(self, digest: str, build_id: str) -> _Description | None:
-        """The whole version that is there, now made by this build too; call it under the lock."""
+        """Add this build to the builds of an existing complete version; call it under the lock."""
         there = self._read(digest)
         if there is not None and build_id not in there.builds:
             self._write(digest, there, (*there.builds, build_id))
         return there
 
     def _write(self, digest: str, there: _Description, builds: tuple[str, ...]) -> None:
-        """Say who shares a version; a reader sees the old description or the new one."""
+        """Write which builds share a version; a reader sees the old description or the new one."""
         folder = self._root / digest
         half = folder / f".{_DESCRIPTION}.{secrets.token_hex(4)}"
         contents.write_json(half, _as_json(_Description(there.artifacts, builds, there.created)), _MODE)
+        half.chmod(_MODE)
         half.rename(folder / _DESCRIPTION)
         contents.sync_folder(folder)
 
@@ -257,6 +260,8 @@ class DirectoryStore:
                 if not (move and contents.link(source, half / artifact.name, _MODE)):
                     contents.copy(file.fileno(), half / artifact.name, control, _MODE)
         contents.write_json(half / _DESCRIPTION, _as_json(made), _MODE)
+        for stored in half.iterdir():
+            stored.chmod(_MODE)  # whatever the umask
         contents.sync_folder(half)
 
     def _publish(
@@ -267,10 +272,10 @@ class DirectoryStore:
         build_id: str,
         control: Control,
     ) -> ImageRef:
-        """Make it visible, unless another process was faster."""
+        """Make the version visible, unless another process was faster."""
         damaged = self._aside("deleting", digest)
         with self._locked():
-            control.check()  # the last moment at which a worker that lost its claim can still be stopped
+            control.check()  # last chance to stop a worker that lost its claim
             if (first := self._share(digest, build_id)) is not None:
                 return self._ref(digest, first)
             if os.path.lexists(self._root / digest):
@@ -285,7 +290,7 @@ class DirectoryStore:
         if there is None:
             raise Corrupt(f"{folder / _DESCRIPTION} is missing or not readable")
         with contextlib.ExitStack() as stack:
-            opened = []  # all of them first: a version that is deleted meanwhile can still be read to its end
+            opened = []  # all of them first: a version deleted meanwhile can still be read to its end
             for artifact in there.artifacts:
                 try:
                     descriptor = os.open(
@@ -316,19 +321,13 @@ class DirectoryStore:
                     raise Corrupt(f"{folder / artifact.name} is not what was stored: its SHA-256 differs")
         progress(1.0)
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Alone with the names in the store; held for moments only, and gone with its process."""
-        descriptor = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock on the names in the store."""
+        return locks.alone(self._root / LOCK, 0o644)
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a regular file; None when it is not there, or something else."""
+    """Bytes of a regular file; None when it is missing or not one."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -355,3 +354,8 @@ def _describe(folder: Path) -> _Description | None:
         Refused,
     ):
         return None
+
+
+def _unless_gone(_what: object, _path: object, found: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(found[1], FileNotFoundError):
+        raise found[1]

@@ -1,4 +1,4 @@
-"""What every store asks of its files' names, how an exported file appears, and what the system's refusals mean."""
+"""Shared by stores: checks of file names, atomic export of files, and explanations of system errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imageflow.stores import ImageRef, contents
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DESCRIPTION = "image.json"  # the directory store's own file in a version
-_AWAY = {  # of file systems over the network; a mount that is gone comes back
+_AWAY = {  # errors of network file systems; a lost mount comes back
     errno.EIO,
     errno.ESTALE,
     errno.ETIMEDOUT,
@@ -30,7 +30,7 @@ _AWAY = {  # of file systems over the network; a mount that is gone comes back
 
 
 def check_names(artifacts: Sequence[Artifact]) -> None:
-    """Every file of a version stays in the version's folder, under its own name."""
+    """Raise Refused unless every file can stay in the version's folder under its own name."""
     names = [artifact.name for artifact in artifacts]
     if not names or not all(DIGEST.fullmatch(artifact.digest) for artifact in artifacts):
         raise Refused("an image needs at least one file, and a SHA-256 for each")
@@ -54,7 +54,7 @@ def artifact_of(ref: ImageRef, name: str | None) -> Artifact:
 
 @contextlib.contextmanager
 def appearing(to: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """-> (a new path to write, the path that it will have): `to`, or `name` in the folder `to`; whole, or not at all.
+    """-> (temporary path to write, final path): `to`, or `name` in the folder `to`; it appears atomically.
 
     Raises Conflict (it exists), NotFound (the folder does not), NoSpace, Refused.
     """
@@ -75,7 +75,7 @@ def appearing(to: Path, name: str) -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def explained(doing: str, path: Path) -> Iterator[None]:
-    """What the system refuses, in words: which path, and the way out."""
+    """Translate OSErrors in the block: with the path and the way out."""
     try:
         yield
     except ImageflowError:
@@ -85,12 +85,12 @@ def explained(doing: str, path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(
                 f"no space left while {doing} {path}",
-                hint="free some space, or delete images that nobody needs: imageflow image list, image delete",
+                hint="free some space, or delete unused images: imageflow image list, image delete",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise Refused(
                 f"{doing} {path}: no permission ({where})",
-                hint="check who owns the folder, and whether it is mounted read-only",
+                hint="check the folder's owner, and whether it is mounted read-only",
             ) from error
         if error.errno == errno.ENOENT:
             raise NotFound(f"{doing} {path}: {where} is not there") from error

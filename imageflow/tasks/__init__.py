@@ -1,1 +1,1 @@
-"""The steps that flows are made of; each finds or creates, and its revert removes what is left."""
+"""The steps that flows are made of; `execute` finds or creates, `revert` removes what is left."""

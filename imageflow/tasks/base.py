@@ -5,15 +5,15 @@ can be named in the signature of `execute` and `revert`; the engine injects them
 
     build     imageflow.model.Build      the build, with its recipe and pins
     config    imageflow.config.Config
-    log       Callable[[str], None]      writes lines to the build's log
+    log       imageflow.host.buildlog.Log   writes lines to the build's log, and masks secrets
     progress  Callable[[float, str], None]   0 … 1 and the phase; call it as often as you like
-    control   imageflow.control.Control  check() it in loops, give it to process.run
-    ledger    Ledger                     open() before a thing is made, close() after it is gone
+    control   imageflow.host.control.Control  check() it in loops, give it to process.run
+    ledger    Ledger                     open() before a resource is made, close() after it is gone
     store     imageflow.stores.Store     where images live
     compute   imageflow.compute.Compute  where machines run
     bench     imageflow.tasks.workbench.Workbench   all of these but store and secret, for the machine that the image
                                          is made on; only where the method makes it on one
-    secret    Callable[[str], str]       value of a secret by its name; masked in the log from then on
+    secret    Callable[[str], str]       a secret's value by its name; masked in the log from then on
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from imageflow.model import ResourceKind
 
 
 class Ledger(Protocol):
-    """The ledger of one build: what it made, or is about to make, and has not removed yet."""
+    """The ledger of one build: the resources it made, or is about to make, and has not removed yet."""
 
     def open(self, kind: ResourceKind, name: str) -> None:
-        """Write down that this is about to be made; again is fine."""
+        """Record that this resource is about to be made; idempotent."""
 
     def close(self, kind: ResourceKind, name: str) -> None:
-        """Write down that this is gone, or belongs to somebody else now; unknown is fine."""
+        """Record that this resource is gone or has another owner; an unknown one is fine."""
 
 
 class Task(task.Task):
@@ -49,7 +49,7 @@ class Task(task.Task):
     """
 
     step: ClassVar[str]  # its name in every flow
-    title: ClassVar[str] = ""  # what an operator reads, e.g. 'Build the disk'
+    title: ClassVar[str] = ""  # shown to operators, e.g. 'Build the disk'
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(self.step, **kwargs)
@@ -62,7 +62,7 @@ class Task(task.Task):
             cls.revert = _never_raising(cls.__dict__["revert"])
 
     def survives(self, result: Any, *_: Any, **drivers: Any) -> bool:
-        """Whether what `execute` made is still there; False runs this step and those after it again.
+        """Whether the result of `execute` still exists; False runs this step and the later ones again.
 
         Asked when a build goes on after a takeover or a resume, maybe on another machine. Besides `result` it can
         name any of the arguments above.
@@ -71,7 +71,7 @@ class Task(task.Task):
 
 
 def _checked(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """An execute whose result can be stored: TaskFlow would leave the step running for ever otherwise."""
+    """An execute whose result can be stored: otherwise TaskFlow would leave the step running for ever."""
 
     @functools.wraps(execute)
     def wrapper(self: Task, *args: Any, **kwargs: Any) -> Any:
@@ -88,9 +88,9 @@ def _checked(execute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _never_raising(revert: Callable[..., Any]) -> Callable[..., Any]:
-    """A revert that reports instead of raising; TaskFlow stops reverting upstream when one raises.
+    """A revert that logs instead of raising: TaskFlow stops reverting the earlier steps when one raises.
 
-    TaskFlow passes `result` and `flow_failures` to every revert; one that doesn't name them needs none.
+    TaskFlow passes `result` and `flow_failures` to every revert; they are dropped unless the revert names them.
     """
     named = inspect.signature(revert).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())

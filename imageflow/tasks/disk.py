@@ -6,18 +6,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from imageflow import process, resources
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.dib import blockdevice, credentials, environment
+from imageflow.dib.cache import Cache
 from imageflow.dib.plan import DibPlan
-from imageflow.dib.watch import Watch
+from imageflow.dib.watch import DibWatch
 from imageflow.errors import CommandFailed, ImageflowError
-from imageflow.model import Build, Json
+from imageflow.host import process, removal
+from imageflow.host.buildlog import Log
+from imageflow.host.control import Control
+from imageflow.host.workspace import Workspace
+from imageflow.model import Build
 from imageflow.tasks.base import Task
-from imageflow.workspace import Workspace
+from imageflow.tasks.results import DiskResult, InputsResult, WorkspaceResult
 
 
 class BuildDisk(Task):
@@ -25,19 +27,19 @@ class BuildDisk(Task):
 
     step = "build-disk"
     title = "Build the disk"
-    default_provides = "disk"  # {"folder", "name", "files": {name: bytes}, "environment": {DIB_*: shown value}}
+    default_provides = "disk"
 
     def execute(
         self,
         build: Build,
         config: Config,
-        workspace: Any,
-        inputs: Any,
-        log: Callable[[str], None],
+        workspace: WorkspaceResult,
+        inputs: InputsResult,
+        log: Log,
         progress: Callable[[float, str], None],
         control: Control,
         secret: Callable[[str], str],
-    ) -> Json:
+    ) -> DiskResult:
         plan = DibPlan.of(build, config)
         work = plan.work
         if (done := _finished(work)) is not None:
@@ -55,7 +57,7 @@ class BuildDisk(Task):
             env[blockdevice.VARIABLE] = f"file://{work.path}/block-device.yaml"
         env |= _shown(work, env, shown := plan.shown_environment(env))
 
-        watch = Watch(log, progress)
+        watch = DibWatch(log, progress)
         folder = plan.folder if plan.folder.is_dir() else work.path  # a relative file in the recipe's environment
         argv = plan.argv()
         log(f"running: {' '.join(argv[1:])}")
@@ -63,35 +65,35 @@ class BuildDisk(Task):
             process.run(argv, control=control, log=watch, env=env, cwd=folder, isolate=True, name="disk-image-create")
         except CommandFailed as error:
             raise watch.failure(error) from error
-        resources.detach_loops(work.path)  # what diskimage-builder has missed; normally nothing
-        plan.check_inputs()  # nobody may have changed an element while it was read
+        removal.detach_loops(work.path)  # what diskimage-builder left attached; normally nothing
+        plan.check_inputs()  # an element must not have changed while it was read
         _keep(cache, plan, env, log)
-        return _finish(work, {"folder": str(work.built), "name": plan.name, "environment": shown})
+        return _finish(work, plan.name, shown)
 
     def revert(self, build: Build, config: Config) -> None:
         empty(Workspace.of(build, config))
 
-    def survives(self, result: Any) -> bool:
+    def survives(self, result: DiskResult) -> bool:
         return _complete(result)
 
 
 def empty(work: Workspace, check: Callable[[], None] = lambda: None) -> None:
-    """Remove what an earlier run has left, but not the folder or the memory itself.
+    """Remove what an earlier run left, but not the folder or its tmpfs.
 
-    `check` raises when the build is another worker's by now: what is there then is its work.
+    `check` raises when another worker has taken over the build: the files are its work then.
     """
-    resources.detach_loops(work.path)
+    removal.detach_loops(work.path)
     work.marker.unlink(missing_ok=True)
-    for mount in resources.mounts_under(work.tmp):
+    for mount in removal.mounts_under(work.tmp):
         if mount.path != work.tmp:
-            resources.unmount(mount.path)
+            removal.unmount(mount.path)
     for entry in [*work.tmp.glob("*"), work.home, work.cache]:
         check()
-        resources.remove_tree(entry)
+        removal.remove_tree(entry)
 
 
 def _shown(work: Workspace, env: dict[str, str], shown: dict[str, str]) -> dict[str, str]:
-    """Variables that keep secrets out of what diskimage-builder writes into the image."""
+    """Variables that keep secrets out of the files that diskimage-builder writes into the image."""
     text = "".join(f"declare -x {name}={json.dumps(value)}\n" for name, value in shown.items())
     (work.path / "environment").write_text(text)
     found = environment.userinfo_in({name: value for name, value in env.items() if name.startswith("DIB_")})
@@ -101,31 +103,32 @@ def _shown(work: Workspace, env: dict[str, str], shown: dict[str, str]) -> dict[
     }
 
 
-def _keep(cache: Any, plan: DibPlan, env: dict[str, str], log: Callable[[str], None]) -> None:
-    """A cache that can't be kept costs the next build time, and this one nothing."""
+def _keep(cache: Cache, plan: DibPlan, env: dict[str, str], log: Log) -> None:
+    """Keep the caches; a failure is only logged, as it costs nothing but time in the next build."""
     try:
         cache.take_back(lambda: plan.archives_unchanged(env))
     except (ImageflowError, OSError) as error:
         log(f"the caches were not kept: {error}")
 
 
-def _finish(work: Workspace, result: dict[str, Any]) -> Json:
-    result["files"] = {file.name: file.stat().st_size for file in work.built.iterdir() if file.is_file()}
+def _finish(work: Workspace, name: str, environment: dict[str, str]) -> DiskResult:
+    files = {file.name: file.stat().st_size for file in work.built.iterdir() if file.is_file()}
+    result = DiskResult(folder=str(work.built), name=name, files=files, environment=environment)
     partial = work.marker.with_suffix(".partial")
     partial.write_text(json.dumps(result))
     os.replace(partial, work.marker)
     return result
 
 
-def _finished(work: Workspace) -> Json | None:
+def _finished(work: Workspace) -> DiskResult | None:
     try:
-        result: Json = json.loads(work.marker.read_text())
+        result: DiskResult = json.loads(work.marker.read_text())
     except (OSError, ValueError):
         return None
     return result if _complete(result) else None
 
 
-def _complete(result: Any) -> bool:
+def _complete(result: DiskResult) -> bool:
     folder = Path(result["folder"])
     try:
         return bool(result["files"]) and all(

@@ -1,15 +1,15 @@
-"""The step that brings the pinned inputs together."""
+"""The step that collects the pinned inputs."""
 
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 from imageflow.config import Config
 from imageflow.dib import configure
 from imageflow.dib.plan import DibPlan
-from imageflow.model import Build, Json
+from imageflow.model import Build
 from imageflow.tasks.base import Task
+from imageflow.tasks.results import InputsResult, WorkspaceResult
 
 
 class CollectInputs(Task):
@@ -17,9 +17,9 @@ class CollectInputs(Task):
 
     step = "collect-inputs"
     title = "Collect the inputs"
-    default_provides = "inputs"  # {"configure": bool}
+    default_provides = "inputs"
 
-    def execute(self, build: Build, config: Config, workspace: Any) -> Json:
+    def execute(self, build: Build, config: Config, workspace: WorkspaceResult) -> InputsResult:
         plan = DibPlan.of(build, config)
         plan.check_inputs()
         shutil.rmtree(plan.work.elements, ignore_errors=True)

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from imageflow.compute import Compute, MachineState
-from imageflow.errors import InputChanged, MachineTrouble
+from imageflow.errors import InputChanged, MachineTrouble, Refused
 from imageflow.flight import Cause
-from imageflow.iso import Additions, Answers
-from imageflow.iso.answers import compose
+from imageflow.inputs import files
+from imageflow.inputs.pins import Kind, Pins
+from imageflow.iso import Additions, Answers, fit, method
+from imageflow.iso import media as installers
+from imageflow.iso.answers import check, compose, read
 from imageflow.iso.remaster import remaster
-from imageflow.model import Build, Json, ResourceKind
-from imageflow.pins import files
+from imageflow.model import Build, ResourceKind
 from imageflow.tasks.base import Task
 from imageflow.tasks.observer import Observer
 from imageflow.tasks.prepare_machine import as_planned, fetched, from_glance, in_glance
+from imageflow.tasks.results import (
+    LayerResult,
+    MachineResult,
+    MediaResult,
+    RemasteredResult,
+    StartResult,
+    machine_result,
+)
 from imageflow.tasks.workbench import LIVES, Workbench
 
-_HOPELESS = (Cause.PANIC, Cause.BOOT_LOOP, Cause.NOT_INSTALLED, Cause.NO_BOOT)  # such a machine has to start anew
+_HOPELESS = (
+    Cause.PANIC,
+    Cause.BOOT_LOOP,
+    Cause.NOT_INSTALLED,
+    Cause.NO_BOOT,
+)  # after these the installation has to start again
+
+
+_MOST_TOLD = 30  # problems and remarks of an answer file in the build's log
 
 
 class FetchMedia(Task):
@@ -27,24 +43,25 @@ class FetchMedia(Task):
 
     step = "fetch-media"
     title = "Fetch the installer"
-    default_provides = "media"  # {"path": the vendor's ISO} or None when its result is reused
+    default_provides = "media"
 
-    def execute(self, bench: Workbench, start: Json) -> Json | None:
+    def execute(self, bench: Workbench, start: StartResult) -> MediaResult | None:
         if start["stage"] >= 0:
             bench.log("reused")
             return None
         build = bench.build
-        iso = build.recipe["iso"]
-        digest = next(pin for name, pin in build.pins.items() if name.partition(":")[0] == "iso")
-        if "glance" in iso:
+        iso = bench.image.made_from
+        digest = Pins(build.pins).made_from(Kind.ISO)[1]
+        if iso.glance:
             path = from_glance(in_glance(digest, bench), bench, ("iso", "raw"))
-        elif "url" in iso:
+        elif iso.url:
             path = fetched(iso, digest, bench)
         else:
-            path = as_planned(Path(build.folder) / iso["file"], digest, bench)
+            assert iso.file, iso
+            path = as_planned(Path(build.folder) / iso.file, digest, bench)
         return {"path": str(path)}
 
-    def survives(self, result: Any) -> bool:
+    def survives(self, result: MediaResult | None) -> bool:
         return result is None or Path(result["path"]).is_file()
 
 
@@ -53,27 +70,26 @@ class RemasterMedia(Task):
 
     step = "remaster-media"
     title = "Remaster the ISO"
-    default_provides = "remastered"  # {"path", "marker": what the installed system says at the end} or None
+    default_provides = "remastered"
 
-    def execute(self, bench: Workbench, start: Json, media: Json | None) -> Json | None:
+    def execute(self, bench: Workbench, start: StartResult, media: MediaResult | None) -> RemasteredResult | None:
         if media is None:
             bench.log("reused")
             return None
-        kind, name = bench.image.answers
+        answers, kind = bench.image.answers, Answers(bench.image.answers.kind)
         marker = f"imageflow: installed {bench.build.id}"
-        answer = compose(
-            Answers(kind),
-            _answers(bench.build, name),
-            Additions(bench.keys.public, marker, hold=bench.compute.console_delay),
-        )
+        text = _answers(bench.build, kind, answers.name)
+        release = _fitting(bench, Path(media["path"]), kind, text)
+        additions = Additions(bench.keys.public, marker, hold=bench.compute.console_delay)
+        answer = compose(kind, text, additions, release)
         to = bench.work.path / "media.iso"
         to.unlink(missing_ok=True)
         remaster(
             Path(media["path"]),
             to,
-            Answers(kind),
+            kind,
             answer,
-            arguments=bench.build.recipe["answers"].get("arguments") or "",
+            arguments=answers.arguments or "",
             control=bench.control,
             progress=lambda fraction: bench.progress(fraction, "remaster"),
         )
@@ -82,26 +98,46 @@ class RemasterMedia(Task):
     def revert(self, bench: Workbench) -> None:
         (bench.work.path / "media.iso").unlink(missing_ok=True)
 
-    def survives(self, result: Any) -> bool:
+    def survives(self, result: RemasteredResult | None) -> bool:
         return result is None or Path(result["path"]).is_file()
 
 
-def _answers(build: Build, name: str) -> str:
-    """The answer file's text, as it was pinned."""
+def _answers(build: Build, kind: Answers, name: str) -> str:
+    """The answer file's text, checked against its pin."""
     path = Path(build.folder) / name
-    if files.digest(path) != build.pins[f"file:{name}"]:
+    if files.digest(path) != Pins(build.pins).file(name):
         raise InputChanged(f"{name} is not what it was when the build was planned")
-    return path.read_text()
+    return read(kind, path.read_bytes()).text
+
+
+def _fitting(bench: Workbench, iso: Path, kind: Answers, text: str) -> str | None:
+    """The release that a kickstart is completed for; raises Refused when the ISO and the answers don't fit.
+
+    A local ISO was compared with them before the build: the others are here for the first time.
+    """
+    found = installers.inspect(iso)
+    method.require(found, kind, bench.image.machine.firmware)
+    fit.require_architecture(found, bench.config.machine_architecture)
+    answers = bench.image.answers
+    release = fit.release(found, kind, answers.release)
+    problems = [*check(kind, text, answers.name, release), *fit.problems(found, kind, text, answers.release)]
+    for problem in problems[:_MOST_TOLD]:
+        bench.log(f"{'remark: ' if problem.remark else ''}{problem.shown(answers.name)}")
+    if wrong := [problem.shown(answers.name) for problem in problems if not problem.remark]:
+        raise Refused(
+            f"the answers do not fit the ISO ({found.identity.shown}): {wrong[0]}", hint="correct one of them"
+        )
+    return release
 
 
 class BootInstaller(Task):
-    """Boot the machine that the operating system is installed on."""
+    """Boot the machine on which the operating system is installed."""
 
     step = "boot-installer"
     title = "Boot the installer"
-    default_provides = "installer"  # imageflow.compute.Machine, or None when its result is reused
+    default_provides = "installer"
 
-    def execute(self, bench: Workbench, remastered: Json | None) -> Json | None:
+    def execute(self, bench: Workbench, remastered: RemasteredResult | None) -> MachineResult | None:
         if remastered is None:
             bench.log("reused")
             return None
@@ -110,12 +146,12 @@ class BootInstaller(Task):
     def revert(self, bench: Workbench) -> None:
         bench.delete()
 
-    def survives(self, result: Any, compute: Compute) -> bool:
+    def survives(self, result: MachineResult | None, compute: Compute) -> bool:
         return result is None or compute.state(result["name"]) is not MachineState.ABSENT
 
 
-def boot_installer(bench: Workbench, remastered: Json) -> Json:
-    """Boot it from the CD onto an empty disk; one that runs already is adopted."""
+def boot_installer(bench: Workbench, remastered: RemasteredResult) -> MachineResult:
+    """Boot it from the CD with an empty disk; a machine that runs already is adopted."""
     bench.forget_begun()
     bench.ledger.open(ResourceKind.MACHINE, bench.name)
     machine = bench.compute.ensure(
@@ -127,27 +163,29 @@ def boot_installer(bench: Workbench, remastered: Json) -> Json:
         cdrom=Path(remastered["path"]),
     )
     bench.say_running(machine)
-    return asdict(machine)
+    return machine_result(machine)
 
 
 class AwaitInstalled(Task):
-    """Watch the installer until it has powered the machine off and has said that it is done."""
+    """Watch the installer until it has reported success and powered the machine off."""
 
     step = "await-installed"
     title = "Install"
-    default_provides = "base"  # {"key": layer of the installed system}
+    default_provides = "base"
 
-    def execute(self, bench: Workbench, remastered: Json | None, installer: Json | None) -> Json:
+    def execute(
+        self, bench: Workbench, remastered: RemasteredResult | None, installer: MachineResult | None
+    ) -> LayerResult:
         stage, build = bench.stages[0], bench.build.id
         if remastered is None:
             bench.log("reused")
             return {"key": stage.key}
-        if _installed(bench):  # by a worker that died then; the machine may run from its disk already
+        if _installed(bench):  # a worker died right after it; the machine may already run from its disk
             return {"key": stage.key}
         if bench.compute.state(bench.name) is MachineState.ABSENT:
             boot_installer(bench, remastered)
         hopeless = bench.work.path / "hopeless"
-        if hopeless.exists():  # an operator resumes: the machine was kept to be looked at, and is of no other use
+        if hopeless.exists():  # resumed by an operator: the machine was kept only for inspection
             bench.log("the installer starts again from the beginning")
             bench.compute.delete(bench.name)
             hopeless.unlink()
@@ -170,13 +208,15 @@ class AwaitInstalled(Task):
         bench.checkpoint(stage, parent=None)
         return {"key": stage.key}
 
-    def survives(self, result: Any, bench: Workbench) -> bool:
-        ours = result["key"] == bench.stages[0].key  # else another host installed it, for a key that is not here
+    def survives(self, result: LayerResult, bench: Workbench) -> bool:
+        ours = (
+            result["key"] == bench.stages[0].key
+        )  # otherwise another host installed it, for a key that this host lacks
         return ours and bench.compute.layers.find(result["key"]) is not None
 
 
 def _installed(bench: Workbench) -> bool:
-    """Whether this build has made the layer of the installed system already; its machine is left as that leaves it."""
+    """Whether this build has already made the layer of the installed system; the machine is not touched."""
     stage = bench.stages[0]
     layer = bench.compute.layers.hold(stage.key, bench.build.id)
     if layer is None or layer.build_id != bench.build.id:

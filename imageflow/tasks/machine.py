@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from imageflow.compute import Compute, MachineState
-from imageflow.model import Json
 from imageflow.tasks.base import Task
+from imageflow.tasks.results import BootedResult, LayerResult, ReachedResult, StartResult, machine_result
 from imageflow.tasks.workbench import Workbench
 
 
 class BootMachine(Task):
-    """Boot the machine from the deepest layer that is there; one that runs already is adopted."""
+    """Boot the machine from the deepest existing layer; a machine that runs already is adopted."""
 
     step = "boot-machine"
     title = "Boot the machine"
-    # imageflow.compute.Machine, "stage": index of what was on its disk then, and "key": the layer of that
     default_provides = "machine"
 
-    def execute(self, bench: Workbench, start: Json, base: Json) -> Json:
+    def execute(self, bench: Workbench, start: StartResult, base: LayerResult) -> BootedResult:
         stage, key = start["stage"], start["key"] or base["key"]
-        if bench.compute.state(bench.name) is MachineState.RUNNING:  # it stands on what it was started from
+        if bench.compute.state(bench.name) is MachineState.RUNNING:  # it keeps the layer it was started from
             stage, key = bench.begun or (stage, key)
         else:
             stage, key = bench.deepest(max(stage, 0)) or (stage, key)
             bench.begin(stage, key)
         machine = bench.start(key)
         bench.say_running(machine)
-        return asdict(machine) | {"stage": stage, "key": key}
+        return BootedResult(**machine_result(machine), stage=stage, key=key)
 
     def revert(self, bench: Workbench) -> None:
         bench.delete()
 
-    def survives(self, result: Any, compute: Compute) -> bool:
-        # one that died is started again, from its last layer, by whoever needs it
+    def survives(self, result: BootedResult, compute: Compute) -> bool:
+        # a dead one is started again from its last layer by the first step that needs it
         return compute.state(result["name"]) is not MachineState.ABSENT
 
 
@@ -43,10 +39,9 @@ class AwaitSsh(Task):
 
     step = "await-ssh"
     title = "Wait for SSH"
-    default_provides = "reached"  # {"system": what the guest calls itself}
+    default_provides = "reached"
 
-    def execute(self, bench: Workbench, start: Json, base: Json, machine: Json) -> Json:
-        key = machine.get("key") or start["key"] or base["key"]  # an earlier imageflow did not say it
-        system = bench.on_guest(key, lambda guest: guest.facts.system, report=True)
+    def execute(self, bench: Workbench, machine: BootedResult) -> ReachedResult:
+        system = bench.on_guest(machine["key"], lambda guest: guest.facts.system, report=True)
         bench.log(f"{system}; log in with: imageflow build ssh {bench.build.id}")
         return {"system": system}

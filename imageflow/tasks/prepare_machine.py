@@ -1,43 +1,47 @@
-"""The first steps of a build on a machine: its folder, what can be reused, and what it starts from."""
+"""The first steps of a build on a machine: its work folder, the layer to reuse, and the base."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from imageflow import fetch, resources
+from imageflow import fetch
 from imageflow.compute import FORMATS, Compute, MachineState
-from imageflow.compute.locks import locked
 from imageflow.config import Config
 from imageflow.errors import Corrupt, InputChanged, NotFound, RecipeError, Refused, Unavailable
 from imageflow.flight.record import Record, masked
 from imageflow.guest import keys
-from imageflow.model import Json, ResourceKind
-from imageflow.pins.glance import Pinned
-from imageflow.stages import stages as planned
+from imageflow.host import removal
+from imageflow.host.locks import locked
+from imageflow.inputs.glance import Pinned
+from imageflow.inputs.pins import Kind, Pins
+from imageflow.inputs.stages import stages as planned
+from imageflow.model import ResourceKind
+from imageflow.recipe import MadeFrom
 from imageflow.stores import Store
 from imageflow.tasks.base import Task
+from imageflow.tasks.results import LayerResult, StartResult, VerifiedResult
 from imageflow.tasks.workbench import Workbench
 
 if TYPE_CHECKING:
-    from imageflow.openstack.image import Image
+    from imageflow.openstack.image import GlanceImage
 
 
 class PrepareMachine(Task):
-    """Make the work folder, and hold the deepest layer that can be reused."""
+    """Make the work folder and hold the deepest reusable layer."""
 
     step = "prepare-machine"
     title = "See what can be reused"
-    default_provides = "start"  # {"stage": index of the deepest stage that is there, -1 for none, "key": its layer}
+    default_provides = "start"
 
-    def execute(self, bench: Workbench) -> Json:
+    def execute(self, bench: Workbench) -> StartResult:
         build, compute = bench.build, bench.compute
         compute.check(bench.spec())
         bench.ledger.open(ResourceKind.DIRECTORY, str(bench.work.path))
         if not bench.work.path.exists() and compute.state(bench.name) is not MachineState.ABSENT:
-            bench.log("a machine of this build runs that only another host has the keys of: it is deleted")
+            bench.log("deleting a running machine of this build: only another host has its keys")
             compute.delete(bench.name)
         bench.work.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         bench.ledger.open(ResourceKind.LAYERS, build.id)
@@ -55,32 +59,32 @@ class PrepareMachine(Task):
 
     def revert(self, bench: Workbench) -> None:
         bench.release_layers()
-        resources.remove(ResourceKind.DIRECTORY, str(bench.work.path))
+        removal.remove(ResourceKind.DIRECTORY, str(bench.work.path))
         bench.ledger.close(ResourceKind.DIRECTORY, str(bench.work.path))
 
-    def survives(self, result: Any, bench: Workbench) -> bool:
+    def survives(self, result: StartResult, bench: Workbench) -> bool:
         there = result["key"] is None or bench.compute.layers.find(result["key"]) is not None
         return there and bench.work.path.is_dir()
 
 
 def _take_install_keys(config: Config, key: str, to: Path) -> None:
-    """Use the keys that the installed system knows, or will know.
+    """Use the keys that the installed system accepts, or will accept.
 
-    An answer file lets in one key, and what it installed is reused by builds that come later.
+    An answer file authorizes one key, and later builds reuse the system it installed.
     """
     folder = config.install_keys_dir / key
-    with locked(config.install_keys_dir / f".{key}.lock"):  # two builds that make them at once would have one each
+    with locked(config.install_keys_dir / f".{key}.lock"):  # else two builds could each make their own at the same time
         keys.copy(keys.make(folder), to)
 
 
 class FetchBase(Task):
-    """Get the image that the machine's disk starts as, checked against its pin, as the first layer."""
+    """Get the base image, checked against its pin, as the first layer."""
 
     step = "fetch-base"
     title = "Fetch the base"
-    default_provides = "base"  # {"key": its layer}
+    default_provides = "base"
 
-    def execute(self, bench: Workbench, store: Store, start: Json) -> Json:
+    def execute(self, bench: Workbench, store: Store, start: StartResult) -> LayerResult:
         key = bench.stages[0].key
         if start["stage"] >= 0:
             bench.log("reused")
@@ -94,35 +98,36 @@ class FetchBase(Task):
         bench.layer(key)
         return {"key": key}
 
-    def survives(self, result: Any, compute: Compute) -> bool:
+    def survives(self, result: LayerResult, compute: Compute) -> bool:
         return compute.layers.find(result["key"]) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What a machine's disk starts as."""
+    """The initial content of a machine's disk."""
 
-    file: Callable[[], tuple[Path, str]]  # gets it here; -> where it is, and its format
-    image: str | None = None  # id of an image in the cloud that is the same
+    file: Callable[[], tuple[Path, str]]  # downloads it; -> its path and format
+    image: str | None = None  # id of the same image in the cloud
 
 
 def _base(bench: Workbench, store: Store) -> _Base:
-    """The base, as it was pinned."""
+    """The pinned base."""
     build = bench.build
-    base = build.recipe["base"]
-    ((pin_name, digest),) = ((name, pin) for name, pin in build.pins.items() if name.startswith("base:"))
-    if "glance" in base:
+    base = bench.image.made_from
+    named, digest = Pins(build.pins).made_from(Kind.BASE)
+    if base.glance:
         image = in_glance(digest, bench)
         return _Base(lambda: _with_format(from_glance(image, bench, FORMATS)), image.id)
-    if "url" in base:
+    if base.url:
         return _Base(lambda: _with_format(fetched(base, digest, bench)))
-    if "file" in base:
-        return _Base(lambda: _with_format(as_planned(Path(build.folder) / base["file"], digest, bench)))
-    return _stored(pin_name.removeprefix("base:"), digest, bench, store)
+    if base.file:
+        file = Path(build.folder) / base.file
+        return _Base(lambda: _with_format(as_planned(file, digest, bench)))
+    return _stored(named, digest, bench, store)
 
 
 def _stored(name: str, digest: str, bench: Workbench, store: Store) -> _Base:
-    """A version of another image of ours."""
+    """A version of another imageflow image."""
     ref = store.find(digest)
     if ref is None:
         raise InputChanged(f"{name} {digest[:12]} is not in the store any more")
@@ -135,18 +140,19 @@ def _stored(name: str, digest: str, bench: Workbench, store: Store) -> _Base:
 
     def file() -> tuple[Path, str]:
         path = Path(ref.path).parent / disk.name
-        if not path.is_file():  # a store that is no folder of this machine
+        if not path.is_file():  # the store is not a local folder
             path = store.copy_out(ref, disk.name, bench.work.path / f"base.{disk.format}", bench.control)
         return path, disk.format
 
     return _Base(file, ref.image if disk is ref.artifacts[0] else None)
 
 
-def fetched(source: Json, digest: str, bench: Workbench) -> Path:
-    """What is behind a URL; raises InputChanged when it was replaced since the build was planned."""
+def fetched(source: MadeFrom, digest: str, bench: Workbench) -> Path:
+    """Download a URL; raises InputChanged when its content was replaced since the build was planned."""
+    assert source.url, source
     try:
         return fetch.fetch(
-            source["url"],
+            source.url,
             digest,
             config=bench.config,
             control=bench.control,
@@ -154,13 +160,13 @@ def fetched(source: Json, digest: str, bench: Workbench) -> Path:
             progress=bench.progress,
         )
     except Corrupt as error:
-        if "checksums" not in source:
+        if source.checksums is None:
             raise
         raise InputChanged(f"{error.message}: it was replaced since the build was planned") from None
 
 
-def in_glance(pin: str, bench: Workbench) -> Image:
-    """An image in Glance; raises InputChanged unless it is there as it was pinned."""
+def in_glance(pin: str, bench: Workbench) -> GlanceImage:
+    """An image in Glance; raises InputChanged unless it still matches its pin."""
     from imageflow.openstack import Cloud
     from imageflow.openstack.images import Images
 
@@ -173,8 +179,8 @@ def in_glance(pin: str, bench: Workbench) -> Image:
     return image
 
 
-def from_glance(image: Image, bench: Workbench, formats: Sequence[str]) -> Path:
-    """Its data as a file, with its hash checked; raises Refused for another format, InputChanged when it goes meanwhile."""
+def from_glance(image: GlanceImage, bench: Workbench, formats: Sequence[str]) -> Path:
+    """Its data as a file, hash checked; raises Refused for another format, InputChanged when it is deleted meanwhile."""
     from imageflow.openstack import Cloud
     from imageflow.openstack.images import Images
 
@@ -202,7 +208,7 @@ def from_glance(image: Image, bench: Workbench, formats: Sequence[str]) -> Path:
 
 
 def as_planned(path: Path, digest: str, bench: Workbench) -> Path:
-    """A local input; raises InputChanged unless it is what was pinned."""
+    """A local input; raises InputChanged unless it matches its pin."""
     try:
         fetch.local(path, digest, config=bench.config, control=bench.control)
     except Corrupt:
@@ -213,22 +219,23 @@ def as_planned(path: Path, digest: str, bench: Workbench) -> Path:
 
 
 def _with_format(path: Path) -> tuple[Path, str]:
-    """What else than these it may be, the compute driver refuses."""
+    """The path with its format; the compute driver refuses anything but these."""
     with path.open("rb") as file:
         return path, "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
 
 
 class DeleteMachine(Task):
-    """Delete the machine: its image is made and verified."""
+    """Delete the machine after its image was made and verified."""
 
     step = "delete-machine"
     title = "Delete the machine"
 
-    def execute(self, bench: Workbench, verified: Any) -> None:
-        record = Record(bench.config.records_dir / bench.build.id, bench.name)
-        record.console(masked(bench.compute.console(bench.name), bench.log), 0)
+    def execute(self, bench: Workbench, verified: VerifiedResult) -> None:
+        most = int(bench.config.builds.max_console * 2**20)
+        record = Record(bench.config.records_dir / bench.build.id, bench.name, most=most)
+        record.console(masked(bench.compute.console(bench.name), bench.log.clean), 0)
         for remove in (bench.delete, bench.release_layers):
             try:
                 remove()
-            except (Refused, Unavailable) as error:  # the image is made: what it was made on is no reason to wait
+            except (Refused, Unavailable) as error:  # the image is complete: no reason to wait for its machine
                 bench.log(f"{error.message}: it is left for the janitor")

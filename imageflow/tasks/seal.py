@@ -4,82 +4,82 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
-from imageflow import content, secrets
+from imageflow import content
 from imageflow.compute import Compute, MachineState
 from imageflow.errors import CommandFailed, NotSealed, Unavailable
-from imageflow.guest import inventory, seal
-from imageflow.guest.connect import Connection
-from imageflow.model import Json
+from imageflow.guest import inventory, seal, way_in
+from imageflow.guest.connect import SshConnection
+from imageflow.tasks import leaks
 from imageflow.tasks.base import Task
+from imageflow.tasks.results import BootedResult, ReachedResult, SealedResult, StoppedResult
 from imageflow.tasks.workbench import LIVES, Workbench
 
 
 class SealMachine(Task):
-    """Remove keys, identities, logs and caches from the machine; its own login goes, too."""
+    """Remove keys, identities, logs and caches from the machine, and the build's own login."""
 
     step = "seal"
     title = "Seal"
-    default_provides = "sealed"  # {"packages": [{"name", "version", "arch"}] | None, "system", "machine_id", "content"}
+    default_provides = "sealed"
 
-    def execute(self, bench: Workbench, secret: Callable[[str], str], reached: Json, machine: Json) -> Json:
+    def execute(
+        self, bench: Workbench, secret: Callable[[str], str], reached: ReachedResult, machine: BootedResult
+    ) -> SealedResult:
         return seal_machine(bench, secret)
 
-    def survives(self, result: Any) -> bool:
+    def survives(self, result: SealedResult) -> bool:
         return True
 
 
 class StopMachine(Task):
-    """Power the machine off; one that died before that is sealed again."""
+    """Power the machine off; one that died before is sealed again."""
 
     step = "stop-machine"
     title = "Power off"
-    default_provides = "stopped"  # {"machine": name}
+    default_provides = "stopped"
 
-    def execute(self, bench: Workbench, secret: Callable[[str], str], sealed: Json) -> Json:
+    def execute(self, bench: Workbench, secret: Callable[[str], str], sealed: SealedResult) -> StoppedResult:
         for life in range(1, LIVES + 1):
-            if _found(bench) is None:  # it died, or so did the worker that sealed it once more
-                bench.log("the machine is not the one that was sealed: once more from its last layer")
+            if _found(bench) is None:  # it died, or the worker that sealed it again did
+                bench.log("the machine is not the one that was sealed: sealing again from its last layer")
                 seal_machine(bench, secret)
             try:
                 bench.compute.stop(bench.name, bench.control)
                 break
-            except Unavailable:  # it died on its way down
+            except Unavailable:  # it died while shutting down
                 if life == LIVES:
                     raise
         if (state := bench.compute.state(bench.name)) is not MachineState.STOPPED:
-            raise NotSealed(f"the machine is {state} and was not powered off in order", hint="resume the build")
+            raise NotSealed(f"the machine is {state} and was not shut down cleanly", hint="resume the build")
         return {"machine": bench.name}
 
-    def survives(self, result: Any, compute: Compute) -> bool:
+    def survives(self, result: StoppedResult, compute: Compute) -> bool:
         return compute.state(result["machine"]) is MachineState.STOPPED
 
 
-def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
-    """Seal the machine; half sealed by a worker that died, it can't be logged into: then from its last layer."""
+def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> SealedResult:
+    """Seal the machine; one half sealed by a dead worker admits no login: it starts again from its last layer."""
     begun, done = bench.sealing
     if (known := _found(bench)) is not None:
         return known
     if begun.exists():
         bench.delete()
         begun.unlink()
-    values = [secret(name) for name in secrets.named_in(bench.build.recipe)]
+    values = leaks.values_of(bench.build, secret, bench.log)
 
-    def work(guest: Connection) -> Json:
-        found: dict[str, Any] = {
-            "packages": inventory.packages(guest, control=bench.control),
-            "system": guest.facts.system,
-            "machine_id": guest.run("cat /etc/machine-id 2>/dev/null || :", control=bench.control).strip(),
-        }
+    def work(guest: SshConnection) -> SealedResult:
+        found = SealedResult(
+            packages=inventory.packages(guest, control=bench.control),
+            system=guest.facts.system,
+            machine_id=guest.run("cat /etc/machine-id 2>/dev/null || :", control=bench.control).strip(),
+            content=None,
+            closed=way_in.serves(guest, bench.control),
+        )
         bench.progress(0.2, "look for secrets")
-        if left := seal.find_secrets(guest, values, bench.control):
-            raise NotSealed(
-                f"a secret of the recipe is in {', '.join(left[:5])}",
-                hint="keep it out of the image: hand it to the command that needs it, in its environment",
-            )
+        leaks.refuse_in_machine(seal.find_secrets(guest, values, bench.control), bench.log.clean)
         bench.progress(0.4, "clean")
-        user = bench.image.machine["user"]
+        user = bench.image.machine.user
         seal.clean(guest, control=bench.control, log=bench.log)
         bench.progress(0.5, "list the content")
         found["content"] = _content(bench, guest, found["packages"])
@@ -94,10 +94,10 @@ def seal_machine(bench: Workbench, secret: Callable[[str], str]) -> Json:
     return bench.on_guest(bench.stages[-1].key, work)
 
 
-def _content(bench: Workbench, guest: Connection, packages: list[dict[str, str]] | None) -> str | None:
-    """The content digest of what the machine will be when it is sealed; None, and why is in the log."""
+def _content(bench: Workbench, guest: SshConnection, packages: list[dict[str, str]] | None) -> str | None:
+    """The content digest of the machine once sealed; on failure None, with the reason in the log."""
     try:
-        listed = inventory.tree(guest, bench.keys, control=bench.control, user=bench.image.machine["user"])
+        listed = inventory.tree(guest, bench.keys, control=bench.control, user=bench.image.machine.user)
     except CommandFailed as error:
         bench.log(f"{error.message}: {error.hint}")
         listed = b""
@@ -106,12 +106,12 @@ def _content(bench: Workbench, guest: Connection, packages: list[dict[str, str]]
     return digest
 
 
-def _found(bench: Workbench) -> Json | None:
-    """What was found in the machine before it was sealed; None when this one is not sealed, or only half."""
+def _found(bench: Workbench) -> SealedResult | None:
+    """What was found in the machine before it was sealed; None when it is not, or only half sealed."""
     begun, done = bench.sealing
     if not begun.exists() or bench.compute.state(bench.name) not in (MachineState.RUNNING, MachineState.STOPPED):
         return None
     if not done.exists() and not seal.is_sealed(bench.compute.console(bench.name), bench.build.id):
         return None
-    known: Json = json.loads(begun.read_text())
+    known: SealedResult = json.loads(begun.read_text())
     return known

@@ -1,30 +1,30 @@
-"""The step that makes the files of the version of the stopped machine's disk."""
+"""The step that makes the files of the version from the stopped machine's disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from imageflow import finishing, resources, secrets
 from imageflow.compute import Compute
 from imageflow.config import Config
-from imageflow.control import Control
+from imageflow.content.secret_search import SecretSearch
 from imageflow.guest import keys, remains, scrub
+from imageflow.host import disk_files
+from imageflow.host.buildlog import Log
+from imageflow.host.control import Control
+from imageflow.host.workspace import Workspace
 from imageflow.model import Build
-from imageflow.tasks.base import Task
-from imageflow.workspace import Workspace
+from imageflow.recipe import ImageRecipe
+from imageflow.tasks import leaks
+from imageflow.tasks.finished import MakeOutputs, finished
+from imageflow.tasks.results import FileResult, StoppedResult
 
-_SHORTEST = 8  # bytes of a secret that is looked for: a shorter one is found in any disk by chance
 
-
-class SnapshotMachine(Task):
-    """Flatten the disk, wipe what sealing left of keys in free space, convert and compress it, with digests."""
+class SnapshotMachine(MakeOutputs):
+    """Flatten the disk, wipe remains of keys from free space, convert and compress it, with digests."""
 
     step = "snapshot-machine"
     title = "Make the image"
-    default_provides = "outputs"  # [{"path", "artifact": {name, format, size, digest, virtual_size}}]
 
     def execute(
         self,
@@ -32,11 +32,11 @@ class SnapshotMachine(Task):
         config: Config,
         compute: Compute,
         control: Control,
-        log: Callable[[str], None],
+        log: Log,
         progress: Callable[[float, str], None],
         secret: Callable[[str], str],
-        stopped: Any,
-    ) -> list[dict[str, Any]]:
+        stopped: StoppedResult,
+    ) -> list[FileResult]:
         work = Workspace.of(build, config)
         work.finished.mkdir(exist_ok=True)
         disk = compute.disk(stopped["machine"], control)
@@ -46,19 +46,22 @@ class SnapshotMachine(Task):
         def within(start: float, end: float, phase: str) -> Callable[[float], None]:
             return lambda fraction: progress(start + fraction * (end - start), phase)
 
-        finishing.convert(
+        disk_files.convert(
             Path(disk.path), disk.format, raw, "raw", control=control, log=log, progress=within(0.0, 0.2, "flatten")
         )
-        needles = [*_needles(build, work, secret), *remains.key_material(raw, control)]
-        wiped = scrub.scrub(raw, needles, control, within(0.2, 0.3, "wipe"))
+        search = SecretSearch(leaks.values_of(build, secret, log))
+        # In a file a secret was found before the machine was sealed: what is wiped here is free space.
+        needles = [*_key_material(work), *search.needles.all, *remains.key_material(raw, control)]
+        wiped = scrub.scrub(raw, needles, control, within(0.2, 0.25, "wipe"))
         if wiped:
-            log(f"wiped {wiped} remains of the build's keys from free space")
-        outputs = build.recipe["outputs"]
+            log(f"wiped {wiped} remains of the build's keys and secrets from free space")
+        leaks.refuse(leaks.in_disk(search, raw, control, within(0.25, 0.3, "look for secrets")), log.clean)
+        outputs = ImageRecipe.from_json(build.recipe).outputs
         made = []
         for position, output in enumerate(outputs):
             start = 0.3 + 0.7 * position / len(outputs)
             to = work.finished / f"{build.image}.{output}"
-            size = finishing.convert(
+            size = disk_files.convert(
                 raw,
                 "raw",
                 to,
@@ -67,28 +70,16 @@ class SnapshotMachine(Task):
                 log=log,
                 progress=within(start, start + 0.6 / len(outputs), output),
             )
-            made.append((to, finishing.artifact_of(to, output, control, size)))
+            made.append((to, disk_files.artifact_of(to, output, control, size)))
         raw.unlink(missing_ok=True)
-        for file, artifact in made:
-            log(f"{file.name}: {artifact.size} bytes, sha256 {artifact.digest}")
-        return [{"path": str(file), "artifact": asdict(artifact)} for file, artifact in made]
-
-    def revert(self, build: Build, config: Config) -> None:
-        resources.remove_tree(Workspace.of(build, config).finished)
-
-    def survives(self, result: Any) -> bool:
-        return all(
-            Path(entry["path"]).exists() and Path(entry["path"]).stat().st_size == entry["artifact"]["size"]
-            for entry in result
-        )
+        return finished(made, log)
 
 
-def _needles(build: Build, work: Workspace, secret: Callable[[str], str]) -> list[bytes]:
-    """What no block of the image may hold."""
+def _key_material(work: Workspace) -> list[bytes]:
+    """Byte strings of the build's own keys."""
     made = keys.make(work.ssh())
     found = [line.split()[1] for line in (made.public, made.host_public)]
     for private in (made.private, made.host_private):
         body = [line for line in private.read_text().splitlines() if "-----" not in line]
-        found += [line for line in body if len(line) >= 40][1:]  # the first line says little but the format
-    found += [value for name in secrets.named_in(build.recipe) if len(value := secret(name)) >= _SHORTEST]
+        found += [line for line in body if len(line) >= 40][1:]  # the first line is little but the format
     return [text.encode() for text in found]

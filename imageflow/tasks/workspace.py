@@ -1,35 +1,35 @@
-"""The first and the last step of a build on this machine: its work folder."""
+"""The first and last steps of a build on this host: its work folder."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from imageflow import resources
 from imageflow.config import Config
 from imageflow.dib import preflight
 from imageflow.dib.plan import DibPlan
 from imageflow.errors import ImageflowError
-from imageflow.model import Build, Json, ResourceKind
+from imageflow.host import removal
+from imageflow.host.buildlog import Log
+from imageflow.host.workspace import Workspace
+from imageflow.model import Build, ResourceKind
 from imageflow.tasks.base import Ledger, Task
-from imageflow.workspace import Workspace
+from imageflow.tasks.results import WorkspaceResult
 
 
 class PrepareWorkspace(Task):
-    """Check the machine, and make the build's work folder: in memory, if there is enough of it."""
+    """Check the host and make the build's work folder, in memory if there is enough."""
 
     step = "prepare-workspace"
     title = "Prepare the work folder"
-    default_provides = "workspace"  # {"path": absolute, "memory": bool}
+    default_provides = "workspace"
 
-    def execute(self, build: Build, config: Config, ledger: Ledger, log: Callable[[str], None]) -> Json:
+    def execute(self, build: Build, config: Config, ledger: Ledger, log: Log) -> WorkspaceResult:
         plan = DibPlan.of(build, config)
         work = plan.work
         preflight.check_machine(plan.elements(), plan.outputs)
         size = int(plan.image.dib.get("min-tmpfs") or 2) * preflight.GIB
-        mounted = _is_mounted(work)  # by a worker that died
+        mounted = _is_mounted(work)  # left by a dead worker
         limit = 0
         if not mounted and _may_use_memory(plan, config):
             limit = preflight.memory_for(size, preflight.available_memory())
@@ -41,7 +41,7 @@ class PrepareWorkspace(Task):
         preflight.check_space(work.path, need, "[dib] min_free" if memory else "[dib] min_free and the image itself")
         if limit:
             ledger.open(ResourceKind.MOUNT, str(work.tmp))
-            resources.mount_tmpfs(work.tmp, limit)
+            removal.mount_tmpfs(work.tmp, limit)
         where = f"{shutil.disk_usage(work.tmp).total / preflight.GIB:.1f} GiB of memory" if memory else "on disk"
         log(f"work folder {work.path}, {where}")
         ledger.open(ResourceKind.LOOP, str(work.path))
@@ -52,18 +52,18 @@ class PrepareWorkspace(Task):
     def revert(self, build: Build, config: Config, ledger: Ledger) -> None:
         remove_workspace(Workspace.of(build, config), ledger)
 
-    def survives(self, result: Any) -> bool:
+    def survives(self, result: WorkspaceResult) -> bool:
         work = Workspace(Path(result["path"]))
         return work.tmp.is_dir() and _is_mounted(work) == result["memory"]
 
 
 class RemoveWorkspace(Task):
-    """Remove the work folder; what can't be removed now is left to the janitor."""
+    """Remove the work folder; what can't be removed is left to the janitor."""
 
     step = "remove-workspace"
     title = "Clean up"
 
-    def execute(self, build: Build, config: Config, ledger: Ledger, log: Callable[[str], None]) -> None:
+    def execute(self, build: Build, config: Config, ledger: Ledger, log: Log) -> None:
         try:
             remove_workspace(Workspace.of(build, config), ledger)
         except ImageflowError as error:
@@ -71,18 +71,18 @@ class RemoveWorkspace(Task):
 
 
 def remove_workspace(work: Workspace, ledger: Ledger) -> None:
-    """Remove all that a build may have on this machine, newest first; absent is fine."""
+    """Remove all that a build may have on this host, newest first; missing parts are fine."""
     for kind, name in (
         (ResourceKind.LOOP, work.path),
         (ResourceKind.MOUNT, work.tmp),
         (ResourceKind.DIRECTORY, work.path),
     ):
-        resources.remove(kind, str(name))
+        removal.remove(kind, str(name))
         ledger.close(kind, str(name))
 
 
 def _is_mounted(work: Workspace) -> bool:
-    return any(mount.path == work.tmp for mount in resources.mounts_under(work.tmp))
+    return any(mount.path == work.tmp for mount in removal.mounts_under(work.tmp))
 
 
 def _may_use_memory(plan: DibPlan, config: Config) -> bool:

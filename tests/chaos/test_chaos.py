@@ -44,8 +44,9 @@ def _storm(folder: Path, database: str, builds: int, gap: float, seconds: float)
         site.nothing_left()
 
 
+@pytest.mark.sliced(of=3)  # one database, of the three
 def test_storm(tmp_path: Path, database_url: str) -> None:
-    """Part of every change: enough builds for a dozen kills, on each database."""
+    """Part of every change: enough builds for a dozen kills."""
     _storm(tmp_path, database_url, builds=30, gap=2.0, seconds=240)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imageflow.inbox import SqlInbox
+from imageflow.events.inbox import SqlInbox
 from imageflow.model import BuildState, Event, Outcome, Verdict
 from imageflow.persistence import events, reactions
 from tests.small.flow import Trace
@@ -75,14 +75,14 @@ def check(site: Site, sent: list[int]) -> None:
     assert ran.keys() == {build.id for build in made if build.state is BuildState.SUCCEEDED}
 
 
-SERVERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "mariadb")]
-
-
-@pytest.mark.parametrize("database_url", ["sqlite", *SERVERS], indirect=True)
+@pytest.mark.sliced
 @pytest.mark.parametrize("place", PLACES)
 def test_a_death_loses_nothing_and_doubles_nothing(site: Site, place: str) -> None:
     [receipt] = SqlInbox(site.service.database).receive([PUSH], listener="http")
     assert serve(site, "die", place).wait() == -9
+    with site.service.database.read() as conn:
+        created = {one.build_id for one in reactions.of_events(conn, [receipt.event.seq])} - {None}
+    assert created == {build.id for build in site.service.builds(limit=100)}, "a build and what asked for it are one"
     worker = serve(site)
     site.await_that(lambda: all_is_answered(site), seconds=150)
     worker.terminate()
@@ -91,6 +91,7 @@ def test_a_death_loses_nothing_and_doubles_nothing(site: Site, place: str) -> No
     assert sorted(build.image for build in made) == ["child", *(f"i{n}" for n in range(IMAGES))]
 
 
+@pytest.mark.sliced(of=3)  # one database, of the three
 def test_two_that_serve_are_killed_at_random(site: Site) -> None:
     """Events come all the time, inputs change, one of two processes dies every second or so."""
     inbox, sent, dice = SqlInbox(site.service.database), [], random.Random(4)

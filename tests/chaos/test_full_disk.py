@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imageflow.model import BuildState
-from tests.services import require
+from tests.servers.services import require
 from tests.small.site import Site
 
 
@@ -52,10 +52,9 @@ def test_no_room_even_to_queue(tmp_path: Path, small_disk: Path) -> None:
     with Site(tmp_path) as site:
         assert site.service.builds() == []  # opens the database: SQLite needs some room for that, too
         fill = small_disk / "fill"
-        with fill.open("wb") as file, pytest.raises(OSError, match="No space"):
+        with fill.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
             while True:
                 file.write(bytes(1 << 16))
-                file.flush()
         with pytest.raises(NoSpace, match="no space for the database"):
             for _ in range(1000):
                 site.build()

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from imageflow.model import BuildState
-from tests.services import MariaDB, PostgreSQL, Server, running
+from tests.servers.services import MariaDB, PostgreSQL, Server, running
 from tests.small.flow import ALL, STEPS
 from tests.small.site import Site
 
 
+@pytest.mark.sliced(of=2)  # one server, of the two
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [PostgreSQL, MariaDB])
 @pytest.mark.parametrize(("away", "lease"), [(20, 30.0), (8, 3.0)], ids=["shorter-than-the-lease", "longer"])

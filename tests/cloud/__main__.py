@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.cloud.cloud import Cloud, launch, running, sweep
+from tests.cloud.cloud import TOKEN_LIFE, Cloud, launch, prepare, running, sweep
 from tests.cloud.settings import root
 
 
@@ -20,9 +20,10 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (("start", "start it; it runs until 'stop'"), ("run", "start it, run a command, end it")):
         command = commands.add_parser(name, help=text)
-        command.add_argument("--token-life", type=int, default=86400, metavar="SECONDS")
+        command.add_argument("--token-life", type=int, default=TOKEN_LIFE, metavar="SECONDS")
         if name == "run":
             command.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    commands.add_parser("prepare", help="make the schemas that every start copies, unless they are made")
     commands.add_parser("stop", help="end it, and remove what killed ones have left")
     commands.add_parser("status", help="what runs, and its memory; exit code 1 unless all does")
     env = commands.add_parser("env", help="print variables for clients, for a shell's eval")
@@ -34,6 +35,9 @@ def main() -> int:
     if os.geteuid() != 0:
         parser.error("a cloud needs root")
     folder = root() / arguments.name
+    if arguments.command == "prepare":
+        prepare(arguments.name)
+        return 0
     if arguments.command in ("start", "run"):
         begun = time.monotonic()
         cloud = launch(arguments.name, detached=arguments.command == "start", token_life=arguments.token_life)

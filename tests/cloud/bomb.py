@@ -1,7 +1,7 @@
 """A worker that kills itself with SIGKILL when a cloud has answered: `python -m tests.cloud.bomb CONFIG_FILE idle MOMENT`.
 
-MOMENT is a pattern of what was asked, as in 'POST /servers/…/action rescue' or 'PUT /v2/images/…/file': what the cloud
-has done then, no worker knows. 'half PATTERN' dies when half of the data is sent.
+MOMENT is a pattern of a request, as in 'POST /servers/…/action rescue' or 'PUT /v2/images/…/file': no worker knows then
+what the cloud has done. With 'half PATTERN' the worker dies when half of the data is sent.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def _half(data: Any, size: int) -> Iterator[bytes]:
 
 
 def said(method: str, url: str, body: Any) -> str:
-    """What a request asks for, in words: of an action, which one."""
+    """A request in words; for an action, with its name."""
     known = json.loads(body) if isinstance(body, str | bytes) else body
-    action = next(iter(known), "") if isinstance(known, dict) else ""  # a file's data is not to be touched
+    action = next(iter(known), "") if isinstance(known, dict) else ""  # a file's data must not be read here
     return f"{method} {urlsplit(url).path} {action}"
 
 

@@ -1,4 +1,4 @@
-"""A cloud that runs: start it, stop and start its services one by one, see what is left in it, end it."""
+"""A running cloud: start it, stop and start its services one by one, end it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from tests.cloud.programs import Programs
 from tests.cloud.settings import LISTENERS, Settings, root, write
 from tests.cloud.supervision import Supervision, hold, lives
 from tests.cloud.template import Template
-from tests.services import free_ports
+from tests.servers.services import free_ports
 
 _KEPT = ("logs", "lock")  # of a cloud that ended, for people to read
 _KEEP_LOGS = 86400  # seconds
+TOKEN_LIFE = 86400  # seconds
 
 
 class Cloud:
@@ -50,16 +51,16 @@ class Cloud:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Names that `stop` and `start` take."""
+        """The names that `stop` and `start` accept."""
         return tuple(daemons(self.settings))
 
     def running(self) -> list[str]:
-        """Names of the services that run."""
+        """The names of the services that run."""
         have = set(self.supervision.programs()["running"])
         return [s for s in self.services if s in have]
 
     def check(self) -> None:
-        """AssertionError when a service has ended by itself."""
+        """Raise AssertionError when a service has ended by itself."""
         self._programs.check(*self.services)
 
     def stop(self, service: str, how: signal.Signals | None = None) -> None:
@@ -78,7 +79,7 @@ class Cloud:
 
     @contextlib.contextmanager
     def without(self, *services: str) -> Iterator[None]:
-        """These services are stopped meanwhile."""
+        """Stop these services for the length of the block."""
         for service in services:
             self.stop(service)
         try:
@@ -88,7 +89,7 @@ class Cloud:
 
     @contextlib.contextmanager
     def token_life(self, seconds: int) -> Iterator[None]:
-        """Tokens that are issued meanwhile live that long."""
+        """Tokens that are issued within the block live for this many seconds."""
         try:
             self._keystone(seconds)
             yield
@@ -100,11 +101,11 @@ class Cloud:
         self.restart("keystone")
 
     def log(self, service: str) -> Path:
-        """Where a service logs."""
+        """The log file of a service."""
         return self.settings.logs / f"{service}.log"
 
     def environment(self, cloud: str = "imageflow") -> dict[str, str]:
-        """What clients need: OS_CLIENT_CONFIG_FILE, OS_CLOUD, NO_PROXY, and which cloud tests are to use."""
+        """What clients need: OS_CLIENT_CONFIG_FILE, OS_CLOUD, NO_PROXY, and the cloud for tests to use."""
         return {
             "OS_CLIENT_CONFIG_FILE": str(self.clouds_yaml),
             "OS_CLOUD": cloud,
@@ -131,11 +132,11 @@ class Cloud:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def enter(self, *argv: str) -> list[str]:
-        """A command that runs a program inside, where its libvirt and its network namespaces are seen."""
+        """A command that runs a program inside, where libvirt and the network namespaces are visible."""
         return ["nsenter", f"--target={self.supervision.pid}", "--mount", "--pid", "--", *argv]
 
     def end(self) -> None:
-        """End everything that it started; its logs stay until another cloud starts."""
+        """End everything that the cloud started; its logs stay until another cloud starts."""
         self.supervision.end()
         interfaces.remove(self.settings.network)
         _empty(self.folder)
@@ -153,7 +154,7 @@ def running(folder: Path) -> Cloud:
 
 
 def sweep() -> None:
-    """Remove what clouds that were killed have left, and logs after a day. Their processes died with them."""
+    """Remove what killed clouds have left, and logs after a day. Their processes died with them."""
     interfaces.remove_dead(lives)
     for folder in root().glob("*"):
         if not folder.is_dir() or folder.name.startswith("template"):
@@ -166,28 +167,48 @@ def sweep() -> None:
             os.close(lock)
 
 
-def launch(name: str, *, detached: bool = False, token_life: int = 86400) -> Cloud:
-    """Start an empty cloud in a folder of its own. Unless detached, it dies with the thread that called this."""
+@contextlib.contextmanager
+def _own_folder(name: str) -> Iterator[tuple[Path, int]]:
+    """An empty folder for a cloud that nobody else uses meanwhile, and the lock on it."""
     folder = root() / name
     root().mkdir(mode=0o711, parents=True, exist_ok=True)
     closed = [str(p) for p in (root(), *root().parents) if not p.stat().st_mode & stat.S_IXOTH]
     assert not closed, f"the user mysql cannot traverse {closed[0]}: set IMAGEFLOW_TEST_CLOUD_DIR to another folder"
     sweep()
     folder.mkdir(exist_ok=True)
-    lock = hold(folder, patience=5)  # somebody may be looking whether a cloud lives here
+    lock = hold(folder, patience=5)  # another process may be checking whether a cloud lives here
     assert lock is not None, f"a cloud runs in {folder} already"
     try:
         shutil.rmtree(folder / "logs", ignore_errors=True)
         _empty(folder)
         folder.chmod(0o711)
-        template = Template()
-        with template.alone():
-            if not template.made:
-                _say("making schemas, for this start and all later ones")
-                made = _prepare(folder, secrets.token_hex(12), token_life)
-                with _supervised(made, lock, detached=False) as supervision:
-                    template.make(made, supervision)
-                _empty(folder)
+        yield folder, lock
+    finally:
+        os.close(lock)
+
+
+def prepare(name: str) -> None:
+    """Make what all clouds begin with, unless it is there: what a first start would do before it starts anything."""
+    with _own_folder(name) as (folder, lock), Template().alone():
+        _make_template(folder, lock)
+
+
+def _make_template(folder: Path, lock: int) -> Template:
+    template = Template()
+    if not template.made:
+        _say("making schemas, for this start and all later ones")
+        made = _prepare(folder, secrets.token_hex(12), TOKEN_LIFE)
+        with _supervised(made, lock, detached=False) as supervision:
+            template.make(made, supervision)
+        _empty(folder)
+    return template
+
+
+def launch(name: str, *, detached: bool = False, token_life: int = TOKEN_LIFE) -> Cloud:
+    """Start an empty cloud in a folder of its own. Unless detached, it dies with the thread that called this."""
+    with _own_folder(name) as (folder, lock):
+        with Template().alone():
+            template = _make_template(folder, lock)
             facts = template.facts()
             settings = _prepare(folder, facts["password"], token_life)
             template.copy(settings)
@@ -200,8 +221,6 @@ def launch(name: str, *, detached: bool = False, token_life: int = 86400) -> Clo
         except BaseException:
             cloud.end()
             raise
-    finally:
-        os.close(lock)
     return cloud
 
 
@@ -234,7 +253,7 @@ def _supervised(settings: Settings, lock: int, detached: bool) -> Iterator[Super
 
 
 def _boot(cloud: Cloud) -> None:
-    """Start the services, those that nothing waits for last, and make what needs them."""
+    """Start the services, those that nothing depends on last, and make what needs them."""
     provisioner = provision.Provisioner(cloud.settings)
     agents = ("nova-compute", "neutron-linuxbridge-agent", "neutron-dhcp-agent")
     cloud.start(*(s for s in cloud.services if s not in agents))

@@ -31,7 +31,7 @@ def write_all(settings: Settings) -> None:
         "rabbitmq-plugins": "[].\n",
         "libvirtd.conf": 'auth_unix_rw = "none"\nunix_sock_group = "root"\n',
         "virtlogd.conf": "",
-        # Guests run as root, who alone can read our folder; cgroups and /dev belong to the machine's own libvirt.
+        # Guests run as root, because only root can read our folder; cgroups and /dev belong to the machine's own libvirt.
         "libvirt/qemu.conf": 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\n'
         "cgroup_controllers = [ ]\nnamespaces = [ ]\nremember_owner = 0\n",
     }
@@ -138,7 +138,7 @@ def _glance(settings: Settings, service: str, database: str, region: str) -> Sec
         **_database(settings, database),
         "paste_deploy": {"flavor": "keystone", "config_file": "/etc/glance/glance-api-paste.ini"},
         **_tokens(settings, region),
-        # Another region would have a bus of its own; nobody listens there.
+        # Another region would have a bus of its own; nothing listens to this one.
         **_messaging(settings, notify=region == REGION),
     }
 
@@ -278,7 +278,7 @@ def _uwsgi(settings: Settings, service: str, program: str) -> Sections:
             "post-buffering": 65535,
             "need-app": True,
             "die-on-term": True,
-            "add-header": "Connection: close",  # it does not keep connections, and clients would see resets
+            "add-header": "Connection: close",  # it does not keep connections open, and clients would see resets
             "disable-logging": True,
         }
     }
@@ -293,5 +293,5 @@ def _rabbit(settings: Settings) -> str:
         f"default_user = openstack\ndefault_pass = {settings.password}\nloopback_users = none\n"
         "disk_free_limit.absolute = 10MB\nvm_memory_high_watermark.absolute = 1GB\n"
         "log.console = true\nlog.console.level = warning\nlog.file = false\n"
-        "log.channel.level = critical\n"  # whoever waits for a queue asks for it before it is there
+        "log.channel.level = critical\n"  # clients that wait for a queue ask for it before it exists
     )

@@ -18,7 +18,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Daemon:
-    """A program; `needs` are those that must answer before it can start."""
+    """A program; `needs` are the programs that must answer before it can start."""
 
     name: str
     argv: tuple[str, ...]
@@ -30,7 +30,7 @@ class Daemon:
 
 
 def environment(settings: Settings, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A clean one: neither a virtual environment's Python nor a proxy reaches the services."""
+    """A clean environment: no Python of a virtual environment and no proxy setting reaches the services."""
     return {"PATH": _PATH, "HOME": str(settings.state), "LC_ALL": "C.UTF-8", **(more or {})}
 
 
@@ -158,7 +158,7 @@ def _agents(settings: Settings) -> tuple[Daemon, ...]:
 
 
 def rabbit_program() -> Path | None:
-    """The server's own script: the one on PATH wants an account of its own."""
+    """The server's own script: the one on PATH needs an account of its own."""
     return next(iter(sorted(Path("/usr/lib/rabbitmq").glob("**/*bin/rabbitmq-server"))), None)
 
 
@@ -183,7 +183,7 @@ def _speaks_http(settings: Settings, name: str) -> bool:
 
 
 def _consumed(settings: Settings, *queues: str) -> bool:
-    """Whether somebody takes messages from each of these queues."""
+    """Whether each of these queues has a consumer."""
     try:
         with amqp.Connection(
             f"{ADDRESS}:{settings.ports['rabbit']}", "openstack", settings.password, connect_timeout=5

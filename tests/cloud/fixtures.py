@@ -9,36 +9,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cloud import sample
 from tests.cloud.packages import absent
-from tests.services import require
+from tests.servers.services import require
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
     from tests.cloud.glance_rig import GlanceRig, Project
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m is looked at
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Which of the tests are slow in this run; unless tests are named, for those are wanted.
-
-    The first of these tests waits until the cloud is up: minutes, when it is the first time or the machine is busy.
-    """
-    if not any("::" in argument for argument in config.args) and not config.option.keyword:
-        sample.thin_out(items)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first of these tests time until the cloud is up: minutes, on a first start or a busy machine."""
     for item in items:
         if item.get_closest_marker("cloud") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))
 
 
-def pytest_report_header() -> str:
-    """How to repeat this run's choice."""
-    return f"sample of the cloud's tests: IMAGEFLOW_SAMPLE={sample.NUMBER}"
-
-
 @pytest.fixture(scope="session")
 def cloud() -> Iterator[Cloud]:
-    """A running cloud, see tests/cloud/cloud.py: one for all tests of a run; that of IMAGEFLOW_TEST_CLOUD, if set."""
+    """A running cloud, see tests/cloud/cloud.py: one for all tests of a run, or the one that IMAGEFLOW_TEST_CLOUD names."""
     require("the test cloud", absent())
     from tests.cloud.cloud import launch, running
 
@@ -54,7 +42,7 @@ def cloud() -> Iterator[Cloud]:
 
 @pytest.fixture
 def nothing_left(cloud: Cloud) -> Iterator[None]:
-    """Fails the test that leaves anything in the cloud, and removes it."""
+    """Fails a test that leaves anything in the cloud, and removes that."""
     from tests.cloud.leftovers import leftovers, remove
 
     remove(cloud)

@@ -1,4 +1,4 @@
-"""The Glance of the test cloud, in a project of its own, as the contract of stores wants it."""
+"""The Glance of the test cloud, in a project of its own, as the contract of stores needs it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import yaml
 from imageflow import config
 from imageflow.config import Config
 from imageflow.config.clouds import GlanceConfig, OpenStackConfig
-from imageflow.control import Control
+from imageflow.host.control import Control
 from imageflow.model import Artifact
-from imageflow.openstack.image import Image
+from imageflow.openstack.image import GlanceImage
 from imageflow.stores import About, ImageRef
 from imageflow.stores.glance.driver import GlanceStore
 from tests.cloud.settings import REGION
-from tests.store_contract import damage, image
+from tests.contracts.stores import damage, image
 
 
 class Project:
-    """A project of its own, whose only user is an ordinary member of it; and another that looks on."""
+    """A project of its own, whose only user is an ordinary member; and another project, which only looks."""
 
     def __init__(self, cloud: Any, folder: Path) -> None:
         from openstack.connection import Connection
@@ -55,13 +55,13 @@ class Project:
         self.said = said
 
     def session(self) -> Any:
-        """keystoneauth's, of the member."""
+        """The member's keystoneauth session."""
         from openstack.connection import Connection
 
         return Connection(**self.said["store"]).session
 
     def outsider(self) -> Any:
-        """Somebody in another project."""
+        """The client of a user in another project."""
         from openstack.connection import Connection
 
         return Connection(**self.said["outsider"])
@@ -95,7 +95,7 @@ class GlanceRig:
         return GlanceStore(self.configured(**glance))
 
     def store_at(self, auth_url: str, patience: float = 60.0) -> GlanceStore:
-        """By another way to the same cloud."""
+        """The same cloud at another URL."""
         said = json.loads(json.dumps(self.project.said["store"]))
         said["auth"]["auth_url"] = auth_url
         file = self.folder.with_name(f"{secrets.token_hex(4)}.yaml")
@@ -104,17 +104,17 @@ class GlanceRig:
         return GlanceStore(dataclasses.replace(self.config, openstack=reached))
 
     @property
-    def images(self) -> list[Image]:
-        """All that is in our project, hidden and half-made ones, too."""
+    def images(self) -> list[GlanceImage]:
+        """All images of our project, also hidden and half-made ones."""
         return self.store()._images.find({})
 
-    def of(self, name: str, **properties: str) -> Image:
+    def of(self, name: str, **properties: str) -> GlanceImage:
         """The image of an artifact."""
         (found,) = self.store()._images.find({"imageflow:artifact": name, **properties})
         return found
 
     def file(self, id: str) -> Path:
-        """Where Glance keeps an image's data."""
+        """The file in which Glance keeps an image's data."""
         folder: Path = self.project.cloud.settings.state
         return folder / "glance-api" / "main" / id
 
@@ -126,7 +126,7 @@ class GlanceRig:
             damage(self.file(there.id), how)
 
     def clean(self) -> None:
-        """Nothing is left for the next test."""
+        """Remove everything, before the next test."""
         images = self.store()._images
         for one in images.find({}):
             if one.data.get("protected"):
@@ -139,7 +139,7 @@ def about(**more: Any) -> About:
 
 
 def kernels(folder: Path) -> list[tuple[Path, Artifact]]:
-    """What a build leaves that keeps its kernel outside."""
+    """The files of a build whose image has its kernel outside."""
     files = image(folder)
     for name, format, content in (("web.vmlinuz", "kernel", b"kernel" * 100), ("web.initrd", "initrd", b"")):
         (folder / name).write_bytes(content)
@@ -149,7 +149,7 @@ def kernels(folder: Path) -> list[tuple[Path, Artifact]]:
 
 
 def one_whole_set(rig: GlanceRig, digest: str, count: int = 2) -> None:
-    """There is this version, once, and nothing else."""
+    """Check that this version is there, once, and nothing else."""
     store = rig.store()
     assert [r.digest for r in store.list()] == [digest]
     assert len(rig.images) == count

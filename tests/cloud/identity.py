@@ -12,7 +12,7 @@ from keystoneauth1.session import Session
 from tests.cloud.settings import PROJECT, REGION, SECOND_REGION, Settings
 
 ADMIN = "admin"
-MEMBERS = (PROJECT, "outsider")  # plain members of one project: who builds, and who uploads what is built on
+MEMBERS = (PROJECT, "outsider")  # plain members of one project: one builds, one uploads the bases
 _SERVICES = (
     ("identity", "keystone", "keystone", "", REGION),
     ("identity", "keystone", "keystone", "", SECOND_REGION),
@@ -25,7 +25,7 @@ _SERVICES = (
 
 
 def session(auth: BaseAuthPlugin) -> Session:
-    """A session past any proxy."""
+    """A session that uses no proxy."""
     plain = requests.Session()
     plain.trust_env = False
     return Session(auth=auth, session=plain)
@@ -45,7 +45,7 @@ def password(settings: Settings, user: str, project: str) -> Session:
 
 
 class Keystone:
-    """Its API, as far as it is needed here."""
+    """The part of its API that is needed here."""
 
     def __init__(self, settings: Settings, user: str = ADMIN, project: str = ADMIN) -> None:
         self._base = settings.auth_url
@@ -60,7 +60,7 @@ class Keystone:
         return made
 
     def find_or_create(self, kind: str, name: str, **body: object) -> str:
-        """The id of what has this name."""
+        """The id of the object with this name."""
         for found in self.list(f"{kind}s"):
             if found["name"] == name:
                 return str(found["id"])

@@ -1,4 +1,4 @@
-"""The cable between this machine and the guests' network, and what killed clouds left of theirs."""
+"""The cable between this machine and the guests' network, and the remains of killed clouds' cables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def free_network(wanted: int | None = None) -> int:
 
 
 def _routes() -> list[str]:
-    """Destinations of this machine's routes, but for the default."""
+    """Destinations of this machine's routes, except the default."""
     first = (line.split()[0] for line in _ip("-4", "route", "show").splitlines() if line.strip())
     return [r for r in first if r[0].isdigit()]
 
@@ -35,7 +35,7 @@ def lay(settings: Settings) -> None:
     """Lay the cable: one end has the guests' gateway, the cloud puts the other into its bridge."""
     host, cloud = settings.host_interface, settings.cloud_interface
     _ip("link", "add", host, "type", "veth", "peer", "name", cloud)
-    _ip("link", "set", host, "alias", str(settings.folder))  # whose it is
+    _ip("link", "set", host, "alias", str(settings.folder))  # the cloud it belongs to
     _ip("address", "add", f"{settings.gateway}/24", "dev", host)
     for end in (host, cloud):
         _ip("link", "set", end, "up")

@@ -18,11 +18,11 @@ from tests.cloud.settings import REGION, SECOND_REGION
 
 OURS = "imageflow:"  # what our images' properties begin with
 _GLANCES = {"glance-api": REGION, "glance-second": SECOND_REGION}
-Remains = dict[str, Callable[[], object]]  # what it is, how it is removed
+Remains = dict[str, Callable[[], object]]  # what it is, and how to remove it
 
 
 def leftovers(cloud: Cloud) -> list[str]:
-    """One line for each, as the builds' own user sees them; none of it may stay when a build has ended."""
+    """One line for each, as the builds' own user sees them; none may stay when a build has ended."""
     return sorted(found(cloud))
 
 
@@ -32,7 +32,7 @@ def remove(cloud: Cloud, patience: float = 60) -> None:
     while remains := found(cloud):
         assert time.monotonic() < end, f"cannot be removed: {sorted(remains)}"
         for delete in remains.values():
-            with contextlib.suppress(Exception):  # gone meanwhile, or busy: it is tried again
+            with contextlib.suppress(Exception):  # gone by now, or busy: tried again
                 delete()
         time.sleep(0.5)
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from novaclient.client import Client as Nova
 
-from imageflow.control import Control
+from imageflow.host.control import Control
 from imageflow.model import Build, BuildState
 from tests.cloud.cloud import Cloud
 from tests.cloud.leftovers import leftovers
@@ -44,7 +44,7 @@ class NovaSite(MachineSite):
         options = {
             "compute__driver": "nova",
             "nova__poll": "0.5",
-            "janitor": "10",  # each of its rounds asks the cloud for everything that is ours
+            "janitor": "10",  # each of its rounds lists everything of ours in the cloud
             "store__driver": store,
             "openstack__cloud": "imageflow",
             "openstack__clouds_yaml": str(_clouds_yaml(cloud, folder, auth_url)),
@@ -58,10 +58,10 @@ class NovaSite(MachineSite):
         for worker in self.workers:
             worker.kill()
             worker.wait()
-        Site.__exit__(self, *exception)  # what is left in the cloud is the fixture nothing_left's to find and remove
+        Site.__exit__(self, *exception)  # the fixture nothing_left finds and removes what is left in the cloud
 
     def processes(self, build: Build) -> list[str]:
-        """Every server that the build's log tells of, in order."""
+        """Every server that the build's log mentions, in order."""
         found = re.findall(rf"machine {build.id}-main runs as (?:server )?([0-9a-f-]{{36}})", self.log(build))
         return list(dict.fromkeys(found))
 
@@ -77,34 +77,35 @@ class NovaSite(MachineSite):
         return sorted(found, key=lambda id: (found[id], id))
 
     def actions(self, server: str) -> list[str]:
-        """What was asked of a server, and done, in order; of one that is gone, too."""
+        """The actions of a server and their results, in order; also of a deleted server."""
         found = [a for a in self._admin().instance_action.list(server) if a.message is None]
         return [action.action for action in sorted(found, key=lambda a: str(a.start_time))]
 
     def _admin(self) -> Any:
         return Nova("2.93", session=self.cloud.session("admin"), region_name="RegionOne")
 
-    def bomb(self, moment: str, seconds: float = 300, module: str = "tests.small.bomb") -> int:
-        """Run a worker that dies at this moment, see that module; -> its exit code, 0 when it did all before that."""
+    def bomb(
+        self, moment: str, seconds: float = 300, module: str = "tests.small.bomb", *, reached: bool = True
+    ) -> None:
+        """Run a worker that dies at this moment (see the module), or does everything when the moment never comes."""
         code = self.worker("idle", moment, module=module).wait(seconds)
-        assert code in (0, -signal.SIGKILL), self.worker_log()
-        return code
+        assert code == (-signal.SIGKILL if reached else 0), (moment, code, self.worker_log())
 
     def done(self, build: Build) -> None:
-        """The build has ended right: a version is there, as it says."""
+        """Check that the build has succeeded, and that its version is there."""
         ended = self.service.build(build.id)
         assert ended.state is BuildState.SUCCEEDED, (ended.step, ended.error, ended.hint, self.log(build)[-4000:])
         assert ended.digest is not None
         self.service.images.verify(ended.digest, Control())
 
     def one_server(self, build: Build, most: int = 2) -> str:
-        """All of the build was done in one server, that everybody adopted, and no step ran more often; -> its id.
+        """Check that the whole build ran in one server, which each worker adopted, and that no step ran more often; -> its id.
 
-        But a machine that a worker had half sealed lets nobody in: there the build goes on in another one.
+        But a machine that a worker has half sealed accepts no login: then the build continues in another one.
         """
         log, servers = self.log(build), self.servers_ever(build)
         assert self.processes(build) == servers, (servers, log)
-        lost = log.count("It goes on from its last layer")
+        lost = log.count("It continues from its last layer")
         assert len(servers) == 1 + lost, (servers, log)
         assert lost <= 1, log
         attempts = {name: attempt for name, attempt, _state in self.states(build)}
@@ -112,7 +113,7 @@ class NovaSite(MachineSite):
         return servers[0]
 
     def nothing_left(self) -> None:
-        """Nothing of any build is there, but published images and layers that may be reused; without those, nothing at all."""
+        """Check that only published images and reusable layers are left of any build; without these, nothing at all."""
         super().nothing_left()
         assert self.in_cloud() == []
         for version in self.service.images.versions():

@@ -1,4 +1,4 @@
-"""What a cloud needs of its machine."""
+"""The programs that a cloud needs on its machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin
 
 
 def absent() -> list[str]:
-    """What is missing on this machine."""
+    """The programs that are missing on this machine."""
     missing = [p for p in _PROGRAMS.split() if not any(Path(f, p).exists() for f in _FOLDERS)]
     if rabbit_program() is None:
         missing.append("rabbitmq-server")

@@ -1,4 +1,4 @@
-"""What workers that reach a cloud have imported before they are forked."""
+"""What is imported before workers that use a cloud are forked."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.cloud.supervision import Supervision
 
 
 class Programs:
-    """Start and stop what a cloud runs."""
+    """Starts and stops what a cloud runs."""
 
     def __init__(self, settings: Settings, supervision: Supervision) -> None:
         self._settings = settings
@@ -21,9 +21,9 @@ class Programs:
         self._daemons = daemons(settings)
 
     def start(self, *names: str, patience: float = 600) -> None:
-        """Start these daemons, each when those answer that it needs; returns when they answer, and who needs them does again.
+        """Start these daemons, each when those that it needs answer; returns when they and those that need them answer.
 
-        A service that lost its broker comes back to it seconds later, and what it is sent until then is lost.
+        A service that lost its broker connects again some seconds later, and messages to it until then are lost.
         """
         waiting = [self._daemons[n] for n in self._daemons if n in names]
         begun: list[str] = []
@@ -52,7 +52,7 @@ class Programs:
             time.sleep(0.1)
 
     def _dependants(self, names: Collection[str]) -> list[str]:
-        """Those that run and need one of these, directly or not."""
+        """The running daemons that need one of these, directly or not."""
         touched = set(names)
         for daemon in self._daemons.values():
             if touched.intersection(daemon.needs):
@@ -60,13 +60,13 @@ class Programs:
         return [n for n in self._supervision.programs()["running"] if n in touched and n not in names]
 
     def check(self, *names: str) -> None:
-        """AssertionError with the end of its log when one of these daemons does not run."""
+        """Raise AssertionError, with the end of its log, when one of these daemons does not run."""
         running = self._supervision.programs()["running"]
         for name in names:
             assert name in running, f"{name} has ended: {self.tail(name)}"
 
     def stop(self, name: str, how: signal.Signals | None = None) -> None:
-        """Stop a daemon, in order or by a signal; returns when it is gone, and its children are."""
+        """Stop a daemon, in order or by a signal; returns when it and its children are gone."""
         daemon = self._daemons[name]
         self._supervision.ask("stop", name=name, how=int(how or daemon.halt), patience=daemon.patience)
 
@@ -88,7 +88,7 @@ class Job:
         self._programs, self._supervision, self._name, self._end = programs, supervision, name, end
 
     def wait(self) -> None:
-        """Wait until they have ended, well."""
+        """Wait until all have succeeded."""
         while self._name not in (ended := self._supervision.programs()["ended"]):
             assert time.monotonic() < self._end, f"{self._name} does not end"
             time.sleep(0.1)

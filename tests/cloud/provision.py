@@ -21,12 +21,12 @@ FLAVORS = {  # MiB, vCPUs, GiB
     "m1.small": (512, 1, 3),
     "m1.medium": (1024, 1, 10),
     "m1.large": (2048, 2, 20),
-    "m1.diskless": (256, 1, 0),  # Nova wants a volume with it, or an administrator
+    "m1.diskless": (256, 1, 0),  # with this flavor Nova requires a volume, or an administrator
 }
 
 
 class Provisioner:
-    """An administrator of Neutron, Nova and Placement."""
+    """A session of an administrator of Neutron, Nova and Placement."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -71,7 +71,7 @@ class Provisioner:
             self._compute.post("/flavors", json={"flavor": {"name": name, "ram": ram, "vcpus": vcpus, "disk": disk}})
 
     def wait(self, check: Callable[[], None], patience: float = 600) -> None:
-        """Wait until servers can be booted; `check` raises when waiting is in vain."""
+        """Wait until servers can be booted; `check` raises when that can't happen any more."""
         end = time.monotonic() + patience
         while missing := self._missing():
             check()
@@ -88,7 +88,7 @@ class Provisioner:
 
     def _missing_addresses(self, agent: str) -> list[str]:
         ports = self._get(self._network, "/v2.0/ports?device_owner=network:dhcp", "ports")
-        if not ports:  # whether the agent has seen the network when it began is a race
+        if not ports:  # a race: the agent may not have seen the network when it started
             for network in self._get(self._network, "/v2.0/networks", "networks"):
                 with contextlib.suppress(Conflict):
                     self._network.post(f"/v2.0/agents/{agent}/dhcp-networks", json={"network_id": network["id"]})

@@ -1,4 +1,4 @@
-"""What one cloud is made of: its folder, ports, network and password; a file in the folder says so to others."""
+"""The settings of one cloud: its folder, ports, network and password; a file in the folder has them for others."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ADDRESS = "127.0.0.1"
-HOST = "cloud"  # what the services call this machine
+HOST = "cloud"  # the services' name for this machine
 REGION = "RegionOne"
-SECOND_REGION = "RegionTwo"  # has a Glance, and nothing else, of its own
+SECOND_REGION = "RegionTwo"  # has only a Glance of its own
 PROJECT = "imageflow"
 DATABASES = ("keystone", "glance", "glance_second", "placement", "nova_api", "nova_cell0", "nova_cell1", "neutron")
-# Who listens; in this order from IMAGEFLOW_TEST_CLOUD_PORTS on.
+# What listens, in this order, from IMAGEFLOW_TEST_CLOUD_PORTS on.
 LISTENERS = (
     "keystone",
     "glance-api",
@@ -30,7 +30,7 @@ LISTENERS = (
 
 
 def root() -> Path:
-    """Where clouds have their folders, and what later starts reuse; other users must be able to traverse it."""
+    """The folder of all clouds, with what later starts reuse; other users must be able to traverse it."""
     return Path(os.environ.get("IMAGEFLOW_TEST_CLOUD_DIR") or "/var/tmp/imageflow-cloud").absolute()
 
 
@@ -51,7 +51,7 @@ class Settings:
         return cls(**{**stored, "folder": folder})
 
     def save(self) -> None:
-        """Write it for others who use this cloud."""
+        """Write the file for other users of this cloud."""
         write(self.folder / "settings.json", json.dumps(asdict(self) | {"folder": str(self.folder)}, indent=1))
 
     @property
@@ -103,12 +103,12 @@ class Settings:
 
     @property
     def cloud_interface(self) -> str:
-        """The cloud's end, which it puts into its bridge."""
+        """The cloud's end of the cable, which it puts into its bridge."""
         return f"imgcloud-{self.network}"
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that only we read: most of them hold the password."""
+    """Write a file that only we can read: most of them contain the password."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         out.write(text)

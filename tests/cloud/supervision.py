@@ -1,4 +1,4 @@
-"""A cloud's supervisor, seen from outside: start it, tell it what to start and stop, see it gone."""
+"""A cloud's supervisor, from outside: start it, send it requests, end it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Supervision:
                 stdout=out,
                 stderr=out,
                 pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C is for the tests, which stop it in order
+                start_new_session=True,  # Ctrl-C goes to the tests, which stop it in order
             )
         end = time.monotonic() + 30
         while not self._answers():
@@ -53,7 +53,7 @@ class Supervision:
         return True
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """One request, one answer; OSError when nobody answers."""
+        """Send one request, get one answer; OSError when the supervisor does not answer."""
         with self._connect() as peer, peer.makefile("rwb") as stream:
             peer.settimeout(arguments.get("patience", 0) + 30)
             stream.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
@@ -87,7 +87,7 @@ class Supervision:
         return peer
 
     def processes(self) -> list[int]:
-        """Ids on this machine of all processes of the cloud."""
+        """The ids on this machine of all processes of the cloud."""
         space = os.readlink(f"/proc/{self.pid}/ns/pid")
         found = []
         for entry in Path("/proc").iterdir():
@@ -97,7 +97,7 @@ class Supervision:
         return sorted(found)
 
     def end(self) -> None:
-        """Kill it, and with it everything; returns when all is gone."""
+        """Kill it, and everything with it; returns when all is gone."""
         try:
             pid = self.pid
             handle = os.pidfd_open(pid)

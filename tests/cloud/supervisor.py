@@ -1,7 +1,7 @@
-"""Process 1 of a cloud's namespaces: whatever the cloud started, when this ends, everything ends.
+"""Process 1 of a cloud's namespaces: when it ends, everything that the cloud started ends.
 
 Run by unshare(1) with private mounts and process ids. Hides this machine's own /run and libvirt, then starts and
-stops programs as told on a socket: one JSON object a line, one for an answer.
+stops programs as a socket tells it: each request is a line with one JSON object, and so is each answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Supervisor:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pids: dict[str, int] = {}
-        self.exits: dict[str, int] = {}  # of those that ended; as subprocess counts: negative is a signal
+        self.exits: dict[str, int] = {}  # exit codes of those that ended; negative for a signal, as in subprocess
 
     def start(self, name: str, argv: list[str], env: dict[str, str]) -> Json:
         """Start a program, unless it runs."""
@@ -58,12 +58,12 @@ class Supervisor:
         return {}
 
     def programs(self) -> Json:
-        """What runs, and how what does not has ended."""
+        """What runs, and the exit codes of what has ended."""
         self.reap()
         return {"running": sorted(self.pids), "ended": self.exits}
 
     def reap(self) -> None:
-        """Collect the dead, orphans too: they are all ours."""
+        """Collect all ended processes, orphans too: they are all ours."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -76,7 +76,7 @@ class Supervisor:
                 self.exits[name] = os.waitstatus_to_exitcode(status)
 
     def answer(self, request: Json) -> Json:
-        """Do what a request wants."""
+        """Carry out a request."""
         do = request.pop("do")
         known: dict[str, Callable[..., Json]] = {"start": self.start, "stop": self.stop, "programs": self.programs}
         return known[do](**request)
@@ -101,10 +101,10 @@ class Supervisor:
                 try:
                     peer.sendall(self.converse(peer.makefile("rb").readline()))
                 except OSError:
-                    pass  # whoever asked has gone
+                    pass  # the client has gone
 
     def converse(self, line: bytes) -> bytes:
-        """One request, one answer; none to who only looked whether we are here."""
+        """Answer one request; a client that only checked whether we are here sends none."""
         if not line:
             return b""
         try:
@@ -130,7 +130,7 @@ def _lives(group: int) -> bool:
 
 
 def hide(folder: Path) -> None:
-    """Private places for what the services insist on: no socket, lock or file of this machine's own services is seen."""
+    """Private places for the services' fixed paths: no socket, lock or file of the machine's own services is visible."""
     state = folder / "state"
     for name in ("libvirt", "lock", "netns"):
         (state / "run" / name).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What all clouds begin with, made once and copied: databases with schemas, users and catalogue, and Keystone's keys."""
+"""The start of every cloud, made once and copied: databases with schemas, users and catalogue, and Keystone's keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CAPABILITIES = "libvirt/cache/qemu/capabilities"
 
 
 class Template:
-    """The folder with what was made, for these packages and this code."""
+    """The folder with the template, for these packages and this code."""
 
     def __init__(self) -> None:
         versions = subprocess.run(
@@ -61,25 +61,25 @@ class Template:
         _first_statements(settings, identity.statements(settings))
 
     def keep_capabilities(self, settings: Settings) -> None:
-        """Keep what libvirt found out about this machine's emulators; it takes a dozen seconds."""
+        """Keep what libvirt found out about this machine's emulators; that takes a dozen seconds."""
         kept, found = self.folder / "capabilities", settings.state / _CAPABILITIES
         if self.made and not kept.exists() and found.exists():
             new = root() / f"template.capabilities-{os.getpid()}"
             shutil.copytree(found, new)
-            with contextlib.suppress(OSError):  # another one was first
+            with contextlib.suppress(OSError):  # another process was first
                 new.rename(kept)
             shutil.rmtree(new, ignore_errors=True)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else makes it meanwhile."""
+        """Keep other processes from making it at the same time."""
         root().mkdir(parents=True, exist_ok=True)
         with open(root() / "template.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def make(self, settings: Settings, supervision: Supervision) -> None:
-        """Make it in a cloud that has nothing yet, and leave that without databases again."""
+        """Make it in a cloud that has nothing yet, and leave that cloud without databases again."""
         new = root() / "template.new"
         shutil.rmtree(new, ignore_errors=True)
         programs = Programs(settings, supervision)

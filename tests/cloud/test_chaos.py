@@ -11,13 +11,14 @@ import pytest
 
 from tests.cloud.cloud import Cloud
 from tests.cloud.nova_site import NovaSite
-from tests.cloud.sample import NUMBER, rotating, turn
-from tests.cloud_faults import KINDS
-from tests.cloud_proxy import CloudProxy
 from tests.flows import test_crash_boot, test_crash_install
+from tests.servers.cloud_faults import KINDS
+from tests.servers.cloud_proxy import CloudProxy
+from tests.slices import choice
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1800)]
-SEED = int(os.environ.get("IMAGEFLOW_SEED", NUMBER))  # what a failed test says of its faults is what repeats it
+# what a failed test says of its faults is what repeats it
+SEED = int(os.environ.get("IMAGEFLOW_SEED", choice().number))
 MODERATE = {
     "401": 0.01,
     "404": 0.2,  # of DELETEs
@@ -85,7 +86,8 @@ def survived(site: NovaSite, proxy: CloudProxy, files: list[Path], seconds: floa
     assert {fault.kind for fault in proxy.injected} == set(KINDS)
 
 
-@pytest.mark.parametrize("round", rotating("chaos", range(2), chosen=turn(2, 3)))
+@pytest.mark.sliced(of=10, group="long on the cloud")
+@pytest.mark.parametrize("round", range(2))
 def test_a_boot(cloud: Cloud, nothing_left: None, tmp_path: Path, round: int) -> None:
     with bad_cloud(cloud, tmp_path, SEED + round) as (site, proxy):
         survived(site, proxy, [test_crash_boot.recipe(tmp_path)])

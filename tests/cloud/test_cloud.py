@@ -28,8 +28,7 @@ from tests.cloud.settings import REGION, SECOND_REGION, root
 from tests.cloud.supervision import lives
 from tests.guests import tiny
 
-pytestmark = pytest.mark.cloud
-SAMPLE = 4  # of its tests in each run, see sample.py
+pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=3)]
 NOVA = "2.93"
 
 

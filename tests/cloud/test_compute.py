@@ -17,9 +17,9 @@ from imageflow.compute.nova import media
 from imageflow.compute.nova.driver import NovaCompute
 from imageflow.compute.nova.servers import MACHINE
 from imageflow.config.clouds import OpenStackConfig
-from imageflow.control import Control
 from imageflow.errors import MachineLost, Refused, Unavailable
 from imageflow.guest import connect, keys, seed
+from imageflow.host.control import Control
 from tests.cloud.cloud import Cloud
 from tests.drivers.compute_site import BUILD, NAME, Site, key
 from tests.drivers.test_compute import (
@@ -42,8 +42,7 @@ from tests.drivers.test_compute import (
 )
 from tests.guests import tiny
 
-pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]
-SAMPLE = 7  # of its tests in each run, see sample.py
+pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=3), pytest.mark.timeout(300)]
 SPEC = MachineSpec(vcpus=1, memory=192, disk=1)
 
 
@@ -74,7 +73,7 @@ class NovaPlace(Site):
         return self.ensure(name, SPEC, disk=layer.source, seed=told).process
 
     @contextlib.contextmanager
-    def inside(self, name: str = NAME) -> Iterator[connect.Connection]:
+    def inside(self, name: str = NAME) -> Iterator[connect.SshConnection]:
         """Wait until it answers."""
         host, port = self.compute.address(name)
         access = keys.access(self._keys, host, port, host_known=True)
@@ -226,7 +225,7 @@ def test_a_full_quota_is_said_or_waited_for(place: NovaPlace, cloud: Cloud) -> N
         admin.quotas.update(project, instances=before, force=True)
 
 
-@pytest.mark.slow  # a minute; in every run it is on a stand-in, in test_nova_answers
+@pytest.mark.slow  # a minute; in every run it is on a stand-in, in test_nova_lost
 def test_what_the_host_never_hears_of_is_not_waited_for(place: NovaPlace, cloud: Cloud) -> None:
     """Nova's broker comes back, and what is said before the host listens to it again goes nowhere."""
 
@@ -248,7 +247,7 @@ def test_what_the_host_never_hears_of_is_not_waited_for(place: NovaPlace, cloud:
         finally:
             host("CONT")
         back.result()
-    with pytest.raises(MachineLost, match="never heard of it"):
+    with pytest.raises(MachineLost, match="never received it"):
         compute.disk(NAME, place.control())
     assert compute.state(NAME) is MachineState.ABSENT
     assert not [image for image in compute._images.find({}, snapshots=True) if image.says(MACHINE) == NAME]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from imageflow.model import Build, BuildState
 from tests.cloud.cloud import Cloud
 from tests.cloud.nova_site import NovaSite
-from tests.cloud.sample import rotating, turn
 from tests.flows.test_crash_install import STEPS, recipe
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1800)]
@@ -67,14 +65,12 @@ def installed_once(site: NovaSite, build: Build, most: int = 2) -> None:
     site.nothing_left()
 
 
-@pytest.mark.parametrize("moment", rotating("install", IN_ALL, chosen=turn(1, 3)))
+@pytest.mark.sliced(of=10, group="long on the cloud")
+@pytest.mark.parametrize("moment", IN_ALL)
 def test_killed_in_every_step_of_one_build(site: NovaSite, moment: str) -> None:
     build = create(site)
     for step in STEPS:
-        code = site.bomb(moment.replace("STEP", step))
-        if code == 0:
-            assert moment.startswith("in:") and not moment.endswith(":0"), (step, site.log(build))
-            break
+        site.bomb(moment.replace("STEP", step))
     site.run_worker(seconds=300)
     installed_once(site, build)
 
@@ -83,12 +79,13 @@ def test_killed_in_every_step_of_one_build(site: NovaSite, moment: str) -> None:
 def test_killed_after_each_of_its_requests_to_the_cloud(site: NovaSite) -> None:
     build = create(site)
     for moment in ANSWERED:
-        assert site.bomb(moment, module="tests.cloud.bomb") == -signal.SIGKILL, (moment, site.log(build))
+        site.bomb(moment, module="tests.cloud.bomb")
     site.run_worker(seconds=300)
     installed_once(site, build, len(ANSWERED))
 
 
-@pytest.mark.parametrize("moment", rotating("install later", LATER, chosen=turn(2, 5)))
+@pytest.mark.sliced(of=100, group="killed on the cloud")
+@pytest.mark.parametrize("moment", LATER)
 def test_killed_late_in_a_long_step(site: NovaSite, moment: str) -> None:
     build = create(site)
     site.bomb(moment)
@@ -96,10 +93,11 @@ def test_killed_late_in_a_long_step(site: NovaSite, moment: str) -> None:
     installed_once(site, build)
 
 
-@pytest.mark.parametrize(("killed", "reverted"), rotating("install reverted", REVERTS, chosen=turn(3, 5)))
+@pytest.mark.sliced(of=100, group="killed on the cloud")
+@pytest.mark.parametrize(("killed", "reverted"), REVERTS)
 def test_killed_then_aborted_and_killed_again(site: NovaSite, killed: str, reverted: str) -> None:
     build = create(site)
-    assert site.bomb(killed) == -signal.SIGKILL
+    site.bomb(killed)
     site.service.abort(build.id)
     site.bomb(reverted)
     site.run_worker(seconds=200)
@@ -124,7 +122,7 @@ def test_another_host_takes_it_over(cloud: Cloud, nothing_left: None, tmp_path: 
             blue.config.state_dir.mkdir(exist_ok=True)
             blue.config.install_keys_dir.symlink_to(red.config.install_keys_dir)
         build = create(red)
-        assert red.bomb("after:configure-01-shell") == -signal.SIGKILL
+        red.bomb("after:configure-01-shell")
         blue.run_worker(seconds=400)
         blue.done(build)
         rescued = [blue.actions(server).count("rescue") for server in blue.servers_ever(build)]

@@ -19,14 +19,13 @@ from typing import Any
 import pytest
 import requests
 
-from imageflow.control import Control
 from imageflow.errors import NotFound
+from imageflow.host.control import Control
 from imageflow.model import Artifact
 from tests.cloud.glance_rig import GlanceRig, one_whole_set
-from tests.store_contract import image
+from tests.contracts.stores import image
 
-pytestmark = pytest.mark.cloud
-SAMPLE = 3  # of its tests in each run, see sample.py
+pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=2)]
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ from pathlib import Path
 said = json.loads(sys.argv[1])
 from imageflow import config
 from imageflow.config.clouds import GlanceConfig, OpenStackConfig
-from imageflow.control import Control
+from imageflow.host.control import Control
 from imageflow.model import Artifact
 from imageflow.stores.glance.driver import GlanceStore
 import dataclasses

@@ -14,26 +14,33 @@ import pytest
 import yaml
 
 from imageflow.config.clouds import OpenStackConfig
-from imageflow.control import Control
 from imageflow.errors import Cancelled, ConfigError, Corrupt, RecipeError, Refused, Unavailable
+from imageflow.host.control import Control
 from imageflow.model import Artifact
+from imageflow.openstack.cloud_errors import OverQuota
 from imageflow.openstack.image import WHOLE
-from imageflow.openstack.trouble import OverQuota
 from imageflow.stores.glance.driver import GlanceStore
 from tests.cloud.glance_rig import GlanceRig, about, kernels, one_whole_set
 from tests.cloud.settings import REGION
-from tests.cloud_proxy import CloudProxy
-from tests.half_stored import sent
-from tests.store_contract import *  # noqa: F403 - the tests of every driver
-from tests.store_contract import image
+from tests.contracts.stores import StoreContract, image
+from tests.samples.half_stored import sent
+from tests.servers.cloud_proxy import CloudProxy
 
-pytestmark = pytest.mark.cloud
-SAMPLE = 8  # of its tests in each run, see sample.py
+pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=7)]
 
 
 @pytest.fixture
 def rig(glance_rig: GlanceRig) -> GlanceRig:
     return glance_rig
+
+
+@pytest.fixture
+def control() -> Control:
+    return Control()
+
+
+class TestGlanceStore(StoreContract):
+    pass
 
 
 def test_what_the_images_say(rig: GlanceRig, tmp_path: Path, control: Control) -> None:

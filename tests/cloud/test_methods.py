@@ -16,8 +16,8 @@ import pytest
 
 from imageflow.compute import MachineSpec
 from imageflow.compute.nova.driver import NovaCompute
-from imageflow.control import Control
 from imageflow.guest import connect, keys, seed
+from imageflow.host.control import Control
 from imageflow.model import Build, BuildState, Version
 from tests.cloud.cloud import Cloud
 from tests.cloud.nova_site import NovaSite
@@ -25,8 +25,7 @@ from tests.flows import test_crash_install
 from tests.guests import tiny
 from tests.small.machines import MachineSite
 
-pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
-SAMPLE = 2  # of its tests in each run, see sample.py
+pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=2), pytest.mark.timeout(900)]
 DIB = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
 DEBIAN = Path(__file__).parents[2] / "etc" / "recipes" / "debian.yaml"
 
@@ -174,7 +173,6 @@ def test_dib(site: NovaSite, cloud: Cloud, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 @pytest.mark.timeout(2400)
 def test_a_debian_by_dib_boots_on_nova(cloud: Cloud, nothing_left: None, tmp_path: Path) -> None:
     """A real Debian with cloud-init: uploaded, booted as a server, logged into; then configured on Nova."""

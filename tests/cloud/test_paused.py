@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from imageflow.model import BuildState, StepState
-from tests.cli_program import Program
 from tests.cloud.cloud import Cloud
 from tests.cloud.nova_site import NovaSite
 from tests.flows.test_crash_boot import recipe
+from tests.small.program import Program
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1200)]
 

@@ -13,12 +13,11 @@ from imageflow.model import Version
 from imageflow.openstack.image import WHOLE
 from imageflow.persistence import publications
 from tests.cloud.cloud import Cloud
-from tests.publishing_place import ONE, Place
+from tests.small.publishing import ONE, Place
 from tests.small.site import Site
 from tests.small.yard import open_yard
 
-pytestmark = [pytest.mark.cloud, pytest.mark.usefixtures("nothing_left")]
-SAMPLE = 2  # of its tests in each run, see sample.py
+pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=3), pytest.mark.usefixtures("nothing_left")]
 TARGETS = "near=glance:imageflow, far=glance:second/RegionTwo"
 REGIONS = {"near": ("imageflow", "RegionOne"), "far": ("second", "RegionTwo")}
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from imageflow import config as configuration
 from imageflow.compute import Compute, Layer, Machine, MachineSpec, MachineState, Seed, Source
-from imageflow.compute.fake import FakeCompute
 from imageflow.compute.qemu import identity
 from imageflow.compute.qemu.driver import QemuCompute
 from imageflow.config import Config
-from imageflow.control import Control
+from imageflow.host.control import Control
+from tests.small.fake_compute import FakeCompute
 
 BUILD = "0123456789ab"
 NAME = f"{BUILD}-main"
@@ -188,7 +188,7 @@ def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 @contextlib.contextmanager
 def site(driver: str, folder: Path, *, guests: bool = False, **qemu: object) -> Iterator[Site]:
     """A place for a test; nothing of it is left afterwards."""
-    from tests.services import missing, require
+    from tests.servers.services import missing, require
 
     require("QEMU", missing("qemu-img", *(["qemu-system-x86_64"] if driver == "qemu" else [])))
     made = QemuSite(folder, **qemu) if guests else Site(driver, folder, **qemu)

@@ -13,11 +13,11 @@ import taskflow.engines
 from taskflow.engines.base import Engine
 
 from imageflow import config as configuration
-from imageflow import pins, recipe
-from imageflow.buildlog import BuildLog
+from imageflow import inputs, recipe
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.flows.dib import build_by_dib
+from imageflow.host.buildlog import BuildLog
+from imageflow.host.control import Control
 from imageflow.model import Build, BuildState, ResourceKind
 from imageflow.stores.directory import DirectoryStore
 
@@ -121,6 +121,6 @@ def prepare(file: Path, state: Path, *, secrets: Mapping[str, str] | None = None
         created=time.time(),
         recipe=canonical,
         folder=str(file.parent),
-        pins=pins.pin(image, file.parent, config),
+        pins=inputs.pin(image, file.parent, config),
     )
     return Run(build, config, secrets or {})

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imageflow.guest import Access, keys
-from imageflow.pins import aptsources
+from imageflow.inputs import aptsources
 from tests.drivers.machine import need
-from tests.services import free_ports
+from tests.servers.services import free_ports
 
 PACKAGES = "openssh-server,python3,sudo,systemd,procps"
 _START = r"""
@@ -162,7 +162,7 @@ def ssh_guest(user: str = "root", options: tuple[str, ...] = ()) -> Iterator[Ssh
     host.chmod(0o600)
     more = [word for option in options for word in ("-o", option)]
     if user != "root":
-        _account(folder / "upper/up", low, user)
+        account(folder / "upper/up", low, user)
     [port] = free_ports(1)
     guest = SshGuest(folder / "upper/up", made, port, user, _started(folder, port, more), folder, more)
     try:
@@ -173,7 +173,8 @@ def ssh_guest(user: str = "root", options: tuple[str, ...] = ()) -> Iterator[Ssh
         shutil.rmtree(folder)
 
 
-def _account(upper: Path, low: Path, user: str) -> None:
+def account(upper: Path, low: Path, user: str) -> None:
+    """A user who may become root, and owns the home that is there."""
     (upper / "etc").mkdir(exist_ok=True)
     for name, line in (
         ("passwd", f"{user}:x:1000:1000::/home/{user}:/bin/bash"),
@@ -212,3 +213,7 @@ def _await_port(guest: SshGuest) -> None:
             sys.stderr.write((guest.folder / "sshd.log").read_text())
             raise AssertionError("sshd did not start")
         time.sleep(0.02)
+
+
+def silent(_line: str) -> None:
+    """A log that nobody reads."""

@@ -6,28 +6,16 @@ import dataclasses
 import json
 import os
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from imageflow.compute import Layer, MachineSpec, MachineState, Source
-from imageflow.control import Control
-from imageflow.errors import BadInput, Cancelled, NotFound, Refused, TimedOut, Unavailable
-from tests.drivers.compute_site import BUILD, NAME, SPEC, Site, key, site, until
+from imageflow.errors import BadInput, NotFound, Refused, Unavailable
+from tests.drivers.compute_site import BUILD, NAME, SPEC, Site, key
 
 OTHER = "ba9876543210"
-AWKWARD = "a long, long way to Söller " + "x" * 90  # socket names have 107 bytes, commas mean something to QEMU
-
-
-@pytest.fixture(params=["fake", "qemu"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    folder = tmp_path / AWKWARD
-    folder.mkdir()
-    with site(request.param, folder) as made:
-        yield made
 
 
 @pytest.fixture
@@ -51,8 +39,6 @@ def test_a_machine_that_never_was(place: Site) -> None:
             look(NAME)
     with pytest.raises(Unavailable):
         compute.disk(NAME, place.control())
-    with pytest.raises(Refused):
-        compute.boot_disk(NAME, control=place.control(), log=place.log.append)
     with pytest.raises(Refused):
         place.checkpoint("c")
 
@@ -167,14 +153,12 @@ def test_from_a_cd_then_from_the_disk(place: Site, iso: Path) -> None:
     spec = MachineSpec(memory=128, disk=1, reboots=False)
     first = place.ensure(spec=spec, cdrom=iso)
     assert place.ensure(spec=spec, cdrom=iso) == first
-    with pytest.raises(Unavailable):
-        place.compute.boot_disk(NAME, control=place.control(), log=place.log.append)
     place.compute.stop(NAME, place.control(), timeout=0.0)
-    installed = place.compute.boot_disk(NAME, control=place.control(), log=place.log.append)
+    installed = place.ensure(spec=spec, cdrom=None)
     assert installed.process != first.process and installed.state is MachineState.RUNNING
-    assert place.compute.boot_disk(NAME, control=place.control(), log=place.log.append) == installed
+    assert place.ensure(spec=spec, cdrom=None) == installed
     place.crash()
-    assert place.compute.boot_disk(NAME, control=place.control(), log=place.log.append).process != installed.process
+    assert place.ensure(spec=spec, cdrom=None).process != installed.process
 
 
 def test_an_empty_disk_has_its_size(place: Site, iso: Path) -> None:
@@ -380,72 +364,3 @@ def test_hostile_bases_are_refused(place: Site, tmp_path: Path) -> None:
     assert place.compute.layers.list() == []
     with pytest.raises(Refused):
         place.ensure(disk=Source(str(backed)))
-
-
-# -- in turn -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["fake", "qemu"])
-def narrow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """Room for two machines of 256 MiB, and no third."""
-    need = 256 if request.param == "fake" else 256 + 128 + 64
-    with site(request.param, tmp_path, max_memory=2 * need + 100) as made:
-        yield made
-
-
-def test_ten_machines_share_the_room_of_two(narrow: Site) -> None:
-    workers = [narrow.worker("in-turn", f"{number:012x}-main") for number in range(10)]
-    for worker in workers:
-        worker.go()
-    most = 0
-    while any(worker.process.poll() is None for worker in workers):
-        most = max(most, narrow.running())
-        time.sleep(0.01)
-    assert most <= 2
-    assert all(int(worker.result().split()[0]) <= 2 for worker in workers)
-    assert narrow.compute.list() == []
-
-
-def test_first_come_first_served_and_the_dead_are_not_waited_for(narrow: Site) -> None:
-    names = [f"{number:012x}-main" for number in range(4)]
-    for name in names[:2]:
-        narrow.ensure(name)
-    dead = narrow.worker("ensure", f"{OTHER}-main").go()
-    until(lambda: tickets(narrow) == 1)
-    order: list[str] = []
-    threads = []
-    for number, name in enumerate(names[2:], 2):
-        threads.append(threading.Thread(target=lambda name=name: (narrow.ensure(name), order.append(name))))
-        threads[-1].start()
-        until(lambda number=number: tickets(narrow) == number)
-    dead.kill()
-    for number in range(2):
-        narrow.compute.delete(names[number])
-        until(lambda number=number: len(order) > number)
-    for thread in threads:
-        thread.join()
-    assert order == names[2:]
-    assert any("came before it" in line and "are taken by" in line for line in narrow.log)
-
-
-def test_waiting_can_be_cancelled_and_has_an_end(narrow: Site) -> None:
-    for number in range(2):
-        narrow.ensure(f"{number:012x}-main")
-    control = narrow.control()
-    threading.Timer(0.3, control.stop, [Cancelled()]).start()
-    with pytest.raises(Cancelled):
-        narrow.ensure(control=control)
-    with pytest.raises(TimedOut):
-        narrow.ensure(control=Control(time.monotonic() + 0.3, build_id=BUILD))
-    assert narrow.compute.state(NAME) is MachineState.ABSENT and tickets(narrow) == 0
-
-
-def test_a_stopped_machine_holds_no_memory(narrow: Site) -> None:
-    for number in range(2):
-        narrow.ensure(f"{number:012x}-main")
-    narrow.compute.stop(f"{0:012x}-main", narrow.control(), timeout=0.0)
-    narrow.ensure()
-
-
-def tickets(place: Site) -> int:
-    return len([entry for entry in (place.config.machines_dir / ".queue").iterdir() if entry.name.isdigit()])

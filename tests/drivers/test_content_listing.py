@@ -14,9 +14,9 @@ import pytest
 
 from imageflow import content
 from imageflow.content import listing
-from imageflow.control import Control
 from imageflow.guest import inventory, seal
 from imageflow.guest.connect import connect
+from imageflow.host.control import Control
 from tests.drivers.machine import need
 from tests.drivers.sshguest import ssh_guest
 

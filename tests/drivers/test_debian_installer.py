@@ -10,8 +10,9 @@ import pytest
 
 from tests.guests import ANSWERS, debian_installer, machine, media, ssh
 
+pytestmark = [pytest.mark.machine(seconds=150), pytest.mark.sliced(group="long builds")]
 
-@pytest.mark.slow
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kind", ["preseed.cfg", "ks.cfg"])
 def test_installs_what_boots(tmp_path: Path, kind: str) -> None:

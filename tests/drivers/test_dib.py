@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
-from imageflow.control import Control
-from imageflow.dib import blockdevice, cache, command, configure, credentials, environment, manifest, preflight
+from imageflow.dib import blockdevice, command, configure, credentials, environment, manifest, preflight
 from imageflow.dib.plan import DibPlan
-from imageflow.dib.watch import Watch
+from imageflow.dib.watch import DibWatch
 from imageflow.errors import CommandFailed, ConfigError, InputChanged, NoSpace, Refused
-from imageflow.finishing import artifact_of
-from imageflow.workspace import Workspace
+from imageflow.host.control import Control
+from imageflow.host.disk_files import artifact_of
+from imageflow.host.workspace import Workspace
 
 # -- the command -------------------------------------------------------------------------------------
 
@@ -168,13 +166,20 @@ def test_which_configuration_is_used(tmp_path: Path) -> None:
     assert blockdevice.configuration(elements, {blockdevice.VARIABLE: "- own"}, "amd64") == "- own"
 
 
+@pytest.mark.parametrize("stored", ["utf-8-sig", "utf-16"])
+def test_a_configuration_of_a_windows_editor(tmp_path: Path, stored: str) -> None:
+    (tmp_path / "own.yaml").write_bytes("- own\r\n".encode(stored))
+    own = {blockdevice.VARIABLE: f"file://{tmp_path}/own.yaml"}
+    assert blockdevice.configuration({}, own, "amd64") == "- own\n"
+
+
 # -- output ------------------------------------------------------------------------------------------
 
 
-def watched(*lines: str) -> tuple[Watch, list[str], list[tuple[float, str]]]:
+def watched(*lines: str) -> tuple[DibWatch, list[str], list[tuple[float, str]]]:
     log: list[str] = []
     progress: list[tuple[float, str]] = []
-    watch = Watch(log.append, lambda done, phase: progress.append((done, phase)))
+    watch = DibWatch(log.append, lambda done, phase: progress.append((done, phase)))
     for line in lines:
         watch(line)
     return watch, log, progress
@@ -271,113 +276,6 @@ def test_a_secret_password_is_only_a_variable(tmp_path: Path) -> None:
     assert configure.passwords(steps) == {variable: "ada.pw"}
     [hook] = (tmp_path / configure.NAME / "post-install.d").iterdir()
     assert f'"${{{variable}}}" | set_password ada' in hook.read_text()
-
-
-# -- caches ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def elements(tmp_path: Path) -> dict[str, Path]:
-    found = {}
-    for name in ("debootstrap", "debian-minimal", "plain"):
-        (tmp_path / "elements" / name / ("root.d" if name != "plain" else "install.d")).mkdir(parents=True)
-        found[name] = tmp_path / "elements" / name
-    return found
-
-
-PINS = {"archive:bookworm": "aa", "tool:debootstrap": "1", "diskimage-builder": "3.43", "element:plain": "p"}
-
-
-def test_a_cached_system_is_known_by_all_that_shapes_it(elements: dict[str, Path]) -> None:
-    def key(pins: dict[str, str] = PINS, arch: str = "amd64", **env: str) -> str | None:
-        return cache.bootstrap_key(elements, env, pins, arch)
-
-    first = key()
-    assert first
-    assert key(PINS | {"element:plain": "other"}) == first, "an element without a hand in it"
-    assert key(SOMETHING="else") == first
-    others = {
-        key(PINS | {"archive:bookworm": "bb"}),
-        key(PINS | {"tool:debootstrap": "2"}),
-        key(PINS | {"diskimage-builder": "3.44"}),
-        key(PINS | {"element:debian-minimal": "x"}),
-        key(arch="arm64"),
-        key(DIB_RELEASE="trixie"),
-    }
-    assert len(others | {first}) == 7
-    assert key({name: pin for name, pin in PINS.items() if not name.startswith("archive")}) is None
-
-
-def build_with(shared: Path, private: Path, packages: list[str], key: str = "k") -> dict[str, str]:
-    """What a build does to the caches."""
-    mine = cache.Cache(shared, private, key)
-    told = mine.fill()
-    if "IMAGEFLOW_BOOTSTRAP_SAVE" in told:
-        Path(told["IMAGEFLOW_BOOTSTRAP_SAVE"]).write_bytes(b"s" * 2_000_000)
-    for package in packages:
-        (private / "apt/debian").mkdir(parents=True, exist_ok=True)
-        (private / "apt/debian" / package).write_text(package)
-    mine.take_back(lambda: True)
-    return told
-
-
-def test_the_second_build_gets_what_the_first_made(tmp_path: Path) -> None:
-    first = build_with(tmp_path / "shared", tmp_path / "one", ["a.deb"])
-    assert "IMAGEFLOW_BOOTSTRAP_SAVE" in first
-    second = build_with(tmp_path / "shared", tmp_path / "two", ["b.deb"])
-    assert second["DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE"] == "1"
-    assert Path(second["IMAGEFLOW_BOOTSTRAP_CACHED"]).stat().st_size == 2_000_000
-    assert (tmp_path / "two/imageflow-packages/debian/a.deb").read_text() == "a.deb"
-    assert sorted(file.name for file in (tmp_path / "shared/image-create/apt/debian").iterdir()) == ["a.deb", "b.deb"]
-
-
-def test_a_system_of_an_archive_that_has_moved_on_is_not_kept(tmp_path: Path) -> None:
-    mine = cache.Cache(tmp_path / "shared", tmp_path / "one", "k")
-    Path(mine.fill()["IMAGEFLOW_BOOTSTRAP_SAVE"]).write_text("newer than its key")
-    mine.take_back(lambda: False)
-    assert "IMAGEFLOW_BOOTSTRAP_SAVE" in cache.Cache(tmp_path / "shared", tmp_path / "two", "k").fill()
-
-
-def test_half_made_files_are_never_taken(tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    (shared / "image-create/apt/debian").mkdir(parents=True)
-    (shared / "image-create/apt/debian/.x.deb.1.2.partial").write_text("half")
-    (shared / "image-create/apt/debian/partial").mkdir()
-    (shared / "image-create/apt/debian/partial/y.deb").write_text("half")
-    cache.Cache(shared, tmp_path / "one", None).fill()
-    assert list((tmp_path / "one").rglob("*.deb*")) == []
-
-
-def test_many_builds_at_once_share_safely(tmp_path: Path) -> None:
-    errors: list[BaseException] = []
-
-    def build(number: int) -> None:
-        try:
-            for turn in range(5):
-                packages = ["a.deb", f"{number}.deb"]
-                told = build_with(tmp_path / "shared", tmp_path / f"{number}-{turn}", packages, key=f"k{turn % 2}")
-                if taken := told.get("IMAGEFLOW_BOOTSTRAP_CACHED"):
-                    assert Path(taken).stat().st_size == 2_000_000
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=build, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert list((tmp_path / "shared").rglob("*.partial")) == []
-
-
-def test_old_systems_go(tmp_path: Path) -> None:
-    for number in range(8):
-        build_with(tmp_path / "shared", tmp_path / str(number), [], key=f"k{number}")
-        os.utime(tmp_path / f"shared/bootstrap/k{number}.tar.gz", (number, number))
-    cache.Cache(tmp_path / "shared", tmp_path / "x", "k7").prune()
-    assert sorted(file.name for file in (tmp_path / "shared/bootstrap").iterdir()) == [
-        f"k{n}.tar.gz" for n in (4, 5, 6, 7)
-    ]
 
 
 # -- manifests, files, space -------------------------------------------------------------------------

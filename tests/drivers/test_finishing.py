@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from imageflow import finishing
-from imageflow.control import Control
 from imageflow.errors import Cancelled, CommandFailed, NoSpace
+from imageflow.host import disk_files
+from imageflow.host.control import Control
 
 MIB = 1 << 20
 
@@ -38,7 +38,7 @@ def same(one: Path, other: Path) -> bool:
 
 def convert(source: Path, to: Path, output: str, format: str = "raw", **options: Any) -> int:
     options.setdefault("control", Control())
-    return finishing.convert(source, format, to, output, log=options.pop("log", print), **options)
+    return disk_files.convert(source, format, to, output, log=options.pop("log", print), **options)
 
 
 def test_qcow2_is_compressed_with_zstd_and_progress_is_told(disk: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_cancelled_build_stops_it(disk: Path, tmp_path: Path) -> None:
 
 
 def test_the_digest_is_that_of_the_file(disk: Path) -> None:
-    artifact = finishing.artifact_of(disk, "raw", Control(), 64 * MIB)
+    artifact = disk_files.artifact_of(disk, "raw", Control(), 64 * MIB)
     assert artifact.digest == hashlib.sha256(disk.read_bytes()).hexdigest()
     assert (artifact.name, artifact.format, artifact.size) == ("disk.raw", "raw", 64 * MIB)
 
@@ -121,7 +121,6 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.serial
 def test_a_full_disk_is_recognised(disk: Path, small: Path) -> None:
     with pytest.raises(NoSpace, match="no space left") as caught:
         convert(disk, small / "made.qcow2", "qcow2", compressed=False)

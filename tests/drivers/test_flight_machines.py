@@ -13,6 +13,8 @@ from imageflow.flight import Cause, Limits, Trouble
 from imageflow.flight.watch import Watch
 from tests.guests import ANSWERS, installer, machine, media, tiny
 
+pytestmark = [pytest.mark.machine(seconds=15), pytest.mark.sliced]
+
 LIMITS = Limits(stall=12, dialog=4, start=8, boots=3)
 ARGUMENTS = "console=tty0 console=ttyS0,115200 auto=true"
 
@@ -87,4 +89,4 @@ def test_a_disk_with_nothing_on_it(tmp_path: Path, uefi: bool) -> None:
         trouble = watched(it, Watch(LIMITS, installer=False))
     assert trouble is not None
     assert trouble.cause is Cause.NO_BOOT, trouble
-    assert uefi or "said nothing" in trouble.message
+    assert uefi or "printed nothing" in trouble.message

@@ -10,19 +10,20 @@ import psutil
 import pytest
 
 from imageflow.compute.nova.layers import NovaLayers
-from imageflow.control import Control
 from imageflow.errors import Corrupt, RecipeError, Refused, Unavailable
+from imageflow.host.control import Control
+from imageflow.inputs import glance as pins
 from imageflow.openstack import Cloud
+from imageflow.openstack.cloud_errors import OverQuota
 from imageflow.openstack.image import SELF, WHOLE
 from imageflow.openstack.images import Images
-from imageflow.openstack.trouble import OverQuota
-from imageflow.pins import glance as pins
+from imageflow.recipe.records import MadeFrom
 from imageflow.stores import About
 from imageflow.stores.glance.driver import GlanceStore
 from imageflow.stores.glance.versions import versions
-from tests.glance_server import PROJECT, Glance, configured, glance_server
-from tests.half_stored import sent
-from tests.store_contract import image
+from tests.contracts.stores import image
+from tests.samples.half_stored import sent
+from tests.servers.glance import PROJECT, Glance, configured, glance_server
 
 HASH = {"os_hash_algo": "sha512", "os_hash_value": "ab" * 64}
 OTHERS = "e" * 32  # another project
@@ -62,11 +63,11 @@ def test_whose_image_is_taken_as_a_base(
     if membership:
         glance.members["theirs", PROJECT] = membership
     config = configured(glance, tmp_path)
-    assert pins.look_up({"glance": "debian"}, config).partition(":")[0] == ("theirs" if taken else "ours")
+    assert pins.look_up(MadeFrom("base", glance="debian"), config).partition(":")[0] == ("theirs" if taken else "ours")
     del glance.images["ours"]
     if not taken:
         with pytest.raises(RecipeError, match="no active image named 'debian'"):
-            pins.look_up({"glance": "debian"}, config)
+            pins.look_up(MadeFrom("base", glance="debian"), config)
 
 
 @pytest.mark.parametrize("asked", [{"visibility": "community"}, {"owner": OTHERS}])
@@ -75,7 +76,7 @@ def test_a_base_of_others_may_be_asked_for(glance: Glance, tmp_path: Path, role:
     glance.roles = [role]
     visibility = asked.get("visibility", "public" if role == "member" else "private")
     glance.add("theirs", name="debian", owner=OTHERS, visibility=visibility, **HASH)
-    found = pins.look_up({"glance": "debian", "properties": asked}, configured(glance, tmp_path))
+    found = pins.look_up(MadeFrom("base", glance="debian", properties=asked), configured(glance, tmp_path))
     assert found.startswith("theirs:")
 
 
@@ -159,13 +160,13 @@ def test_of_two_bases_of_one_second_glance_says_which_is_newer(glance: Glance, t
     """It tells whole seconds, and sorts by what it knows."""
     glance.add("2", name="debian", created_at="2026-01-01T00:00:00Z", **HASH)
     glance.add(later, name="debian", created_at="2026-01-01T00:00:00Z", **HASH)
-    assert pins.look_up({"glance": "debian"}, configured(glance, tmp_path)).startswith(f"{later}:")
+    assert pins.look_up(MadeFrom("base", glance="debian"), configured(glance, tmp_path)).startswith(f"{later}:")
 
 
 def test_an_upload_is_sent_again_as_long_as_the_cloud_is_waited_for(
     glance: Glance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imageflow.control.Control.wait", lambda self, seconds: None)
+    monkeypatch.setattr("imageflow.host.control.Control.wait", lambda self, seconds: None)
     left = 12
 
     def break_off(request: str) -> tuple[int, None] | None:

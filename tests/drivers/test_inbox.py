@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from imageflow.errors import BadInput, Conflict
-from imageflow.inbox import SqlInbox
+from imageflow.errors import BadInput
+from imageflow.events.inbox import SqlInbox
 from imageflow.model import Event, Outcome, Verdict
-from imageflow.persistence import events, observations, reactions, rebuilds
-from imageflow.persistence.database import Database
+from imageflow.persistence import events, observations, proofs, reactions, rebuilds
+from imageflow.persistence.database import Database, storable
 
 PUSH = Event("https://git.example/infra", "1", "git.push", subject="refs/heads/main", time=1.5, data={"ref": "x"})
 
@@ -66,15 +66,51 @@ def test_one_bad_event_does_not_take_others_with_it(database: Database) -> None:
     assert inbox.receive([replace(PUSH, source="imageflow:schedule")], listener="schedule")[0].new
 
 
-def test_the_same_proof_under_another_id_is_a_replay(database: Database) -> None:
+def test_the_same_proof_under_another_id_is_another_event_that_is_marked(database: Database) -> None:
+    """Two hooks with one secret, or a history that comes back: forges sign the body, and not the id."""
     inbox = SqlInbox(database)
     proof = "a" * 64
-    assert inbox.receive([PUSH], listener="http", proof=proof)[0].new
-    assert not inbox.receive([PUSH], listener="http", proof=proof)[0].new
-    with pytest.raises(Conflict):
-        inbox.receive([replace(PUSH, id="2")], listener="http", proof=proof)
+    first, other = [PUSH, replace(PUSH, id="1/2")], [replace(PUSH, id="2"), replace(PUSH, id="2/2")]
+    assert [one.new for one in inbox.receive(first, listener="http", proof=proof)] == [True, True]
+    assert [one.new for one in inbox.receive(first, listener="http", proof=proof)] == [False, False]
+    assert [one.new for one in inbox.receive(other, listener="http", proof=proof)] == [True, True]
+    assert [one.new for one in inbox.receive(other, listener="http", proof=proof)] == [False, False]
     with database.read() as conn:
-        assert len(events.select(conn)) == 1
+        assert [events.is_repeated(conn, one) for one in (*first, *other)] == [False, False, True, True]
+        assert [one.deliveries for one in events.select(conn)] == [2, 2, 2, 2]
+
+
+def test_a_proof_outlives_its_event(database: Database) -> None:
+    inbox = SqlInbox(database)
+    proof = "b" * 64
+    [first] = inbox.receive([PUSH], listener="http", proof=proof)
+    with database.begin() as conn:
+        events.judge(conn, first.event.seq, Verdict.NO_TRIGGER, None)
+        assert events.prune(conn, first.event.received + 1e9) == 1
+    [again] = inbox.receive([PUSH], listener="http", proof=proof)
+    assert (again.new, again.event.seq) == (False, first.event.seq)
+    with database.read() as conn:
+        assert events.select(conn) == [], "it is acknowledged, and has no effect"
+    [other] = inbox.receive([replace(PUSH, id="2")], listener="http", proof=proof)
+    with database.begin() as conn:
+        assert events.is_repeated(conn, other.event)
+        assert observations.forget(conn, proofs.PREFIX, 0.0) == 0
+        assert observations.forget(conn, proofs.PREFIX, first.event.received + 1e9) == 1
+        assert proofs.remembered(conn, proof) is None
+
+
+def test_many_deliveries_with_one_proof_at_once_are_all_stored(database: Database) -> None:
+    inbox, start = SqlInbox(database), threading.Barrier(6)
+
+    def send(number: int) -> bool:
+        start.wait()
+        [receipt] = inbox.receive([replace(PUSH, id=f"hook-{number}")], listener="http", proof="c" * 64)
+        return receipt.new
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(send, range(6))) == [True] * 6
+    with database.read() as conn:
+        assert sorted(events.is_repeated(conn, one) for one in events.select(conn)) == [False] + [True] * 5
 
 
 def test_quarantine_keeps_the_bytes_and_the_reason(database: Database) -> None:
@@ -127,3 +163,31 @@ def test_an_answer_leaves_what_came_after_the_look(database: Database) -> None:
         assert rebuilds.answer(conn, "web", "me", 4.0)
     with database.read() as conn:
         assert rebuilds.select(conn) == []
+
+
+@pytest.mark.parametrize("text", ["a\0b", "half \ud83d of a pair", "\udcff"], ids=["NUL", "high", "low"])
+def test_text_that_no_database_holds_stops_nothing(database: Database, text: str) -> None:
+    """In a path that a stranger asks for, in what is watched, in a reason; each is kept as far as it can be."""
+    inbox = SqlInbox(database)
+    for endpoint in (text, "events"):
+        inbox.refuse(endpoint, "not-found")
+    inbox.flush()
+    with database.begin() as conn:
+        counted = {endpoint: count for endpoint, _reason, count, _last in observations.refusals_of(conn)}
+        observations.see(conn, text, text, 1.0)
+        assert observations.seen(conn, text) == (text.replace(text, storable(text)), 1.0)
+        [(event, _new)] = events.add(
+            conn, [Event("s", "i", "t", data={text: [text]})], now=1.0, verdict=Verdict.QUARANTINED, reason=text
+        )
+        stored = events.get(conn, event.seq)
+        assert stored.data == {text: [text]}  # JSON keeps it
+        assert stored.reason == storable(text)
+    assert counted == {storable(text): 1, "events": 1}
+    assert "\N{REPLACEMENT CHARACTER}" in storable(text)
+    inbox.ready()
+
+
+def test_ordinary_text_is_kept_as_it_is() -> None:
+    for text in ("", "a", "ä \N{PILE OF POO}", "\x01\x7f\x85"):
+        assert storable(text) is text
+    assert (storable(1), storable(None), storable(b"\0")) == (1, None, b"\0")

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from imageflow import config, missing
-from imageflow.catalogue import Catalogue
+from imageflow import config
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import Corrupt, NotFound
+from imageflow.host.control import Control
+from imageflow.images.catalogue import Catalogue
 from imageflow.model import Artifact, Build, BuildState, Version
 from imageflow.persistence import builds, outbox, tables, versions
 from imageflow.persistence.database import Database
@@ -70,7 +70,7 @@ class Images:
         shutil.move(self.folder / "away", Path(version.path).parent)
 
     def look(self, *suspects: Version) -> list[Version]:
-        return missing.look(self.database, self.config, self.store, suspects, WHY)
+        return self.catalogue.look_for(suspects, WHY)
 
     def state(self, version: Version) -> str:
         with self.database.read() as conn:

@@ -14,7 +14,8 @@ from imageflow.errors import Conflict, NotFound
 from imageflow.model import Artifact, Build, BuildState, Delivery, Version
 from imageflow.persistence import builds, outbox, tables
 from imageflow.persistence.database import Database
-from tests.racers import at_once, send_all
+from tests.cpu import spent
+from tests.small.racers import at_once, send_all
 
 ME = "me"
 
@@ -212,7 +213,7 @@ def test_dead_letters_stay_until_they_are_replayed(database: Database) -> None:
     with database.begin() as conn:
         assert outbox.replay(conn, target="amqp") == 0
         assert outbox.replay(conn, dead.announcement.id[:8], "http") == 1
-        with pytest.raises(Conflict, match="waits"):
+        with pytest.raises(Conflict, match="already waiting"):
             outbox.replay(conn, dead.announcement.id)
         with pytest.raises(NotFound, match="does not go"):
             outbox.replay(conn, dead.announcement.id, "other")
@@ -264,9 +265,9 @@ def test_what_everybody_has_is_forgotten_in_the_end(database: Database) -> None:
         for build, values in ((dead, {"state": "dead"}), (fresh, {"sent": time.time()})):
             one = (tables.deliveries.c.seq == newest[build.id], tables.deliveries.c.target == "b")
             conn.execute(sa.update(tables.deliveries).where(*one).values(**values))
-        assert outbox.prune(conn, 1000.0) == 0
-        assert outbox.prune(conn, 50.0) == 2
-        assert outbox.prune(conn, 50.0) == 0
+        assert outbox.prune(conn, 1000.0, 1e6) == 0
+        assert outbox.prune(conn, 50.0, 1e6) == 2
+        assert outbox.prune(conn, 50.0, 1e6) == 0
     assert {one.announcement.build_id for one in listed(database)} == {active.id, dead.id, fresh.id}
     assert len(listed(database)) == 12
 
@@ -287,8 +288,8 @@ def test_processes_that_send_at_once_send_each_one_once_and_in_order(database: D
         assert [kind.rpartition(".")[2] for _, kind in mine] == ["start", "pause", "resume", "pause", "resume", "end"]
 
 
-def test_the_next_one_is_found_quickly_behind_many(database: Database) -> None:
-    build = a_build(database)
+def test_the_next_one_is_found_quickly_behind_many(database: Database, database_pids: list[int]) -> None:
+    build, later = a_build(database), time.time() + 3600
     rows = [
         {"id": str(uuid.UUID(int=n)), "build_id": f"{n % 50:012x}", "type": "t", "time": 1.0, "data": {}}
         for n in range(5000)
@@ -297,15 +298,25 @@ def test_the_next_one_is_found_quickly_behind_many(database: Database) -> None:
         conn.execute(sa.insert(tables.outbox), rows)
         seqs = conn.execute(sa.select(tables.outbox.c.seq).order_by(tables.outbox.c.seq)).scalars()
         waiting = [
-            {"seq": seq, "target": "http", "state": "waiting", "since": 1.0, "next": 9e9 if n < 50 else 0.0}
+            {"seq": seq, "target": "http", "state": "waiting", "since": 1.0, "next": later if n < 50 else 0.0}
             for n, seq in enumerate(seqs)
         ]
         conn.execute(sa.insert(tables.deliveries), waiting)
     tell(database, build, "start")
-    began = time.monotonic()
-    found = take(database)
+    with spent(*database_pids) as seconds:
+        found = take(database)
     assert found is not None and found.announcement.build_id == build.id
-    assert time.monotonic() - began < 1.0
+    assert seconds() < 1.0
+
+
+def test_a_wait_from_before_a_clock_was_set_back_is_over(database: Database) -> None:
+    """No announcement is put off for more than a day."""
+    build = a_build(database)
+    tell(database, build, "start")
+    for later, due in ((60.0, False), (40 * 86400.0, True)):
+        with database.begin() as conn:
+            conn.execute(sa.update(tables.deliveries).values(next=database.now() + later, owner=None, until=0.0))
+        assert (take(database) is not None) is due
 
 
 def test_the_build_that_is_given_counts_where_there_is_no_row(database: Database) -> None:

@@ -20,11 +20,10 @@ from taskflow.types.failure import Failure
 
 from imageflow.errors import ClaimLost, DatabaseUnavailable, ImageflowError, Refused
 from imageflow.model import Build, BuildState, StepState
-from imageflow.persistence import builds, steps, tables
+from imageflow.persistence import builds, schema, steps, tables
 from imageflow.persistence.database import Database
 from imageflow.persistence.flowstore import TABLES, FlowStore
 from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
-from tests.services import Server
 
 HOOKS: dict[str, Callable[[], Any]] = {}
 
@@ -292,7 +291,7 @@ class AnswerLost(Database):
 
 def test_a_write_whose_answer_got_lost_is_recorded_once(database_url: str) -> None:
     with AnswerLost(database_url) as db:
-        db.upgrade()
+        schema.upgrade(db)
         bench = a_bench(db)
         engine = bench.engine("a", view=bench.view(patience=20))
         engine.compile()
@@ -370,36 +369,3 @@ def test_the_plain_backend_keeps_taskflows_contract(database: Database) -> None:
         conn.update_flow_details(models.FlowDetail("x", "x"))
     conn.clear_all()
     assert list(conn.get_logbooks()) == []
-
-
-@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_a_run_survives_a_restart_of_the_server(kind: str, request: pytest.FixtureRequest) -> None:
-    server: Server = request.getfixturevalue(kind)
-
-    def restart() -> str:
-        server.stop()
-        server.start()
-        return "done"
-
-    with server.database() as url, Database(url) as db:
-        db.upgrade()
-        bench = a_bench(db)
-        HOOKS["b"] = restart
-        bench.engine("a", "b", "c", view=bench.view(patience=30)).run()
-        assert set(bench.states().values()) == {"SUCCESS"}
-        assert bench.attempts() == [("a", 1, "succeeded"), ("b", 1, "succeeded"), ("c", 1, "succeeded")]
-
-
-@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_a_run_without_a_server_ends_with_our_error(kind: str, request: pytest.FixtureRequest) -> None:
-    server: Server = request.getfixturevalue(kind)
-    with server.database() as url, Database(url) as db:
-        db.upgrade()
-        bench = a_bench(db)
-        HOOKS["a"] = server.stop
-        try:
-            with pytest.raises(DatabaseUnavailable):
-                bench.engine("a", "b", view=bench.view(patience=1)).run()
-        finally:
-            server.start()
-        assert bench.states() == {"a": "RUNNING", "b": "PENDING"}

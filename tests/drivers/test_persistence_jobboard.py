@@ -17,7 +17,7 @@ from imageflow.errors import ClaimLost, Conflict, ImageflowError
 from imageflow.persistence import tables
 from imageflow.persistence.database import Database
 from imageflow.persistence.jobboard import SqlJob, SqlJobBoard
-from tests.racers import at_once, claim_jobs
+from tests.small.racers import at_once, claim_jobs
 
 
 @pytest.fixture
@@ -38,6 +38,10 @@ def expire(board: SqlJobBoard, job: SqlJob) -> None:
     """The lease is over: as if its time had passed."""
     with board.db.begin() as conn:
         conn.execute(sa.update(tables.jobs).where(tables.jobs.c.uuid == job.uuid).values(until=board.db.now() - 1))
+
+
+def extend_all(board: SqlJobBoard, held: list[SqlJob], seconds: float) -> list[SqlJob]:
+    return board.db.transact(lambda conn: board.extend_in(conn, held, seconds))
 
 
 def proves(board: SqlJobBoard, job: SqlJob) -> bool:
@@ -78,9 +82,9 @@ def test_a_lease_ends_by_itself(board: SqlJobBoard) -> None:
     while (other := next(board.iterjobs(only_unclaimed=True), None)) is None:
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert not proves(board, job)
     board.claim(other, "w2")
     assert other.fence == job.fence + 1
+    assert proves(board, other) and not proves(board, job)
 
 
 def test_it_tells_when_the_next_lease_ends(board: SqlJobBoard) -> None:
@@ -96,12 +100,29 @@ def test_it_tells_when_the_next_lease_ends(board: SqlJobBoard) -> None:
     assert nearest is not None and 0 < nearest <= 20
 
 
+def test_a_lease_that_ran_out_holds_until_another_one_comes(board: SqlJobBoard) -> None:
+    """Its time says when others may take the job, the fence says whether one did."""
+    board.post("b1")
+    job = first(board)
+    board.claim(job, "w1")
+    with board.db.begin() as conn:
+        assert not board.withdraw_in(conn, "b1")
+    expire(board, job)
+    assert first(board).name == "b1" and board.find_owner(job) is None  # it is offered
+    assert proves(board, job)
+    assert job.extend_expiry(10)
+    assert list(board.iterjobs(only_unclaimed=True)) == [] and board.find_owner(job) == "w1"
+    expire(board, job)
+    with board.db.begin() as conn:
+        assert board.withdraw_in(conn, "b1")
+    assert not proves(board, job) and not job.extend_expiry(10)
+
+
 def test_who_lost_a_job_can_do_nothing_with_it(board: SqlJobBoard) -> None:
     board.post("b1")
     old, new = first(board), first(board)
     board.claim(old, "w1")
     expire(board, old)
-    assert not proves(board, old) and not old.extend_expiry(10) and board.find_owner(old) is None
     board.claim(new, "w1")  # the same name, a later claim
     assert not proves(board, old) and not old.extend_expiry(10)
     for end in (board.consume, board.abandon, board.trash):
@@ -159,7 +180,7 @@ def test_order_is_priority_then_age(board: SqlJobBoard) -> None:
     assert first(board).priority.value == "VERY_HIGH"
 
 
-def test_extend_all_tells_which_are_lost(board: SqlJobBoard) -> None:
+def test_prolonging_many_tells_which_are_lost(board: SqlJobBoard) -> None:
     held = []
     for name in "abc":
         board.post(name)
@@ -168,13 +189,14 @@ def test_extend_all_tells_which_are_lost(board: SqlJobBoard) -> None:
         held.append(job)
     statements: list[str] = []
     sa.event.listen(board.db.engine, "before_cursor_execute", lambda c, k, sql, *a: statements.append(sql.split()[0]))
-    assert board.extend_all(held, 100) == []
+    assert extend_all(board, held, 100) == []
     assert [s for s in statements if s != "BEGIN"] == ["UPDATE"]
     assert all(job.expires_in() > 90 for job in held)
     expire(board, held[1])
-    assert board.extend_all(held, 200) == [held[1]]
-    assert held[0].expires_in() > 190 and held[1].expires_in() < 0
-    assert board.extend_all([]) == []
+    board.claim(first(board), "w2", expiry=50)
+    assert extend_all(board, held, 200) == [held[1]]
+    assert held[0].expires_in() > 190 and held[1].expires_in() <= 50
+    assert extend_all(board, [], 200) == []
 
 
 def test_prove_keeps_others_out_until_commit(board: SqlJobBoard) -> None:

@@ -6,18 +6,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
 
-from imageflow.errors import ConfigError, DatabaseUnavailable, SchemaOutdated
+from imageflow.errors import ConfigError, DatabaseReadOnly, DatabaseUnavailable, SchemaOutdated
 from imageflow.persistence import schema
 from imageflow.persistence.database import Database
 from imageflow.persistence.tables import conductors as table
 from tests.drivers.conductor_rows import add, names
-from tests.services import PASSWORD, Server
+from tests.servers.services import PASSWORD, Server
 
 
 @pytest.mark.parametrize(
@@ -63,31 +62,22 @@ def _everything(error: BaseException | None) -> str:
     return text
 
 
-@pytest.fixture(params=["postgresql", "mariadb"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each kind; running again afterwards, whatever the test did to it."""
-    found: Server = request.getfixturevalue(request.param)
-    yield found
-    if found._process is None:
-        found.start()
-
-
 def test_an_older_schema_on_a_server_is_not_changed_by_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.database() as url, Database(url) as db:
-        db.upgrade()
+        schema.upgrade(db)
         monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9998"))
         with pytest.raises(SchemaOutdated, match="older") as caught:
-            db.ready()
+            schema.ready(db)
         assert "imageflow db upgrade" in caught.value.hint
 
 
 def test_a_server_that_is_away_is_an_error_without_the_password(server: Server) -> None:
     with server.database() as url, Database(url) as db:
-        db.upgrade()
+        schema.upgrade(db)
         server.stop()
-        for call in (db.ready, db.upgrade, lambda: db.transact(lambda conn: add(conn, "x"))):
+        for call in (schema.ready, schema.upgrade, lambda db: db.transact(lambda conn: add(conn, "x"))):
             with pytest.raises(DatabaseUnavailable, match="does not answer") as caught:
-                call()
+                call(db)
             assert PASSWORD not in _everything(caught.value) and caught.value.hint
         server.start()
         db.transact(lambda conn: add(conn, "x"))
@@ -97,17 +87,17 @@ def test_a_server_that_is_away_is_an_error_without_the_password(server: Server) 
 def test_wrong_names_are_configuration_errors(server: Server) -> None:
     url = server.url("no_such_database")
     with Database(url) as db, pytest.raises(ConfigError) as caught:
-        db.ready()
+        schema.ready(db)
     assert PASSWORD not in _everything(caught.value)
     with server.database() as good, Database(good.replace("imageflow:", "nobody_known:")) as db:
         with pytest.raises(ConfigError) as caught:
-            db.ready()
+            schema.ready(db)
         assert PASSWORD not in _everything(caught.value)
 
 
 def test_transact_waits_for_a_server_that_comes_back(server: Server) -> None:
     with server.database() as url, Database(url) as db:
-        db.upgrade()
+        schema.upgrade(db)
         names(db)  # a connection in the pool that will be dead
         server.stop()
         with ThreadPoolExecutor() as pool:
@@ -121,7 +111,7 @@ def test_transact_waits_for_a_server_that_comes_back(server: Server) -> None:
 
 def test_transact_repeats_the_whole_of_a_broken_transaction(server: Server) -> None:
     with server.database() as url, Database(url) as db:
-        db.upgrade()
+        schema.upgrade(db)
         tries: list[int] = []
 
         def work(conn: sa.Connection) -> None:
@@ -138,7 +128,7 @@ def test_transact_repeats_the_whole_of_a_broken_transaction(server: Server) -> N
 
 def test_patience_ends(server: Server) -> None:
     with server.database() as url, Database(url) as db:
-        db.upgrade()
+        schema.upgrade(db)
         server.stop()
         started = time.monotonic()
         with pytest.raises(DatabaseUnavailable):
@@ -149,7 +139,7 @@ def test_patience_ends(server: Server) -> None:
 
 def test_a_deadlock_is_run_again(server: Server) -> None:
     with server.database() as url, Database(url) as db:
-        db.upgrade()
+        schema.upgrade(db)
         db.transact(lambda conn: [add(conn, n) for n in "ab"])
         gate = threading.Barrier(2)
         tries: list[str] = []
@@ -176,3 +166,47 @@ def test_a_deadlock_is_run_again(server: Server) -> None:
         assert not errors and len(tries) > 2
         with db.read() as conn:
             assert list(conn.execute(sa.select(table.c.pid)).scalars()) == [3, 3]
+
+
+def _switch(server: Server, url: str, read_only: bool) -> str:
+    """Let a server take no writes, or take them again; -> the URL of a user for whom that counts."""
+    if url.startswith("postgresql"):
+        server._admin(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if read_only else 'off'}")
+        server._admin("SELECT pg_reload_conf()")
+        return url
+    name = sa.make_url(url).database
+    server._admin("CREATE USER IF NOT EXISTS plain@localhost IDENTIFIED BY 'plain'")
+    server._admin(f"GRANT ALL ON {name}.* TO plain@localhost")
+    server._admin(f"SET GLOBAL read_only = {int(read_only)}")
+    plain = sa.make_url(url).set(username="plain", password="plain")
+    return plain.render_as_string(hide_password=False)
+
+
+def test_a_server_that_became_read_only_is_away(server: Server) -> None:
+    """As after a failover: no bug and no end of anything, but a reason to wait; connections are made anew."""
+    with server.database() as url:
+        with Database(url) as db:
+            schema.upgrade(db)
+        with Database(_switch(server, url, False)) as db:
+            db.transact(lambda conn: add(conn, "before"))
+            _switch(server, url, True)
+            try:
+                with pytest.raises(DatabaseReadOnly) as caught:
+                    _until_read_only(db)
+                assert caught.value.hint and isinstance(caught.value, DatabaseUnavailable)
+                assert db.engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+                assert names(db)[0] == "before"
+                timer = threading.Timer(1.0, _switch, [server, url, False])
+                timer.start()
+                db.transact(lambda conn: add(conn, "after"), patience=30)
+                timer.join()
+            finally:
+                _switch(server, url, False)
+            assert "after" in names(db)
+
+
+def _until_read_only(db: Database) -> None:
+    """PostgreSQL's processes read their options a moment later."""
+    for number in range(100):
+        db.transact(lambda conn, number=number: add(conn, f"meanwhile {number}"))  # type: ignore[misc]
+        time.sleep(0.1)

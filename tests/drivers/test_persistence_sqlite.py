@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -14,17 +15,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from imageflow.errors import ConfigError, DatabaseUnavailable, NoSpace
+from imageflow.errors import ConfigError, DatabaseReadOnly, DatabaseUnavailable, NoSpace
+from imageflow.persistence import schema
 from imageflow.persistence.database import Database
 from imageflow.persistence.tables import conductors as table
 from tests.drivers.conductor_rows import add, names
-from tests.services import missing, require
+from tests.servers.services import missing, require
 
 
 def test_sqlite_is_durable_private_and_enforces_keys(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "imageflow.db"
     with Database(f"sqlite:///{path}") as db:
-        db.ready()
+        schema.ready(db)
         assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0
         assert stat.S_IMODE(path.parent.stat().st_mode) & 0o027 == 0
         with db.read() as conn:
@@ -35,9 +37,45 @@ def test_sqlite_is_durable_private_and_enforces_keys(tmp_path: Path) -> None:
         assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30000}
 
 
+def test_a_heartbeat_waits_for_no_disk_and_leaves_no_endless_log(tmp_path: Path) -> None:
+    path = tmp_path / "imageflow.db"
+    with Database(f"sqlite:///{path}") as db, Database(f"sqlite:///{path}", lasting=False) as pulse:
+        schema.ready(db)
+        with pulse.read() as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL: of the log, nothing is awaited
+            assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        for number in range(4000):
+            with pulse.begin() as conn:
+                conn.execute(sa.delete(table))
+                add(conn, str(number))
+        assert names(db) == ["3999"]
+        assert path.with_name("imageflow.db-wal").stat().st_size < 32 << 20
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "of an earlier version"])
+def test_what_was_pruned_goes_back_to_the_disk(tmp_path: Path, earlier: bool) -> None:
+    path = tmp_path / "imageflow.db"
+    if earlier:
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            raw.execute("CREATE TABLE theirs (text TEXT)")
+    with Database(f"sqlite:///{path}") as db:
+        schema.upgrade(db)
+        with db.begin() as conn:
+            conn.exec_driver_sql("CREATE TABLE more (data BLOB)")
+            for _ in range(60):
+                conn.exec_driver_sql("INSERT INTO more VALUES (zeroblob(1048576))")
+        with db.begin() as conn:
+            conn.exec_driver_sql("DELETE FROM more")
+        for _ in range(5):
+            db.shrink()
+        with db.read() as conn:
+            assert int(conn.exec_driver_sql("PRAGMA page_count").scalar_one()) < 4000
+    assert path.stat().st_size < 20 << 20
+
+
 def test_sqlite_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     with Database(f"sqlite:///{tmp_path}/a.db") as db:
-        db.ready()
+        schema.ready(db)
         with db.begin() as writer:
             add(writer, "a")
             assert names(db) == []
@@ -47,7 +85,7 @@ def test_sqlite_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
 def test_sqlite_writers_take_turns(tmp_path: Path) -> None:
     """Read, think, write: with deferred transactions the second one would fail or overwrite."""
     with Database(f"sqlite:///{tmp_path}/a.db") as db:
-        db.ready()
+        schema.ready(db)
         db.transact(lambda conn: add(conn, "n"))
 
         def increment() -> None:
@@ -70,28 +108,28 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "garbage.db"
     path.write_bytes(content)
     with Database(f"sqlite:///{path}") as db:
-        for call in (db.ready, db.upgrade):
-            with pytest.raises(ConfigError, match="no SQLite database") as caught:
-                call()
+        for call in (schema.ready, schema.upgrade):
+            with pytest.raises(ConfigError, match="not a SQLite database") as caught:
+                call(db)
             assert str(path) in str(caught.value) and caught.value.hint
     assert path.read_bytes() == content
 
 
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     with Database(f"sqlite:///{tmp_path}") as db, pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
-        db.ready()
+        schema.ready(db)
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     with Database(f"sqlite:///{tmp_path}/f/a.db") as db, pytest.raises(ConfigError, match="can't be opened"):
-        db.ready()
+        schema.ready(db)
 
 
 def test_a_locked_sqlite_database_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with Database(f"sqlite:///{path}") as db:
-        db.ready()
+        schema.ready(db)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with db.read() as conn:
@@ -119,7 +157,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_nothing_is_lost(small_disk: Path) -> None:
     path = small_disk / "imageflow.db"
     with Database(f"sqlite:///{path}") as db:
-        db.ready()
+        schema.ready(db)
         ballast = small_disk / "ballast"
         ballast.write_bytes(b"")
         db.transact(lambda conn: add(conn, "before"))
@@ -138,7 +176,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(small_disk: Path) -> None:
         ballast.unlink()
         db.transact(lambda conn: add(conn, "after"))
         assert names(db) == ["after", "before"]
-        assert db.check() == []
+        assert schema.check(db) == []
 
 
 def test_no_room_to_make_the_database(small_disk: Path) -> None:
@@ -147,7 +185,27 @@ def test_no_room_to_make_the_database(small_disk: Path) -> None:
             file.write(b"x" * 4096)
     with Database(f"sqlite:///{small_disk}/imageflow.db") as db:
         with pytest.raises(NoSpace, match=r"imageflow\.db"):
-            db.ready()
+            schema.ready(db)
         (small_disk / "ballast").unlink()
-        db.ready()
-        assert db.check() == []
+        schema.ready(db)
+        assert schema.check(db) == []
+
+
+def test_a_disk_that_became_read_only_is_waited_for(small_disk: Path) -> None:
+    path = small_disk / "imageflow.db"
+
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)
+
+    with Database(f"sqlite:///{path}") as db:
+        schema.ready(db)
+        db.transact(lambda conn: add(conn, "before"))
+        db.close()  # no file is open for writing: the kernel would refuse to remount
+        remount("ro")
+        with pytest.raises(DatabaseReadOnly, match="can't be written now"):
+            db.transact(lambda conn: add(conn, "never"))
+        timer = threading.Timer(0.5, remount, ["rw"])
+        timer.start()
+        db.transact(lambda conn: add(conn, "after"), patience=20)
+        timer.join()
+        assert names(db) == ["after", "before"]

@@ -11,7 +11,7 @@ from imageflow.errors import ImageflowError
 from imageflow.persistence import conductors
 from imageflow.persistence.database import Database
 from tests.drivers.conductor_rows import add, names
-from tests.services import PASSWORD
+from tests.servers.services import PASSWORD
 
 
 def test_the_clock_is_now_and_moves(database: Database) -> None:

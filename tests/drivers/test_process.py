@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from imageflow import process
-from imageflow.buildlog import MASK, BuildLog
-from imageflow.control import Control
 from imageflow.errors import Cancelled, CommandFailed, Refused, TimedOut
+from imageflow.host import child_output, process
+from imageflow.host.alive import start_of
+from imageflow.host.buildlog import MASK, BuildLog
+from imageflow.host.control import Control
 from tests.drivers.machine import need
 
 ISOLATED = pytest.mark.parametrize("isolate", [False, True], ids=["plain", "isolated"])
@@ -84,7 +86,7 @@ def test_a_line_without_an_end_is_cut_not_kept(control: Control) -> None:
     sizes: list[int] = []
     run(control, "head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end", log=lambda line: sizes.append(len(line)))
     assert sum(sizes[:-1]) == 3_000_000
-    assert max(sizes) == process.LINE_LIMIT
+    assert max(sizes) == child_output.LINE_LIMIT
     assert sizes[-1] == 3
 
 
@@ -197,8 +199,8 @@ def test_stopped_before_it_starts(control: Control) -> None:
 
 WORKER = """
     import sys, time
-    from imageflow import process
-    from imageflow.control import Control
+    from imageflow.host import child_output, process
+    from imageflow.host.control import Control
     print("ready", flush=True)
     process.run(["bash", "-c", sys.argv[1]], control=Control(build_id=sys.argv[2]), isolate=sys.argv[3] == "True", log=print)
 """
@@ -276,7 +278,7 @@ def test_leftovers_of_a_stopped_worker_are_ended(control: Control) -> None:
 DETACH = """
 import os, sys
 from pathlib import Path
-from imageflow import process
+from imageflow.host import child_output, process
 
 folder = Path(sys.argv[1])
 found = process.detach(
@@ -288,11 +290,14 @@ os.kill(os.getpid(), 9)
 """
 
 
+BUILD = secrets.token_hex(6)  # this process's own: tests beside these must not end each other's workers
+
+
 def detach(folder: Path, *argv: str) -> process.Detached:
     """A process that a worker started and that has lost its worker."""
     command = [sys.executable, "-c", DETACH, str(folder), *argv]
     worker = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, "IMAGEFLOW_BUILD": "0" * 12}
+        command, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, "IMAGEFLOW_BUILD": BUILD}
     )
     assert worker.returncode == -signal.SIGKILL
     return process.Detached(*map(int, worker.stdout.split()))
@@ -302,12 +307,12 @@ def test_a_detached_process_outlives_its_worker(tmp_path: Path) -> None:
     found = detach(tmp_path, "sleep", "600")
     child = psutil.Process(found.pid)
     try:
-        assert process.start_of(found.pid) == found.start
+        assert start_of(found.pid) == found.start
         assert eventually(lambda: child.name() == "sleep")  # the shell before it execs it
         assert child.cwd() == str(tmp_path)
         assert child.ppid() != os.getpid() and os.getsid(found.pid) != os.getsid(0)
         assert child.environ().items() >= {"MARK": "here"}.items() and "IMAGEFLOW_BUILD" not in child.environ()
-        assert process.end_leftovers("0" * 12) == []
+        assert process.end_leftovers(BUILD) == []
         assert child.is_running()
     finally:
         os.kill(found.pid, signal.SIGKILL)
@@ -321,7 +326,18 @@ def test_a_detached_process_that_ends_at_once_is_known_all_the_same(tmp_path: Pa
     assert (tmp_path / "output").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_detached_process_may_be_gone_before_it_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    shell = tmp_path / "bin" / "sh"  # reaps its children as soon as they end, as some do
+    shell.write_text('#!/bin/bash\nbash "$@" | { sleep 0.5; cat; }\n')
+    shell.chmod(0o755)
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    found = process.detach(["true"], env=env, cwd=tmp_path, output=tmp_path / "output")
+    assert found.start > 0
+    assert start_of(found.pid) is None
+
+
 def test_what_can_not_be_detached_says_so(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="can't be started"):
         process.detach(["no-such-program"], env=os.environ, cwd=tmp_path, output=tmp_path / "output")
-    assert process.start_of(2**22 + 1) is None
+    assert start_of(2**22 + 1) is None

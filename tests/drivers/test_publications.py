@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 import pytest
 import sqlalchemy as sa
 
-from imageflow.model import Artifact, Build, BuildState, Publication, Version
+from imageflow.model import Artifact, Build, BuildState, Publication, PublicationState, PublicationWish, Version
 from imageflow.persistence import builds, publications, versions
 from imageflow.persistence.database import Database
-from imageflow.persistence.publications import FAILED, MISSING, REMOVED, STORED, WAITING
-from tests.racers import at_once, publish_all
+from tests.small.racers import at_once, publish_all
 
 T = TypeVar("T")
 ME = "me"
@@ -69,14 +68,14 @@ def states(database: Database, version: Version) -> dict[str, str]:
 
 def test_a_version_waits_in_every_target_and_each_goes_its_own_way(database: Database) -> None:
     version = a_version(database, *BOTH)
-    assert states(database, version) == {"dr": WAITING, "prod": WAITING}
+    assert states(database, version) == {"dr": PublicationState.WAITING, "prod": PublicationState.WAITING}
     one = take(database, "prod")
     assert (one.image, one.digest, one.build_id) == (version.image, version.digest, version.build_id)
-    assert (one.owner, one.wish, one.path, one.attempts) == (None, STORED, None, 0)
+    assert (one.owner, one.wish, one.path, one.attempts) == (None, PublicationWish.STORED, None, 0)
     assert do(database, lambda conn: publications.failed(conn, one, ME, "no", 60.0, refused=True))
     other = take(database, "dr")
     assert do(database, lambda conn: publications.stored(conn, other, ME, "id-1"))
-    assert states(database, version) == {"dr": STORED, "prod": WAITING}
+    assert states(database, version) == {"dr": PublicationState.STORED, "prod": PublicationState.WAITING}
     there, waits = row(database, version), row(database, version, "prod")
     assert there is not None and waits is not None
     assert (there.path, there.attempts, there.error, there.owner, there.until) == ("id-1", 1, None, None, 0.0)
@@ -104,7 +103,7 @@ def test_wanting_again_changes_nothing(database: Database) -> None:
     one = take(database)
     do(database, lambda conn: publications.stored(conn, one, ME, "id-1"))
     do(database, lambda conn: publications.want(conn, version.id, BOTH))
-    assert states(database, version) == {"dr": STORED, "prod": WAITING}
+    assert states(database, version) == {"dr": PublicationState.STORED, "prod": PublicationState.WAITING}
 
 
 def test_one_at_a_time_until_the_lease_is_over(database: Database) -> None:
@@ -114,7 +113,7 @@ def test_one_at_a_time_until_the_lease_is_over(database: Database) -> None:
         assert not publications.due(conn, "dr")
     assert may_take(database, owner="second") is None
     assert take(database).owner == ME, "who took it finds it again, when the answer of that got lost"
-    assert do(database, lambda conn: publications.extend(conn, one, ME, 0.4)) == STORED
+    assert do(database, lambda conn: publications.extend(conn, one, ME, 0.4)) == PublicationWish.STORED
     while (taken := may_take(database, owner="second")) is None:
         time.sleep(0.05)
     assert taken.owner == ME, "the second one is told who was lost over it"
@@ -146,24 +145,26 @@ def test_what_is_deleted_meanwhile_is_to_be_removed_next(database: Database) -> 
     one = take(database)
     do(database, lambda conn: publications.unwant(conn, version.id))
     assert may_take(database, owner="second") is None, "the first one is still at it"
-    assert do(database, lambda conn: publications.extend(conn, one, ME, 60.0)) == REMOVED
+    assert do(database, lambda conn: publications.extend(conn, one, ME, 60.0)) == PublicationWish.REMOVED
     assert do(database, lambda conn: publications.stored(conn, one, ME, "id-1")), "it was faster than the look"
     left = take(database, owner="second")
-    assert (left.wish, left.state, left.path) == (REMOVED, WAITING, "id-1")
+    assert (left.wish, left.state, left.path) == (PublicationWish.REMOVED, PublicationState.WAITING, "id-1")
     assert do(database, lambda conn: publications.removed(conn, left, "second"))
-    assert states(database, version) == {"prod": WAITING}
-    assert take(database, "prod", without=[version.id]).wish == REMOVED, "that needs nothing of the version"
+    assert states(database, version) == {"prod": PublicationState.WAITING}
+    assert take(database, "prod", without=[version.id]).wish == PublicationWish.REMOVED, (
+        "that needs nothing of the version"
+    )
 
 
 def test_what_failed_for_good_waits_for_an_operator(database: Database) -> None:
     version = a_version(database, "dr")
     one = take(database)
     assert do(database, lambda conn: publications.failed(conn, one, ME, "no", 0.0, refused=True, final=True))
-    assert states(database, version) == {"dr": FAILED}
+    assert states(database, version) == {"dr": PublicationState.FAILED}
     assert may_take(database) is None
     assert do(database, lambda conn: publications.again(conn, one))
     anew = take(database)
-    assert (anew.attempts, anew.refused, anew.error, anew.state) == (0, 0, None, WAITING)
+    assert (anew.attempts, anew.refused, anew.error, anew.state) == (0, 0, None, PublicationState.WAITING)
 
 
 def test_a_deletion_is_not_a_failure_of_what_was_wished_before(database: Database) -> None:
@@ -172,7 +173,12 @@ def test_a_deletion_is_not_a_failure_of_what_was_wished_before(database: Databas
     do(database, lambda conn: publications.unwant(conn, version.id))
     do(database, lambda conn: publications.failed(conn, one, ME, "no", 60.0, refused=True, final=True))
     left = take(database)
-    assert (left.wish, left.state, left.error, left.attempts) == (REMOVED, WAITING, None, 0)
+    assert (left.wish, left.state, left.error, left.attempts) == (
+        PublicationWish.REMOVED,
+        PublicationState.WAITING,
+        None,
+        0,
+    )
 
 
 def test_a_target_that_is_back_is_not_waited_for(database: Database) -> None:
@@ -204,9 +210,9 @@ def test_what_somebody_deleted_in_the_target_is_missing(database: Database) -> N
         do(database, lambda conn, o=one, p=path: publications.stored(conn, o, ME, p))  # type: ignore[misc]
     found = do(database, lambda conn: publications.lost(conn, "id-2"))
     assert [(one.version_id, one.target) for one in found] == [(first.id, "prod")]
-    assert states(database, first) == {"dr": STORED, "prod": MISSING}
+    assert states(database, first) == {"dr": PublicationState.STORED, "prod": PublicationState.MISSING}
     missing = row(database, first, "prod")
-    assert missing is not None and missing.error == "somebody deleted id-2 in prod"
+    assert missing is not None and missing.error == "id-2 was deleted in prod"
     assert (missing.path, missing.done) == ("id-2", None)
     assert may_take(database, "prod") is None
     assert do(database, lambda conn: publications.lost(conn, "id-2")) == [], "once"
@@ -248,7 +254,7 @@ def test_select_and_forget(database: Database) -> None:
     with database.read() as conn:
         ids = [(p.version_id, p.target) for p in publications.select(conn)]
         assert ids == [(other.id, "dr"), (new.id, "dr"), (new.id, "prod"), (old.id, "dr"), (old.id, "prod")]
-        assert [p.version_id for p in publications.select(conn, states=[STORED])] == [old.id]
+        assert [p.version_id for p in publications.select(conn, states=[PublicationState.STORED])] == [old.id]
         assert {p.image for p in publications.select(conn, image="db")} == {"db"}
         assert len(publications.select(conn, limit=2)) == 2
         assert [v.id for v in versions.newest(conn)] == [new.id, other.id]
@@ -271,4 +277,4 @@ def test_many_processes_publish_each_once(database: Database) -> None:
     done = [key for keys in at_once(publish_all, [(url, me) for me in range(4)]) for key in keys]
     assert len(done) == len(set(done)) == 24
     with database.read() as conn:
-        assert {p.state for p in publications.select(conn)} == {STORED}
+        assert {p.state for p in publications.select(conn)} == {PublicationState.STORED}

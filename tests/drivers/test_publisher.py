@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import targets
-from imageflow.control import Control
+from imageflow.background.flag import Flag
+from imageflow.host.control import Control
+from imageflow.images.publisher import Publisher
 from imageflow.model import Build, BuildState, Version
 from imageflow.persistence import builds, publications, versions
-from imageflow.publisher import Publisher
-from imageflow.signals import Flag
-from tests.glance_server import Glance, clouds_yaml, glance_server
+from imageflow.stores import targets
+from tests.contracts.stores import image
+from tests.servers.glance import Glance, clouds_yaml, glance_server
 from tests.small.site import Site
-from tests.store_contract import image
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_the_target_is_asked_before_a_version_is_read_for_it(
 ) -> None:
     wanted(site, tmp_path)
     [target] = targets.parse(site.config)
-    publisher = Publisher(site.service, target)
+    publisher = Publisher(site.config, site.service.database, site.service.store, site.service.images, target)
 
     def step() -> tuple[str, int]:
         """-> the state after one attempt, and how many files were read for it."""

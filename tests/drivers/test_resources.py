@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import resources
 from imageflow.errors import ImageflowError
+from imageflow.host import removal
 from imageflow.model import ResourceKind
 from tests.drivers.machine import need, need_loops
 
@@ -22,9 +22,9 @@ def work(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "builds" / "0123456789ab"
     folder.mkdir(parents=True)
     yield folder
-    for mount in resources.mounts_under(tmp_path):
+    for mount in removal.mounts_under(tmp_path):
         subprocess.run(["umount", "--lazy", str(mount.path)], check=False)
-    for loop in resources.loops_under(tmp_path):
+    for loop in removal.loops_under(tmp_path):
         subprocess.run(["losetup", "-d", loop.node], check=False)
 
 
@@ -40,19 +40,19 @@ def is_attached(node: str) -> bool:
 
 @pytest.mark.parametrize("kind", [ResourceKind.DIRECTORY, ResourceKind.MOUNT, ResourceKind.LOOP])
 def test_absent_is_fine(work: Path, kind: ResourceKind) -> None:
-    resources.remove(kind, str(work / "never was"))
+    removal.remove(kind, str(work / "never was"))
 
 
 @pytest.mark.parametrize("name", ["relative", "/", "/tmp", "/a/../..", "", "/home/x/../../etc"])
 def test_what_no_build_can_have_made_is_refused(name: str) -> None:
     for kind in (ResourceKind.DIRECTORY, ResourceKind.MOUNT, ResourceKind.LOOP):
-        with pytest.raises(ImageflowError, match="no path that a build"):
-            resources.remove(kind, name)
+        with pytest.raises(ImageflowError, match="not a path that a build"):
+            removal.remove(kind, name)
 
 
 def test_a_publication_is_not_this_machines() -> None:
     with pytest.raises(ImageflowError, match="its driver removes it"):
-        resources.remove(ResourceKind.PUBLICATION, "directory:abc")
+        removal.remove(ResourceKind.PUBLICATION, "directory:abc")
 
 
 def test_a_folder_goes_with_its_mounts_and_not_what_is_bound_into_it(work: Path, tmp_path: Path) -> None:
@@ -60,37 +60,37 @@ def test_a_folder_goes_with_its_mounts_and_not_what_is_bound_into_it(work: Path,
     outside.mkdir()
     (outside / "precious").write_text("kept")
     (work / "tmp" / "mnt").mkdir(parents=True)
-    resources.mount_tmpfs(work / "tmp", 1 << 20)
+    removal.mount_tmpfs(work / "tmp", 1 << 20)
     (work / "tmp" / "mnt dir").mkdir()
     subprocess.run(["mount", "--bind", str(outside), str(work / "tmp" / "mnt dir")], check=True)
 
-    resources.remove(ResourceKind.DIRECTORY, str(work))
+    removal.remove(ResourceKind.DIRECTORY, str(work))
 
     assert not work.exists()
     assert (outside / "precious").read_text() == "kept"
-    assert resources.mounts_under(tmp_path) == []
+    assert removal.mounts_under(tmp_path) == []
 
 
 def test_a_busy_mount_goes(work: Path) -> None:
-    resources.mount_tmpfs(work / "tmp", 1 << 20)
+    removal.mount_tmpfs(work / "tmp", 1 << 20)
     with (work / "tmp" / "open").open("w"):
-        resources.remove(ResourceKind.MOUNT, str(work / "tmp"))
-        assert resources.mounts_under(work) == []
+        removal.remove(ResourceKind.MOUNT, str(work / "tmp"))
+        assert removal.mounts_under(work) == []
         assert list((work / "tmp").iterdir()) == []
 
 
 def test_a_mounted_tmpfs_is_taken_over(work: Path) -> None:
-    resources.mount_tmpfs(work / "tmp", 1 << 20)
+    removal.mount_tmpfs(work / "tmp", 1 << 20)
     (work / "tmp" / "kept").touch()
-    resources.mount_tmpfs(work / "tmp", 1 << 20)
+    removal.mount_tmpfs(work / "tmp", 1 << 20)
     assert (work / "tmp" / "kept").exists()
-    assert len(resources.mounts_under(work)) == 1
+    assert len(removal.mounts_under(work)) == 1
 
 
 def test_a_dangling_link_goes_and_its_target_stays(work: Path, tmp_path: Path) -> None:
     (tmp_path / "target").write_text("kept")
     (work / "link").symlink_to(tmp_path / "target")
-    resources.remove(ResourceKind.DIRECTORY, str(work / "link"))
+    removal.remove(ResourceKind.DIRECTORY, str(work / "link"))
     assert not os.path.lexists(work / "link")
     assert (tmp_path / "target").exists()
 
@@ -102,7 +102,7 @@ def test_only_the_loops_below_are_detached(work: Path, tmp_path: Path) -> None:
     ours, deleted, theirs = attach(work / "a.raw"), attach(work / "b.raw"), attach(neighbour / "a.raw")
     (work / "b.raw").unlink()
     try:
-        resources.remove(ResourceKind.LOOP, str(work))
+        removal.remove(ResourceKind.LOOP, str(work))
         assert [is_attached(node) for node in (ours, deleted, theirs)] == [False, False, True]
     finally:
         subprocess.run(["losetup", "-d", theirs], check=True)
@@ -115,7 +115,7 @@ def test_a_partitioned_loop_is_detached(work: Path) -> None:
     subprocess.run(["sfdisk", "-q", node], input="1M,,L\n", text=True, check=True, capture_output=True)
     subprocess.run(["partx", "-u", node], check=True)
     assert Path(f"/sys/block/{Path(node).name}/{Path(node).name}p1").exists()
-    resources.remove(ResourceKind.LOOP, str(work))
+    removal.remove(ResourceKind.LOOP, str(work))
     assert not is_attached(node)
     assert not Path(f"/sys/block/{Path(node).name}/{Path(node).name}p1").exists()
 
@@ -127,7 +127,7 @@ def test_a_loop_with_a_mounted_file_system_goes_with_the_folder(work: Path) -> N
     subprocess.run(["mkfs.ext4", "-q", node], check=True)
     (work / "mnt").mkdir()
     subprocess.run(["mount", node, str(work / "mnt")], check=True)
-    resources.remove(ResourceKind.DIRECTORY, str(work))
+    removal.remove(ResourceKind.DIRECTORY, str(work))
     assert not work.exists()
     assert not is_attached(node)
 
@@ -138,7 +138,7 @@ def test_a_loop_of_a_dead_mount_namespace_is_found(work: Path, tmp_path: Path, m
     need_loops()
     need("unshare")
     where = work / "tmp" if memory else tmp_path / "builds"
-    resources.mount_tmpfs(where, 64 << 20)
+    removal.mount_tmpfs(where, 64 << 20)
     inside = where if memory else work
     inside.mkdir(exist_ok=True)
     (inside / "disk.raw").write_bytes(b"\0" * (1 << 20))
@@ -146,8 +146,8 @@ def test_a_loop_of_a_dead_mount_namespace_is_found(work: Path, tmp_path: Path, m
         ["unshare", "--mount", "--propagation", "private", "losetup", "--show", "-f", str(inside / "disk.raw")],
         text=True,
     ).strip()
-    resources.remove(ResourceKind.LOOP, str(work))
+    removal.remove(ResourceKind.LOOP, str(work))
     assert not is_attached(node)
-    resources.remove(ResourceKind.DIRECTORY, str(work))
+    removal.remove(ResourceKind.DIRECTORY, str(work))
     if not memory:
         subprocess.run(["umount", str(where)], check=True)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.guests import machine, ssh, tiny
 
+pytestmark = [pytest.mark.machine(seconds=25), pytest.mark.sliced]
+
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, str, str]:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.guests import ANSWERS, installer, machine, media, ssh
 
+pytestmark = [pytest.mark.machine(seconds=20), pytest.mark.sliced]
+
 ARGUMENTS = "console=tty0 console=ttyS0,115200 auto=true priority=critical"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +11,12 @@ import pytest
 
 from imageflow import config as configuration
 from imageflow.compute import MachineSpec
-from imageflow.compute.fake import FakeCompute
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.flight import Cause, Trouble
+from imageflow.host.buildlog import BuildLog
+from imageflow.host.control import Control
 from imageflow.tasks.observer import Observer
+from tests.small.fake_compute import FakeCompute
 
 BUILD = "0123456789ab"
 NAME = f"{BUILD}-main"
@@ -31,9 +31,10 @@ class Forgetful(FakeCompute):
 
 class Installing:
     def __init__(self, folder: Path, compute: type[FakeCompute]) -> None:
-        self.config: Config = dataclasses.replace(configuration.load(state_dir=str(folder / "state")), compute="fake")
+        self.config: Config = configuration.load(state_dir=str(folder / "state"))
         self.compute = compute(self.config)
         self.control = Control(time.monotonic() + 30, build_id=BUILD)
+        self.log = BuildLog(folder / "log")
         iso = folder / "media.iso"
         iso.write_bytes(bytes(1 << 16))
         self.compute.ensure(
@@ -41,7 +42,7 @@ class Installing:
             MachineSpec(memory=64, disk=1, reboots=False),
             build_id=BUILD,
             control=self.control,
-            log=lambda _: None,
+            log=self.log,
             cdrom=iso,
         )
 
@@ -58,7 +59,7 @@ class Installing:
         thread.start()
         try:
             observer = Observer(self.compute, NAME, self.config, BUILD, installer=True)
-            return observer.await_end(DONE, self.control, lambda _: None, lambda *_: None)
+            return observer.await_end(DONE, self.control, self.log, lambda *_: None)
         finally:
             thread.join()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from imageflow.dispatcher import Dispatcher
 from imageflow.model import BuildState, Event, Outcome, Verdict
 from imageflow.persistence import builds
-from imageflow.reconcile import reconcile
+from imageflow.rebuilds.behind import reconcile
+from imageflow.rebuilds.dispatcher import Dispatcher
 from tests.small.yard import PUSH, Yard, open_yard
 
 DIAMOND = """
@@ -252,7 +253,7 @@ def test_reconcile_asks_for_what_is_behind(yard: Yard) -> None:
     assert reconcile(yard.service.database) == ["b"]
     assert reconcile(yard.service.database) == []
     assert yard.settle() == ["b"]
-    assert "nobody looked" in yard.service.builds(image="b", limit=1)[0].reason
+    assert "did not look" in yard.service.builds(image="b", limit=1)[0].reason
     assert reconcile(yard.service.database) == []
 
 
@@ -285,7 +286,9 @@ def test_a_recipe_that_is_on_another_host_is_left_to_it(yard: Yard) -> None:
     finally:
         away.rename(here)
     assert "is not on" in yard.held()["a"] and yard.outcomes(seq) == {"a": None}
-    other = Dispatcher(yard.service, yard.inbox)
+    other = Dispatcher(
+        yard.service.config, yard.service.database, yard.service.submitter, yard.service.checkouts, yard.inbox
+    )
     assert other.once() == ["a"]
     assert yard.outcomes(seq) == {"a": Outcome.CREATED}
 
@@ -327,3 +330,26 @@ def test_a_recipe_that_changes_while_its_image_is_looked_at_is_looked_at_again(
     yard.site.await_that(lambda: yard.dispatcher.once() and yard.outcomes(seq) == {"a": Outcome.CREATED})
     [build] = yard.service.builds(image="a")
     assert "/etc/issue" in str(yard.service.build(build.id).recipe)
+
+
+def test_a_chain_of_images_is_built_from_one_reading_of_its_recipe(yard: Yard, tmp_path: Path) -> None:
+    """What is read again for the next image may be another recipe by then."""
+    file, reading, read = tmp_path / "chain.yaml", True, []
+    (tmp_path / "motd").write_text("0")
+    file.write_text(DIAMOND)
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        if reading and event == "open" and arguments[0] == str(file):
+            read.append(event)
+
+    for _ in range(3):  # a, then b and c, then d
+        yard.service.submit(file)
+        yard.work()
+    sys.addaudithook(hear)
+    try:
+        assert [each.verdict for each in yard.service.submit(file)] == ["reused"] * 4 + ["created"]
+        assert len(read) == 1
+        assert len(yard.service.plan(file)) == 5
+        assert len(read) == 2
+    finally:
+        reading = False

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from imageflow.model import Build, BuildState, Version
-from imageflow.persistence.flowstore import TABLES
 from tests.drivers.machine import need_loops
 from tests.guests import tiny
 from tests.small.machines import MachineSite
 from tests.small.site import Site
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.machine(seconds=90), pytest.mark.sliced(group="long builds"), pytest.mark.timeout(600)]
 
 
 def build(site: Site, file: Path, *, force: bool = True) -> Version:
@@ -96,20 +93,3 @@ def test_an_image_of_a_machine_that_is_built_again(tmp_path: Path) -> None:
         assert one.digest != two.digest
         three = build(site, recipe(tmp_path, "echo two > /srv/one"), force=False)
         assert three.content not in (None, one.content)
-
-
-def test_a_machine_that_was_sealed_before_anybody_asked_for_its_content(tmp_path: Path) -> None:
-    """An older imageflow has sealed it, this one goes on: its content is not known."""
-    with MachineSite(tmp_path, lease=1.0) as site:
-        [submission] = site.service.submit(recipe(tmp_path, "true"))
-        assert site.worker("idle", "in:snapshot-machine:0", module="tests.small.bomb").wait(200) == -signal.SIGKILL
-        atoms = TABLES.atomdetails
-        with site.service.database.begin() as conn:
-            [row] = conn.execute(sa.select(atoms).where(atoms.c.name == "seal")).all()
-            [result] = row.results if isinstance(row.results, list) else [row.results]
-            assert len(result.pop("content")) == 64
-            conn.execute(sa.update(atoms).where(atoms.c.uuid == row.uuid).values(results=row.results))
-        site.run_worker(seconds=250)
-        made = version(site, submission.build)
-        assert made.content is None
-        assert manifest(made)["content"] is None

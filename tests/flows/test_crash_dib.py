@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import resources
-from imageflow.control import Control
-from imageflow.engine import outline
+from imageflow.builds.engine import outline
+from imageflow.host import removal
+from imageflow.host.control import Control
 from imageflow.model import Build, BuildState
 from tests.small.site import Site
 
@@ -23,7 +23,7 @@ MOMENTS = [
     for moment in (f"in:{step}:0", *(f"in:{step}:{seconds}" for seconds in INSIDE.get(step, ())), f"after:{step}")
 ]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.machine, pytest.mark.sliced, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def _create(site: Site) -> Build:
 
 def _clean(site: Site, build: Build) -> None:
     state = site.config.state_dir
-    assert resources.loops_under(state) == []
-    assert resources.mounts_under(state) == []
+    assert removal.loops_under(state) == []
+    assert removal.mounts_under(state) == []
     assert site.service.store.tidy(lambda _: False) == []
     site.nothing_left()
     assert list(site.children(build)) == []

@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from imageflow.dispatcher import RETRY
-from imageflow.inbox import SqlInbox
-from imageflow.matching import match_waiting
+from imageflow.events.inbox import SqlInbox
 from imageflow.model import Outcome, Verdict
 from imageflow.persistence import reactions, rebuilds
 from imageflow.persistence.database import Database
 from imageflow.persistence.tables import builds, triggers
 from imageflow.persistence.tables import rebuilds as rows
-from imageflow.reconcile import reconcile
+from imageflow.rebuilds.behind import reconcile
+from imageflow.rebuilds.dispatcher import RETRY, Dispatcher
+from imageflow.rebuilds.matching import match_waiting
 from tests.small.yard import PUSH, Yard, open_yard
 
 ONE = """
@@ -121,6 +122,33 @@ def test_who_looks_at_what_is_dropped_looks_in_vain(database: Database) -> None:
         rebuilds.close(conn, "a")
     with database.begin() as conn:
         assert not rebuilds.answer(conn, "a", "me", time.time())
+
+
+def test_a_look_that_another_process_took_over_brings_about_no_build(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took longer than its lease, and the input is another one meanwhile."""
+    yard.register(ONE)
+    seq = yard.push()
+    pin, pinned = yard.service.submitter.wanted, []
+    parts = (yard.service.config, yard.service.database, yard.service.submitter, yard.service.checkouts, yard.inbox)
+
+    def wanted(*arguments: Any) -> Any:
+        found = pin(*arguments)
+        pinned.append(found)
+        if len(pinned) == 1:
+            (yard.site.folder / "motd").write_text("newer")
+            with yard.service.database.begin() as conn:
+                conn.execute(sa.update(rows).values(until=0.0))
+            assert Dispatcher(*parts).once() == ["a"]
+        return found
+
+    monkeypatch.setattr(yard.service.submitter, "wanted", wanted)
+    assert yard.dispatcher.once() == ["a"]
+    assert len({one.key for one in pinned}) == 2
+    [build] = yard.service.builds(image="a")
+    assert build.key == pinned[1].key
+    assert yard.outcomes(seq) == {"a": Outcome.CREATED}
 
 
 def test_what_others_look_at_counts_for_the_builds_of_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,43 @@ def test_a_stopped_worker_writes_nothing_after_its_lease(site: Site) -> None:
     site.nothing_left()
 
 
+def test_a_lease_that_ran_out_and_that_nobody_took_is_renewed(tmp_path: Path) -> None:
+    """The host was too busy for a heartbeat: the step goes on, and does not run again."""
+    with Site(tmp_path, lease=4.0) as site:
+        site.trace.set("slow-configure", "8")
+        build = site.build()
+        worker = site.worker()
+        child = child_of(site, build, "configure")
+        site.freeze(worker)
+        site.await_that(lambda: site.service.board.unclaimed([build.id]))  # from now on anybody may take it
+        worker.send_signal(signal.SIGCONT)
+        site.await_that(lambda: site.service.board.unclaimed([build.id]) == [], 10)
+        assert Path(f"/proc/{child}").exists()
+        site.await_state(build, BuildState.SUCCEEDED, BuildState.PAUSED)
+        assert site.states(build) == [(step, 1, "succeeded") for step in ALL]
+        assert site.trace.executed(build.id) == [*ALL]
+        site.await_that(lambda: site.service.board.job_count == 0)
+        site.nothing_left()
+
+
+def test_the_time_that_a_worker_was_stopped_for_is_not_the_steps(tmp_path: Path) -> None:
+    """Its limit passed while nobody looked: the step is not too late, it runs again."""
+    with Site(tmp_path, lease=1.0) as site:
+        site.trace.set("slow-configure", "60")  # it is not done when the worker goes on, however slow the machine is
+        build = site.build(timeout={"step": 5})
+        worker = site.worker()
+        child_of(site, build, "configure")
+        site.freeze(worker)
+        time.sleep(6)  # more than the step may take
+        site.trace.set("slow-configure", "0.1")
+        worker.send_signal(signal.SIGCONT)
+        done = site.await_state(build, BuildState.SUCCEEDED, BuildState.PAUSED)
+        assert done.state is BuildState.SUCCEEDED, done.error
+        assert site.trace.executed(build.id) == [*ALL[:3], *ALL[2:]]
+        site.await_that(lambda: site.service.board.job_count == 0)
+        site.nothing_left()
+
+
 def test_a_paused_build_expires(tmp_path: Path) -> None:
     with Site(tmp_path, builds__pause_ttl="1", janitor="0.2") as site:
         site.trace.set("fail-boot")

@@ -13,9 +13,9 @@ import pytest
 from imageflow.listeners import Surroundings
 from imageflow.listeners.schedule import Schedule
 from imageflow.model import BuildState, Outcome
-from imageflow.registry import SqlWatched
+from imageflow.registry.watched import SqlWatched
 from tests.integration.broker_site import Bus, sample
-from tests.services import RabbitMQ
+from tests.servers.services import RabbitMQ
 from tests.small.site import Site
 from tests.small.yard import PUSH, Yard, open_yard
 
@@ -84,12 +84,12 @@ def test_a_thousand_duplicates_are_one_build(yard: Yard) -> None:
     assert [event.deliveries for event in yard.service.events.select(type="git.push")] == [1000]
 
 
-def test_a_notification_of_glance_builds_what_stands_on_that_image(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+def test_a_notification_of_glance_builds_what_stands_on_that_image(tmp_path: Path, broker: RabbitMQ) -> None:
     """A real RabbitMQ, a real notifier of oslo.messaging, a process that serves."""
     elements = Path(__file__).parents[1] / "recipes" / "elements"
     options = {
         "listeners__enabled": "notifications",
-        "notifications__transport_url": rabbitmq.bus,
+        "notifications__transport_url": broker.bus,
         "dib__elements_path": str(elements),
         "triggers__debounce": "0",
     }
@@ -100,7 +100,7 @@ def test_a_notification_of_glance_builds_what_stands_on_that_image(tmp_path: Pat
         log = tmp_path / "workers.log"
         site.await_that(lambda: log.exists() and "listener notifications" in log.read_text())
         uploaded = [message | {"ctxt": {"auth_token": "secret-of-the-context"}} for message in sample("glance-upload")]
-        Bus(rabbitmq.bus).say(*uploaded)
+        Bus(broker.bus).say(*uploaded)
         [build] = site.await_that(lambda: site.service.builds(states=[BuildState.SUCCEEDED]), seconds=60)
         assert build.image == "a" and "glance.image.activate" in build.reason
         assert [one.image for one in site.service.builds()] == ["a"]

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from imageflow import config as configuration
-from imageflow import stages
 from imageflow.compute import Layers
-from imageflow.compute.fake import FakeCompute
-from imageflow.control import Control
 from imageflow.guest import keys
+from imageflow.host.control import Control
+from imageflow.inputs import stages
 from imageflow.model import Build, BuildState
 from imageflow.tasks.install import AwaitInstalled
 from imageflow.tasks.prepare_machine import PrepareMachine
 from imageflow.tasks.workbench import Workbench
+from tests.small.fake_compute import FakeCompute
 from tests.small.site import Site
 
 RECIPE: dict[str, Any] = {
@@ -111,7 +111,8 @@ def test_hosts_that_share_the_keys_share_the_layers(cloud: Cloud) -> None:
 
 
 def test_the_janitor_forgets_a_key_when_nothing_lets_it_in(tmp_path: Path) -> None:
-    with Site(tmp_path, compute__driver="fake") as site:
+    with Site(tmp_path) as site:
+        site.service.compute = FakeCompute(site.config)
         folder = site.config.install_keys_dir / ("a" * 64)
         keys.make(folder)
         os.utime(folder, (0, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import textwrap
 import time
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from imageflow.compute import MachineState
 from imageflow.model import Build, BuildState
 from tests.guests import tiny
 from tests.small.machines import MachineSite
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.machine(seconds=30), pytest.mark.timeout(300)]
 
 
 def create(site: MachineSite, more: str, name: str = "tiny") -> Build:
@@ -37,7 +39,8 @@ def test_a_secret_a_failing_check_and_a_build_that_waits(tmp_path: Path) -> None
     """Outputs that no machine boots from are verified all the same; a folder with a space is a folder."""
     folder = tmp_path / "a b"
     folder.mkdir()
-    with MachineSite(folder, lease=1.0, qemu__max_memory="600") as site:
+    secrets = str(folder / "secrets")
+    with MachineSite(folder, lease=1.0, qemu__max_memory="600", secrets__directory=secrets) as site:
         secret = site.config.secrets_dir / "token"
         secret.parent.mkdir(parents=True, exist_ok=True)
         secret.write_text("wrong-hush-hush-1\n")
@@ -63,10 +66,11 @@ def test_a_secret_a_failing_check_and_a_build_that_waits(tmp_path: Path) -> None
         # its machine takes the memory that another one waits for: that is not the other one's fault
         other = create(site, "timeout: {step: 3}\nconfigure: [{shell: 'true'}]\n", "other")
         site.worker()
-        site.await_that(lambda: " waits: " in site.log(other), 30)
+        site.await_that(lambda: site.service.waits(other.id) and " waits: " in site.log(other), 30)
         began = time.monotonic()
         while time.monotonic() - began < 4:
-            assert site.service.build(other.id).state is BuildState.RUNNING, site.log(other)
+            assert site.service.build(other.id).state is BuildState.QUEUED, site.log(other)
+            assert "room for its machine" in (site.service.waits(other.id) or "")
             time.sleep(0.2)
         site.service.cancel(other.id)
         site.await_state(other, BuildState.CANCELLED, seconds=10)
@@ -81,13 +85,41 @@ def test_a_secret_a_failing_check_and_a_build_that_waits(tmp_path: Path) -> None
         assert holds(folder, "steady-hush-hush", but="steady") == []
 
 
+def test_a_machine_that_was_put_away_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A login brings it back; resumed, the build finds what was in its machine's memory, and the time of day."""
+    with MachineSite(tmp_path, lease=1.0, qemu__max_memory="600", builds__park_after="1", max_builds="1") as site:
+        build = create(
+            site,
+            """\
+            configure:
+              - shell: 'test -e /run/mended || { echo kept > /run/in-memory; exit 3; }; cat /run/in-memory > /srv/kept'
+              - shell: 'date +%s > /srv/now'
+            verify: [{shell: 'test "$(cat /srv/kept)" = kept; test "$(cat /srv/now)" -gt 1700000000'}]
+            """,
+        )
+        site.worker()
+        site.await_that(lambda: site.paused(build), 120)
+        site.on_machine(build, "touch /run/mended; date -s @1000000 > /dev/null")
+        site.await_that(lambda: site.service.compute.state(f"{build.id}-main") is MachineState.PARKED, 30)
+        assert site.service.machines.running(site.service.build(build.id)) == ["main"]
+        access = site.service.machines.login(site.service.build(build.id))  # as `build ssh` does
+        assert site.service.compute.state(f"{build.id}-main") is MachineState.RUNNING and access.port
+        assert site.on_machine(build, "cat /run/in-memory") == "kept\n"
+        site.service.resume(build.id)
+        done = site.await_state(build, BuildState.SUCCEEDED, BuildState.PAUSED, seconds=200)
+        assert done.state is BuildState.SUCCEEDED, site.log(build)
+        assert "is put away" in site.log(build)
+        site.await_that(lambda: site.service.board.job_count == 0)
+        site.nothing_left()
+
+
 def test_a_machine_that_is_sealed_again_by_one_that_dies_is_not_published_half_sealed(tmp_path: Path) -> None:
     with MachineSite(tmp_path, lease=1.0) as site:
         build = create(site, "configure: [{shell: 'echo one > /srv/one'}]\nverify: [{shell: 'test -e /srv/one'}]\n")
         assert site.worker("idle", "in:stop-machine:0", module="tests.small.bomb").wait(120) == -signal.SIGKILL
         site.kill_machine(build)
         worker = site.worker()
-        site.await_that(lambda: "once more from its last layer" in site.log(build) and site.pid(build), 30)
+        site.await_that(lambda: "again from its last layer" in site.log(build) and site.pid(build), 30)
         worker.kill()
         site.run_worker(seconds=200)
         assert site.service.build(build.id).state is BuildState.SUCCEEDED, site.log(build)
@@ -141,3 +173,27 @@ def test_a_step_that_powers_its_machine_off_is_told_at_once(tmp_path: Path) -> N
         assert failed.state is BuildState.FAILED
         assert "was powered off in this step" in str(failed.error), site.log(build)
         site.nothing_left()
+
+
+def test_a_packed_secret_in_the_disk_stops_the_build_before_anything_is_published(tmp_path: Path) -> None:
+    secrets = str(tmp_path / "secrets")
+    with MachineSite(tmp_path, lease=1.0, qemu__max_memory="1000", secrets__directory=secrets) as site:
+        secret = site.config.secrets_dir / "token"
+        secret.parent.mkdir(parents=True, exist_ok=True)
+        secret.write_text("hush-hush/1\n")
+        step = "- shell: {{run: '{run}', environment: {{TOKEN: {{secret: token}}}}}}"
+        packed = 'mkdir -p /opt; echo "password=$TOKEN" | gzip > /opt/leak.gz'
+        coded = 'mkdir -p /opt; printf %s "$TOKEN" | sed s,/,%2F, > /opt/leak'
+        build = create(site, f"configure:\n  {step.format(run=packed)}\n", "packed")
+        site.run_worker(seconds=120)
+        first = site.service.build(build.id)
+        assert (first.state, first.step) == (BuildState.PAUSED, "snapshot-machine"), site.log(first)
+        found = r"a secret of the build is in the image: \S*/leak.gz.* \(compressed, as it is\)"
+        assert re.search(found, str(first.error)), first.error
+        assert "abort this build" in str(first.hint)
+        build = create(site, f"configure:\n  {step.format(run=coded)}\n", "coded")
+        site.run_worker(seconds=120)
+        second = site.service.build(build.id)
+        assert (second.state, second.step) == (BuildState.PAUSED, "seal"), site.log(second)
+        assert "a secret of the recipe is in /opt/leak" in str(second.error)
+        assert site.service.store.list() == []

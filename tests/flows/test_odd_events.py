@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from imageflow import newer_bases, recipe_events
-from imageflow.comparing import Comparing
-from imageflow.matching import BEHIND, match_waiting
+from imageflow.events.own import BEHIND, CHANGED, PUBLISH
 from imageflow.model import Event, Verdict
+from imageflow.rebuilds import behind
+from imageflow.rebuilds.cloud_watch import CloudWatch
+from imageflow.rebuilds.matching import match_waiting
+from imageflow.registry import change_events
 from imageflow.serving import Serving
-from imageflow.triggers import CHANGED, PUBLISH
-from tests.field_variants import variants
+from tests.samples.field_variants import variants
 from tests.small.yard import open_yard
 
 RECIPE = """
@@ -30,12 +31,12 @@ COMMIT = {"repository": "infra", "owner": "acme", "ref": "refs/heads/main", "aft
 IMAGE = {"id": "i", "name": "debian", "status": "active", "properties": {"imageflow:build_id": "0123456789ab"}}
 READ: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("git.push", "git.tag", "git.merge"), COMMIT),
-    **dict.fromkeys((newer_bases.ACTIVATE, "glance.image.update", "glance.image.delete"), IMAGE),
+    **dict.fromkeys((behind.ACTIVATE, "glance.image.update", "glance.image.delete"), IMAGE),
     "nova.instance.update": {"uuid": "u"},
     "nova.compute.instance.update": {"instance_id": "u"},
     PUBLISH: {"image": "b"},
     BEHIND: {"parent": "b", "why": "x"},
-    recipe_events.CHANGED: {"images": ["a"], "before": "a", "after": "b", "path": "p", "repository": "r"},
+    change_events.CHANGED: {"images": ["a"], "before": "a", "after": "b", "path": "p", "repository": "r"},
     CHANGED: {"input": "x", "after": "b"},
 }
 
@@ -46,14 +47,14 @@ def test_each_gets_its_verdict(tmp_path: Path, database_url: str, monkeypatch: p
         yard.register(RECIPE)
         monkeypatch.setattr(yard.service.store, "shared", True)  # so that what Glance tells of our images is looked at
         serving = Serving(yard.service)
-        comparing = Comparing(yard.service)
-        comparing.listen()
+        watch = CloudWatch(yard.service.config, yard.service.database, yard.service.store)
+        watch.listen()
         odd = [Event("https://x", str(n), type, data=data) for n, data in enumerate(variants(READ[type]))]
         for number, event in enumerate(odd):
             serving.inbox.receive([event], listener="http")
             if number % 100 == 99:  # one look sees so many events, and no more
-                comparing.listen()
-        comparing.listen()
+                watch.listen()
+        watch.listen()
         match_waiting(yard.service.database)
         judged = yard.service.events.select(limit=len(odd) + 1)
         assert len(judged) == len(odd)

@@ -15,13 +15,13 @@ import pytest
 
 from imageflow import config as configuration
 from imageflow.compute import Address, Layer, MachineState
-from imageflow.compute.fake import FakeCompute
-from imageflow.control import Control
 from imageflow.errors import ImageflowError, MachineTrouble, Refused, Unavailable
+from imageflow.host.control import Control
 from imageflow.model import Build, BuildState, ResourceKind
 from imageflow.tasks.machine import AwaitSsh, BootMachine
 from imageflow.tasks.prepare_machine import DeleteMachine, PrepareMachine
 from imageflow.tasks.workbench import Workbench
+from tests.small.fake_compute import FakeCompute
 
 BUILD, OTHER = "0123456789ab", "ba9876543210"
 RECIPE: dict[str, Any] = {
@@ -37,13 +37,23 @@ RECIPE: dict[str, Any] = {
 START = {"stage": 0}
 
 
+class Said(list[str]):
+    """A log that is read again."""
+
+    def __call__(self, text: str) -> None:
+        self.append(text)
+
+    def clean(self, text: str) -> str:
+        return text
+
+
 class Bench:
     """A build's workbench on machines that nothing runs in, and the layer of its base."""
 
     def __init__(self, folder: Path) -> None:
         loaded = configuration.load(state_dir=str(folder / "state"))
         install = dataclasses.replace(loaded.install, ssh=0.3)
-        self.config = dataclasses.replace(loaded, compute="fake", install=install)
+        self.config = dataclasses.replace(loaded, install=install)
         self.compute = FakeCompute(self.config)
         self.compute.answer_at(Address("127.0.0.1", 1))
         build = Build(
@@ -60,14 +70,14 @@ class Bench:
         )
         self.closed: list[ResourceKind] = []
         ledger = SimpleNamespace(open=lambda *_: None, close=lambda kind, _: self.closed.append(kind))
-        self.log: list[str] = []
+        self.log = Said()
         self.bench = Workbench(
             build,
             self.config,
             self.compute,
             ledger,
             Control(time.monotonic() + 60, build_id=BUILD),
-            self.log.append,
+            self.log,
             lambda *_: None,
         )
         self.bench.work.path.mkdir(parents=True)
@@ -85,7 +95,7 @@ class Bench:
             self.bench.spec(),
             build_id=build_id,
             control=self.bench.control,
-            log=self.log.append,
+            log=self.log,
             disk=self.base.source,
         )
         key = self.bench.stages[stage].key
@@ -145,7 +155,7 @@ def test_a_machine_that_dies_before_it_is_reached_starts_from_what_it_was_starte
     assert machine["stage"] == 1
     site.compute.delete(site.bench.name)
     with pytest.raises(ImageflowError):  # nobody answers
-        AwaitSsh().execute(site.bench, START | {"key": site.base.key}, {"key": site.base.key}, machine)
+        AwaitSsh().execute(site.bench, machine)
     assert site.compute.state(site.bench.name) is MachineState.RUNNING
     assert site.stands_on(theirs), site.log
 
@@ -167,7 +177,7 @@ def test_a_machine_that_powers_off_while_it_boots_is_not_waited_for(site: Bench)
     threading.Timer(0.5, site.compute.power_off, [bench.name]).start()
     began = time.monotonic()
     with pytest.raises(MachineTrouble, match="was powered off in this step"):
-        AwaitSsh().execute(bench, START | {"key": site.base.key}, {"key": site.base.key}, machine)
+        AwaitSsh().execute(bench, machine)
     assert time.monotonic() - began < 20
 
 

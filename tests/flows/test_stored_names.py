@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import typing
 from itertools import pairwise
 
-from imageflow.engine import factory_of, outline
+from imageflow.builds.engine import factory_of, outline
+from imageflow.tasks import results
 
 
 def test_the_steps_of_dib() -> None:
@@ -49,3 +51,32 @@ def test_the_steps_of_install() -> None:
         "publish-image",
         "remove-workspace",
     ]
+
+
+def test_the_keys_of_results() -> None:
+    """Never rename one, and make a new one `NotRequired`: a build that is under way has the old ones."""
+    found = {
+        name.removesuffix("Result").lower(): set(kind.__required_keys__)
+        for name, kind in vars(results).items()
+        if typing.is_typeddict(kind)
+    }
+    assert found == {
+        "artifact": {"name", "format", "size", "digest", "virtual_size"},
+        "file": {"path", "artifact"},
+        "description": {"packages", "content", "properties", "path", "artifact"},
+        "publication": {"image", "store", "digest", "path", "artifacts", "packages", "content", "properties"},
+        "workspace": {"path", "memory"},
+        "inputs": {"configure"},
+        "disk": {"folder", "name", "files", "environment"},
+        "start": {"stage", "key"},
+        "layer": {"key"},
+        "media": {"path"},
+        "remastered": {"path", "marker"},
+        "machine": {"name", "state", "process", "accelerator"},
+        "booted": {"name", "state", "process", "accelerator", "stage", "key"},
+        "reached": {"system"},
+        "configured": {"key", "reused"},
+        "sealed": {"packages", "system", "machine_id", "content"},
+        "stopped": {"machine"},
+        "verified": {"checks"},
+    }

@@ -1,4 +1,4 @@
-"""Things that take a while to make: once for all tests and processes, in a folder outside the checkout."""
+"""Things that are slow to make are made once for all tests and processes, in a folder outside the checkout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEPT = 86400.0  # seconds since the last use
 
 
 def folder() -> Path:
-    """Where they are kept."""
+    """The folder where they are kept."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("IMAGEFLOW_TEST_CACHE") or f"{cache}/imageflow-tests").expanduser()
 
@@ -33,9 +33,9 @@ def digest(files: Iterable[Path], words: Iterable[str] = ()) -> str:
 
 
 def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """A folder that `make` filled, once for this key; those of the same name that nobody wants any more are removed.
+    """A folder that `make` fills, once for this key; folders of the same name that were not used for long are removed.
 
-    Tests of another checkout may use others at this moment.
+    Tests of another checkout may be using others at the same time.
     """
     kept = folder()
     kept.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
 
 
 def _used(place: Path) -> bool:
-    """Whether it is there; then it is wanted for another while."""
+    """Whether the folder is there; if so, its last use is now."""
     try:
         os.utime(place)
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.guests import cache, debs, media, tiny
 from tests.guests.debs import run
-from tests.services import missing, require
+from tests.servers.services import missing, require
 
 _FILES = Path(__file__).parent / "debian_files"
 _NETBOOT = "debian-installer/amd64"  # below the images of the package debian-installer-12-netboot-amd64
@@ -26,7 +26,7 @@ _MODULES = ("virtio_blk", "ext4", "isofs", "sr_mod", "ata_piix", "ahci")
 _TOOLS = ("e2fsprogs", "libext2fs2", "libcom-err2", "libblkid1", "libuuid1")
 _TOOLS += ("zstd", "libzstd1", "liblz4-1", "liblzma5", "zlib1g", "libgcc-s1", "libstdc++6")
 _KICKSEED = ("kickseed-common", "initrd-kickseed")
-_LEFT_OUT = ("choose-mirror", "download-installer")  # they would call for the components that we do without
+_LEFT_OUT = ("choose-mirror", "download-installer")  # they would load components that are not on this ISO
 BASE = ("systemd-sysv", "udev", "ifupdown", "isc-dhcp-client", "openssh-server", "iproute2", "netbase", "e2fsprogs")
 BASE += ("grub-pc", "linux-image-cloud-amd64", "initramfs-tools", "ca-certificates", "zstd", "apt", "dbus")
 

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.services import missing, require
+from tests.servers.services import missing, require
 
 
 def run(*argv: str | Path, cwd: Path | None = None, stdin: bytes | None = None) -> str:
-    """Run a program; -> its output. What it says is in the error when it fails."""
+    """Run a program; -> its output. When it fails, the error contains the output."""
     done = subprocess.run(
         [str(a) for a in argv],
         cwd=cwd,
@@ -31,13 +31,13 @@ def run(*argv: str | Path, cwd: Path | None = None, stdin: bytes | None = None) 
 
 
 def as_root(*argv: str | Path) -> list[str | Path]:
-    """The command, for whom the files of an unprivileged user are root's."""
+    """The command, run so that it sees an unprivileged user's files as root's."""
     return list(argv) if os.geteuid() == 0 else ["unshare", "--map-root-user", *argv]
 
 
 @functools.cache
 def versions(names: tuple[str, ...]) -> Mapping[str, str]:
-    """name -> version that apt would install; the test is skipped where apt knows one of them not."""
+    """name -> version that apt would install; the test is skipped when apt does not know one of them."""
     require("apt", missing("apt-cache", "apt-get", "dpkg-deb"))
     found: dict[str, str] = {}
     for line in run("apt-cache", "madison", *names).splitlines():
@@ -73,7 +73,7 @@ def suite() -> str:
 
 
 def sources(component: str = "main", suites: str = "all") -> str:
-    """Lines of a sources.list with the archives of this release that apt is configured for here."""
+    """Lines of a sources.list with the archives of this release from apt's configuration on this machine."""
     words = "$(REPO_URI) $(CODENAME) $(COMPONENT) $(SIGNED_BY)"
     lines = run("apt-get", "indextargets", "--format", words, "Identifier: Packages").splitlines()
     found: dict[str, None] = {}

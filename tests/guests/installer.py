@@ -2,8 +2,8 @@
 
 It follows a preseed (`/preseed.cfg`; late_command, early_command, partman-auto/disk, get_hostname,
 exit/poweroff) or a kickstart (`/ks.cfg`; %post with and without --nochroot, poweroff), in the initrd or where
-`preseed/file=`, `file=`, `ks=`, `inst.ks=` say. Without answers it stops at a dialog. A fault is asked for
-with the ISO's kind, with `tiny.fault=FAULT` on the kernel's command line, or with
+`preseed/file=`, `file=`, `ks=`, `inst.ks=` say. Without answers it stops at a dialog. A fault is set
+by the ISO's kind, with `tiny.fault=FAULT` on the kernel's command line, or with
 `d-i tiny/fault string FAULT` in the preseed.
 """
 
@@ -20,7 +20,7 @@ FAULTS = (
     "dialog",  # stops at a dialog that is drawn with newt
     "prompt",  # stops at one of the text frontend
     "panic",  # the kernel panics
-    "init",  # its first process ends, and the kernel with it
+    "init",  # its first process ends, and the kernel panics
     "poweroff",  # powers off without having installed
     "reboot",  # reboots at once
     "hang",  # says nothing more and writes nothing
@@ -77,7 +77,7 @@ def _initrd(system: Path, to: Path) -> None:
 
 
 def _pack(disk: Path, data: Path, plan: Path) -> None:
-    """What is not zero of a disk, and a map: lines of 'place offset count' in MiB.
+    """The parts of a disk that are not zero, and a map: lines of 'place offset count' in MiB.
 
     Gaps of less than 8 MiB are data too: the journal must be zero on a disk that was used before.
     """

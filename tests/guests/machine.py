@@ -1,4 +1,4 @@
-"""A bare QEMU for tests of guests: no driver of ours, ends with the test."""
+"""A bare QEMU for tests of guests: it uses no driver of ours, and ends with the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.guests.debs import run
-from tests.services import free_ports, missing, require
+from tests.servers.services import free_ports, missing, require
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Bare:
         return self.serial.read_bytes()
 
     def written(self) -> int:
-        """Bytes that its disk takes."""
+        """The space that its disk takes, in bytes."""
         return self.disk.stat().st_blocks * 512
 
     def until(self, what: Callable[[bytes], bool] | bytes, seconds: float) -> bytes:
@@ -93,7 +93,7 @@ def running(
     argv += ["-serial", f"file:{folder}/serial", "-qmp", f"unix:{folder}/qmp,server=on,wait=off", *extra]
     (folder / "serial").unlink(missing_ok=True)
     with open(folder / "qemu.log", "wb") as log:
-        # dies with the tests, even when they are killed
+        # ends with the tests, even when they are killed
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.guests.debs import run
-from tests.services import require
+from tests.servers.services import require
 
 PROGRAMS = ("xorriso", "mformat", "mmd", "mcopy", "grub-mkstandalone", "cpio", "truncate")
 _GRUB = "part_gpt part_msdos iso9660 fat search search_fs_file normal configfile linux serial terminal all_video"
@@ -29,7 +29,7 @@ menuentry --hotkey=i 'Install' {{
 
 
 def require_parts() -> None:
-    """Skip the test where what makes an ISO is not here."""
+    """Skip the test when a program to make ISOs is missing."""
     files = (
         "/usr/lib/ISOLINUX/isolinux.bin",
         "/usr/lib/ISOLINUX/isohdpfx.bin",
@@ -39,7 +39,7 @@ def require_parts() -> None:
 
 
 def iso(to: Path, tree: Path, kernel: Path, initrd: Path, *, info: str, volume: str, arguments: str = "") -> None:
-    """Make the ISO `to` of what is in `tree`, to which the files for booting are added.
+    """Make the ISO `to` from `tree`, with the files for booting added.
 
     `arguments` are the vendor's own on the kernel's command line.
     """
@@ -88,7 +88,7 @@ def _efi(tree: Path) -> None:
 
 
 def newc(files: Mapping[str, bytes]) -> bytes:
-    """A cpio archive with these files in its top folder: what is appended to an initrd."""
+    """A cpio archive with these files in its top folder, to be appended to an initrd."""
     out = b""
     for number, (name, data) in enumerate([*files.items(), ("TRAILER!!!", b"")], 1):
         fields = (number, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)

@@ -1,4 +1,4 @@
-"""Logging into a guest of these tests, and its seed; nothing of ours, so that guests are tested for themselves."""
+"""Logging into a guest of these tests, and its seed; it uses no code of imageflow, so that guests are tested alone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def config_drive(
 
 
 def login(machine: Bare, key: Path, host_key: str | None, seconds: float = 60) -> paramiko.SSHClient:
-    """Log in as root as soon as that is possible; the host must have `host_key` (a public key's line)."""
+    """Log in as root as soon as possible; the host must have `host_key` (a public key's line)."""
     client = paramiko.SSHClient()
     if host_key is None:
         client.set_missing_host_key_policy(paramiko.AutoAddPolicy())

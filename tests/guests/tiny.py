@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.guests import cache, debs
 from tests.guests.debs import as_root, run
-from tests.services import missing, require
+from tests.servers.services import missing, require
 
 FAULTS = (
     "panic",  # the kernel panics
@@ -35,11 +35,12 @@ _PACKAGES = (
 _EARLY = ("virtio_pci", "virtio_rng", "virtio_blk", "virtio_scsi")
 MODULES = (*_EARLY, "virtio_net", "button", "evdev")
 MODULES += ("ata_piix", "ahci", "sd_mod", "sr_mod", "isofs", "vfat", "nls_iso8859-1", "nls_utf8", "nls_cp437")
-MODULES += ("nls_ascii",)  # what the kernel takes for vfat when it is not told
+MODULES += ("nls_ascii",)  # the kernel's defaults for vfat
 _LIBRARIES = ("ld-linux-x86-64.so.2", "libc.so.6", "libcrypt.so.1", "libgmp.so.10")
 _LIBRARIES += ("libtomcrypt.so.1", "libtommath.so.1", "libz.so.1")
 _GRUB = "part_msdos fat search search_label normal configfile linux serial terminal all_video"
-COMMAND_LINE = "console=tty0 console=ttyS0,115200 loglevel=6 random.trust_cpu=on panic=-1"
+# emulated timers are late on a busy host: without no_timer_check the kernel panics then
+COMMAND_LINE = "console=tty0 console=ttyS0,115200 loglevel=6 random.trust_cpu=on panic=-1 no_timer_check"
 
 
 def disk(fault: str = "") -> Path:
@@ -59,7 +60,7 @@ def parts() -> Path:
 
 
 def require_programs(*programs: str) -> None:
-    """Skip the test where a program is missing."""
+    """Skip the test when a program is missing."""
     require(
         "programs of packages in bindep.txt", [p for p in missing(*programs) if not Path(f"/usr/sbin/{p}").exists()]
     )
@@ -96,7 +97,7 @@ def _gather_modules(kernel: Path, to: Path) -> None:
         needs[Path(path).stem.replace("-", "_")] = [path, *rest.split()]
     new = to / "lib/modules" / tree.name
     for name in MODULES:
-        for path in needs.get(name.replace("-", "_"), []):  # none of what is built in
+        for path in needs.get(name.replace("-", "_"), []):  # modules that are built in have no file
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(tree / path, new / path)
     for index in ("modules.builtin", "modules.order", "modules.builtin.modinfo"):

@@ -7,8 +7,8 @@ import sys
 from imageflow import config
 from imageflow.announce import load
 from imageflow.announce.sender import Sender
+from imageflow.background.flag import Flag
 from imageflow.persistence.database import Database
-from imageflow.signals import Flag
 
 
 def main(file: str, lease: float) -> None:
@@ -16,7 +16,7 @@ def main(file: str, lease: float) -> None:
     loaded = config.load([file])
     target = loaded.announce.targets[0]
     with Database(loaded.database) as database:
-        Sender(database, loaded, target, load(loaded, target), lease=lease).run(Flag())
+        Sender(database, loaded, target, load(target)(loaded), lease=lease).run(Flag())
 
 
 if __name__ == "__main__":

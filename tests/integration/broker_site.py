@@ -17,14 +17,14 @@ import sqlalchemy as sa
 from oslo_config import cfg
 
 from imageflow import config
-from imageflow.inbox import SqlInbox
+from imageflow.background.flag import Flag
+from imageflow.events.inbox import SqlInbox
 from imageflow.listeners import Surroundings
 from imageflow.listeners.amqp import AmqpListener
 from imageflow.listeners.notifications import NotificationListener
 from imageflow.persistence.database import Database
 from imageflow.persistence.tables import events
-from imageflow.signals import Flag
-from tests.services import RabbitMQ
+from tests.servers.services import RabbitMQ
 
 NOTIFICATIONS = Path(__file__).parent / "notifications"
 LISTENERS = {"notifications": NotificationListener, "amqp": AmqpListener}
@@ -161,10 +161,6 @@ def waiting(broker: RabbitMQ, queue: str) -> int:
         return connection.channel().queue_declare(queue, passive=True).message_count
 
 
-def forget(broker: RabbitMQ) -> None:
-    """Remove the queues and exchanges of a test: their durability is another one's affair."""
-    with kombu.Connection(broker.url) as connection:
-        for queue in ("imageflow", "imageflow.events", "notifications.info", "notifications.error"):
-            connection.channel().queue_delete(queue)
-        for exchange in ("glance", "nova", "imageflow.events"):
-            connection.channel().exchange_delete(exchange)
+def url_of(database: Database) -> str:
+    """With its password, as a configuration file has it."""
+    return database.url.render_as_string(hide_password=False)

@@ -18,11 +18,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from imageflow import config
+from imageflow.background.flag import Flag
 from imageflow.config import Config
-from imageflow.inbox import SqlInbox
+from imageflow.events.inbox import SqlInbox
 from imageflow.listeners import Surroundings
 from imageflow.persistence.database import Database
-from imageflow.signals import Flag
 
 IDLE = 20  # seconds after which there is nothing left to die of
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from imageflow import config
-from imageflow.announce.sender import Sender, senders
+from imageflow import announce, config
+from imageflow.announce.sender import Sender
+from imageflow.background.flag import Flag
 from imageflow.config import Config
 from imageflow.model import Build, BuildState, Delivery
-from imageflow.persistence import outbox
+from imageflow.persistence import outbox, schema
 from imageflow.persistence.database import Database
-from imageflow.signals import Flag
 from tests.integration.consumer import Consumer, about
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cw=="
@@ -81,7 +81,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with Database(f"sqlite:///{tmp_path}/imageflow.db") as database:
-        database.upgrade()
+        schema.upgrade(database)
         yield Site(tmp_path, database, str(database.url))
 
 
@@ -89,7 +89,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def sending(site: Site, loaded: Config) -> Iterator[list[Sender]]:
     """Senders at work in threads of this process."""
     stop = Flag()
-    found = senders(site.database, loaded)
+    found = [Sender(site.database, loaded, target, announce.load(target)(loaded)) for target in loaded.announce.targets]
     threads = [threading.Thread(target=one.run, args=(stop,)) for one in found]
     for thread in threads:
         thread.start()
@@ -324,7 +324,7 @@ def test_killed_between_sending_and_its_record_it_comes_again_with_the_same_id(s
 
 def test_two_processes_on_one_database_send_each_once(tmp_path: Path, consumer: Consumer, database_url: str) -> None:
     with Database(database_url) as database:
-        database.upgrade()
+        schema.upgrade(database)
         site = Site(tmp_path, database, database_url)
         site.configure(http_url=consumer.url)
         with processes(site, 2):
@@ -337,7 +337,7 @@ def test_two_processes_on_one_database_send_each_once(tmp_path: Path, consumer: 
 
 def test_the_database_goes_away_and_comes_back(consumer: Consumer, tmp_path: Path, postgresql: Any) -> None:
     with postgresql.database() as url, Database(url) as database:
-        database.upgrade()
+        schema.upgrade(database)
         site = Site(tmp_path, database, url)
         with sending(site, site.configure(http_url=consumer.url)):
             site.tell("start")

@@ -19,17 +19,18 @@ from oslo_config import cfg
 from imageflow.announce import Stumbled, load
 from imageflow.config import Config
 from imageflow.errors import Unavailable
-from imageflow.model import Announcement
+from imageflow.model import Announcement, Delivery
+from imageflow.persistence import schema
 from imageflow.persistence.database import Database
-from tests.announcement_samples import announcements
 from tests.integration.test_announce import LIFE, Site, kinds, sending
-from tests.services import PASSWORD, RabbitMQ
+from tests.samples.announcements import announcements
+from tests.servers.services import PASSWORD, RabbitMQ
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with Database(f"sqlite:///{tmp_path}/imageflow.db") as database:
-        database.upgrade()
+        schema.upgrade(database)
         yield Site(tmp_path, database, str(database.url))
 
 
@@ -124,6 +125,22 @@ def test_a_broker_that_is_away_gets_everything_when_it_is_back(site: Site, rabbi
     assert {(one.state, one.attempts) for one in found} == {("sent", 1)}
 
 
+def lost(found: list[Delivery], came: set[str], killed: float, back: float, server: RabbitMQ) -> str:
+    """What counts as sent and did not come, each with its time before or after the kill; and what the broker says."""
+    rows = [
+        f"{(one.sent or 0.0) - killed:+8.3f} s {'came' if one.announcement.id in came else 'LOST'} "
+        f"{one.announcement.type} of {one.announcement.build_id}, attempts {one.attempts}, last error {one.error}"
+        for one in found
+    ]
+    return "\n".join(
+        [
+            f"the broker was back {back - killed:.3f} s after the kill",
+            *rows,
+            (server.folder / "log").read_text()[-3000:],
+        ]
+    )
+
+
 def test_a_broker_killed_while_we_send_loses_nothing_that_counts_as_sent(
     site: Site, rabbitmq: RabbitMQ, name: str
 ) -> None:
@@ -131,12 +148,16 @@ def test_a_broker_killed_while_we_send_loses_nothing_that_counts_as_sent(
     with sending(site, amqp(site, rabbitmq, name)):
         builds = site.tell(builds=40, targets=("amqp",))
         time.sleep(0.3)
+        killed = time.time()
         rabbitmq.stop(signal.SIGKILL)
         rabbitmq.start()
-        site.settled(60)
+        back = time.time()
+        found = site.settled(60)
     with kombu.Connection(rabbitmq.url) as connection:
         number = queue.queue(connection.channel()).queue_declare(passive=True).message_count
     events = [json.loads(message.body) for message in queue.take(number)]
+    came = {one["id"] for one in events}
+    assert came >= {one.announcement.id for one in found}, lost(found, came, killed, back, rabbitmq)
     assert [kinds(events, build) for build in builds] == [LIFE] * 40
     assert len(events) - len({one["id"] for one in events}) <= 1
 
@@ -147,7 +168,7 @@ def an_announcement() -> Announcement:
 
 def test_a_queue_that_is_full_is_no_success(site: Site, rabbitmq: RabbitMQ, name: str) -> None:
     Queue(rabbitmq, name, **{"x-max-length": 1, "x-overflow": "reject-publish"})
-    announcer = load(amqp(site, rabbitmq, name), "amqp")
+    announcer = load("amqp")(amqp(site, rabbitmq, name))
     announcer.send(an_announcement())
     for _ in range(2):
         with pytest.raises(Stumbled, match="full"):
@@ -158,7 +179,7 @@ def test_a_queue_that_is_full_is_no_success(site: Site, rabbitmq: RabbitMQ, name
 def test_an_exchange_that_is_another_thing_is_said(site: Site, rabbitmq: RabbitMQ, name: str) -> None:
     with kombu.Connection(rabbitmq.url) as connection:
         kombu.Exchange(name, type="fanout", durable=False)(connection).declare()
-    announcer = load(amqp(site, rabbitmq, name), "amqp")
+    announcer = load("amqp")(amqp(site, rabbitmq, name))
     with pytest.raises(Unavailable, match="inequivalent"):
         announcer.send(an_announcement())
 
@@ -167,7 +188,7 @@ def test_an_exchange_that_is_another_thing_is_said(site: Site, rabbitmq: RabbitM
 def test_a_wrong_password_is_said_without_it(site: Site, rabbitmq: RabbitMQ, name: str, target: str) -> None:
     bad = {"amqp_url": rabbitmq.url, "transport_url": rabbitmq.bus}
     options = {key: url.replace(PASSWORD, "wrong-one") for key, url in bad.items()}
-    announcer = load(site.configure(targets=target, timeout=3.0, **options), target)
+    announcer = load(target)(site.configure(targets=target, timeout=3.0, **options))
     with pytest.raises(Unavailable) as caught:
         announcer.send(an_announcement())
     assert "wrong-one" not in str(caught.value)
@@ -177,7 +198,7 @@ def test_a_wrong_password_is_said_without_it(site: Site, rabbitmq: RabbitMQ, nam
 @pytest.mark.parametrize("target", ["amqp", "notifications"])
 def test_a_broker_that_hangs_is_away(site: Site, rabbitmq: RabbitMQ, name: str, target: str) -> None:
     options = {"amqp_url": rabbitmq.url, "transport_url": rabbitmq.bus, "topic": name, "amqp_exchange": name}
-    announcer = load(site.configure(targets=target, timeout=1.0, **options), target)
+    announcer = load(target)(site.configure(targets=target, timeout=1.0, **options))
     announcer.send(an_announcement())
     assert rabbitmq._process is not None
     rabbitmq._process.send_signal(signal.SIGSTOP)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_program import Program
+from tests.small.program import Program
 
 HEAD = "images:\n  - name: web\n    method: dib\n"
 GOOD = HEAD + "    dib: {elements: [debian-minimal]}\n"

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from imageflow.model import BuildState
-from tests.cli_program import ROOT, Program
-from tests.services import missing, require
+from tests.servers.services import missing, require
+from tests.small.program import ROOT, Program
 from tests.small.site import Site
 
 TINY = ROOT / "tests/recipes/tiny.yaml"
@@ -139,7 +139,6 @@ def test_serve_tells_its_manager_runs_builds_and_drains(
     assert site.service.conductors() == []
 
 
-@pytest.mark.serial
 def test_a_second_signal_stops_a_draining_conductor_at_once(
     site: Small, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -218,7 +217,6 @@ def test_a_wait_does_not_count_on_the_conductor_of_another_wait(
     assert site.service.build(first).state is BuildState.RUNNING
 
 
-@pytest.mark.serial
 @pytest.mark.parametrize(("answer", "state", "code"), [("c", BuildState.CANCELLED, 1), ("d", BuildState.QUEUED, 130)])
 def test_ctrl_c_on_a_terminal_asks(
     site: Small, start: Callable[..., subprocess.Popen[str]], answer: str, state: BuildState, code: int
@@ -239,7 +237,7 @@ def test_ctrl_c_on_a_terminal_asks(
     shown += _read_until(ours, "[d]etach, [c]ancel, [G]o on: ")
     os.write(ours, f"{answer}\n".encode())
     if answer == "d":
-        _read_until(ours, "Ctrl-C gives it up at once")
+        _read_until(ours, "Ctrl-C stops it at once")
         waiting.send_signal(signal.SIGINT)
     _read_until(ours, "")
     waiting.wait(30)

@@ -1,13 +1,15 @@
-"""`imageflow event …` with input that is none."""
+"""`imageflow event …`: input that is none, and the token for events over HTTP."""
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
+import requests
 
-from tests.cli_program import Program
+from tests.small.program import Program
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,29 @@ def test_what_is_no_event_is_bad_input_and_changes_nothing(tmp_path: Path, words
     done = program.run("event", *words, expect=2)
     assert done.stderr.startswith("imageflow: ") and "Traceback" not in done.stderr
     assert program.json("event", "list") == []
+
+
+def test_the_token_for_events_over_http_is_printed_and_the_server_takes_it(tmp_path: Path) -> None:
+    program = Program(tmp_path / "state")
+    found = program.json("event", "token")
+    assert found["place"] == str(tmp_path / "state" / "events-token")
+    assert program.run("event", "token").stdout == found["token"] + "\n"
+    serving = program.start("serve", "--listen", "127.0.0.1:0")
+    try:
+        assert serving.stderr is not None
+        said = [next(line for line in serving.stderr if word in line) for word in ("event token", "listener http: ")]
+        assert found["place"] in said[0] and found["token"] not in said[0]
+        event = json.dumps({"specversion": "1.0", "id": "1", "source": "/x", "type": "t"})
+        url, kind = said[1].rpartition("listener http: ")[2].strip(), "application/cloudevents+json"
+        for authorization, status in (("", 401), (f"Bearer {found['token']}", 202)):
+            headers = {"content-type": kind, "authorization": authorization}
+            assert requests.post(f"{url}/v1/events", data=event, headers=headers, timeout=30).status_code == status
+    finally:
+        serving.kill()
+        serving.communicate()
+    (tmp_path / "state" / "events-token").chmod(0o644)
+    for words in (("event", "token"), ("serve", "--listen", "127.0.0.1:0")):
+        assert "chmod 600" in program.run(*words, expect=2).stderr
 
 
 def test_a_terminal_that_goes_away_drains_what_serves(tmp_path: Path) -> None:

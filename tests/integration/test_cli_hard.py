@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_program import ROOT, Program
+from tests.small.program import ROOT, Program
 
 RECIPES = ROOT / "tests/recipes"
 TINY = str(RECIPES / "tiny.yaml")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import resources
-from tests.cli_program import Program
-from tests.pollers import until
+from imageflow.host import removal
 from tests.small.forge import IMAGE, Forge
+from tests.small.polled import until
+from tests.small.program import Program
 
 ELEMENTS = Path(__file__).parents[1] / "recipes" / "elements"
 
@@ -36,19 +36,19 @@ def program(tmp_path: Path) -> Iterator[Program]:
             "OS_CONDUCTOR__DRAIN_TIMEOUT": "0",
         },
     )
-    resources.remove_tree(tmp_path / "state" / "builds")  # what a build that was begun has mounted
+    removal.remove_tree(tmp_path / "state" / "builds")  # what a build that was begun has mounted
 
 
 def test_a_file_and_a_folder_are_added_listed_and_removed(program: Program, forge: Forge) -> None:
     done = program.json("recipe", "add", "recipes/web.yaml", "--repository", forge.url, "--name", "site")
     assert (done["recipe"], done["version"], done["verdict"], done["images"]) == ("site", 1, "added", ["web"])
-    assert program.run("recipe", "remove", "site").stdout == "site: removed; no event builds web any more\n"
+    assert program.run("recipe", "remove", "site").stdout == "site: removed; events no longer build web\n"
     said = program.run("recipe", "add", "recipes", "--repository", forge.url).stdout
     assert said == "infra/db: added, version 1 (db)\ninfra/web: added, version 1 (web)\n"
     rows = program.json("recipe", "list")
     assert [(row["recipe"], row["problem"]) for row in rows] == [("infra/db", None), ("infra/web", None)]
     assert rows[1]["from"].startswith(f"{forge.url} refs/heads/main recipes/web.yaml @ ")
-    assert program.run("recipe", "remove", "infra").stdout == "infra: removed; no event builds db, web any more\n"
+    assert program.run("recipe", "remove", "infra").stdout == "infra: removed; events no longer build db, web\n"
     assert program.json("recipe", "list") == []
 
 
@@ -61,7 +61,7 @@ def test_what_is_wrong_names_its_place_and_changes_nothing(program: Program, for
     assert "recipes/bad.yaml:5: images[0].metod: there is no such key" in done.stderr
     for words, says in (
         (["--repository", forge.url, "--set", "publish.keep=1"], "--set can't be used"),
-        (["--ref", "main"], "--ref says nothing"),
+        (["--ref", "main"], "--ref has no effect"),
         (["--repository", "https://u:hunter2@git.example/x"], "credentials"),
     ):
         done = program.run("recipe", "add", "recipes/web.yaml", *words, expect=2)

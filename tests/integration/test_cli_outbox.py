@@ -122,7 +122,7 @@ def test_what_can_not_be_replayed_is_said(site: Small, words: tuple[str, ...], s
 
 
 def test_nothing_to_list_is_said(site: Small) -> None:
-    assert "nothing to tell" in site.program.run("outbox", "list").stderr
+    assert "no announcements" in site.program.run("outbox", "list").stderr
     assert "no dead letters" in site.program.run("outbox", "list", "--dead").stderr
 
 

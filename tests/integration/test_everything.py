@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from imageflow.control import Control
 from imageflow.guest import keys, scrub
+from imageflow.host.control import Control
 from imageflow.model import BuildState
 from tests.small.machines import MachineSite
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "everything"
 SECRETS = {"ops-password": "correct-horse-4711", "site-token": "not-to-be-seen-4711"}
-pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.machine(seconds=900), pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def wheel(folder: Path) -> None:

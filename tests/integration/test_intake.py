@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imageflow import config
+from imageflow.persistence import schema
 from imageflow.persistence.database import Database
 from imageflow.service import Service
 
@@ -30,7 +31,7 @@ def test_two_processes_create_the_same_build_at_the_same_instant(tmp_path: Path,
     configuration = tmp_path / "imageflow.conf"
     configuration.write_text(f"[DEFAULT]\nstate_dir = {tmp_path / 'state'}\n[database]\nconnection = {database_url}\n")
     with Database(database_url) as database:
-        database.upgrade()
+        schema.upgrade(database)
     spawn = multiprocessing.get_context("spawn")
     barrier, answers = spawn.Barrier(2), spawn.Queue()
     processes = [spawn.Process(target=_ask, args=(str(configuration), barrier, answers)) for _ in range(2)]

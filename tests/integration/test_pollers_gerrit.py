@@ -12,13 +12,13 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from imageflow.background.flag import Flag
 from imageflow.errors import ConfigError
 from imageflow.listeners import Surroundings
 from imageflow.listeners.gerrit import GerritListener
 from imageflow.model import Verdict
-from imageflow.signals import Flag
-from tests.gerrit_server import Gerrit
-from tests.pollers import Site, images, until
+from tests.servers.gerrit import Gerrit
+from tests.small.polled import Site, images, until
 
 A, B = "a" * 40, "b" * 40
 
@@ -177,7 +177,7 @@ def test_what_an_operator_has_to_mend_is_said_and_tried_again(
         paramiko.ECDSAKey.generate().write_private_key_file(str(key))
     elif wrong == "host key":
         gerrit.known(paramiko.ECDSAKey.generate())
-        said = "shows another host key"
+        said = "shows a different host key"
     elif wrong == "no host key":
         gerrit.known_hosts.write_text("")
         said = "is not known"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imageflow.listeners.git import GitPoller, environment
-from tests.pollers import Site, git, images, until
+from tests.small.polled import Site, git, images, until
 
 
 class Repository:
@@ -49,7 +49,7 @@ def site(tmp_path: Path) -> Site:
 def poll(site: Site) -> None:
     """What a process that has just been started does at its first look."""
     poller = GitPoller(site.around())
-    from imageflow.control import Control
+    from imageflow.host.control import Control
 
     for source in poller._places(site.watched.triggers("git")):
         poller.answered(source, poller._ask(source, Control()))

@@ -18,8 +18,8 @@ import pytest
 
 from imageflow.api.envelopes import events_of
 from imageflow.api.server import HttpListener
-from imageflow.triggers import git_source
-from tests.pollers import GIT, Site, git
+from imageflow.events.triggers import git_source
+from tests.small.polled import GIT, Site, git
 
 HOOK = Path(__file__).parents[2] / "etc" / "git" / "post-receive"
 
@@ -253,18 +253,23 @@ def test_with_the_real_listener(tmp_path: Path) -> None:
         hooked = Hooked(tmp_path, site.told)
         hooked.commit()
         hooked.set("token", "wrong")
-        assert "it answered 401" in hooked.push("main")
+        assert "it answered 401: git config imageflow.token" in hooked.push("main")
         [kept] = hooked.spool
-        hooked.set("token", "open sesame")
+        git("config", "--unset", "imageflow.token", at=hooked.path)
+        hooked.set("tokenfile", str(tmp_path / "token"))
+        hooked.commit()
+        assert "tokenfile" in hooked.push("main"), "there is no such file"
+        (tmp_path / "token").write_text("open sesame\n")
         again = kept.read_bytes()
         commit = hooked.commit()
-        assert hooked.push("main") == "told of 2 changes, 1 of them from before"
+        assert hooked.push("main") == "told of 3 changes, 2 of them from before"
         kept.write_bytes(again)  # as if it had been killed after it was sent
         git("tag", "v\u00e4", at=hooked.work)
         assert hooked.push("v\u00e4") == "told of 2 changes, 1 of them from before"
     found = site.events()
-    assert [(event.type, event.deliveries) for event in found] == [("git.push", 2), ("git.push", 1), ("git.tag", 1)]
-    assert found[1].data["after"] == commit
+    pushes = [("git.push", 2), ("git.push", 1), ("git.push", 1)]
+    assert [(event.type, event.deliveries) for event in found] == [*pushes, ("git.tag", 1)]
+    assert found[2].data["after"] == commit
 
 
 def test_many_refs_at_once(hooked: Hooked, receiver: Receiver) -> None:

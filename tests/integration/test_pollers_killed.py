@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from imageflow.background.flag import Flag
 from imageflow.listeners.git import GitPoller
 from imageflow.listeners.watch import Watcher
 from imageflow.model import Event
-from imageflow.signals import Flag
-from tests.pollers import Site, git, images, until
+from tests.small.polled import Site, git, images, until
 
 SETTINGS = "[git]\nevery = 1\n[watch]\nevery = 1"
 ROUNDS = 6

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imageflow.listeners.schedule import Schedule
-from tests.pollers import Site, images, until
+from tests.small.polled import Site, images, until
 
 START = datetime.datetime(2026, 5, 1, 12, 0, tzinfo=datetime.UTC).timestamp()
 DAY = 86400.0

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import resources
-from imageflow.control import Control
+from imageflow.host import removal
+from imageflow.host.control import Control
 from imageflow.model import BuildState
 from tests.small.site import Site
 
 RECIPE = Path(__file__).parents[2] / "etc" / "recipes" / "debian.yaml"
 MOMENTS = ("hooks/root.d/", "in_target.d/install.d/", "sudo mkfs")  # bootstrap, packages, the disk with its loop device
-pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.machine(seconds=900), pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_kill_9_at_three_moments_of_a_real_build(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_kill_9_at_three_moments_of_a_real_build(tmp_path: Path) -> None:
         assert json.loads(checked.stdout)["check-errors"] == 0
         attempts = [step.attempt for step in site.service.steps(build.id) if step.name == "build-disk"]
         assert attempts == [1, 2, 3, 4]
-        assert resources.loops_under(site.config.state_dir) == []
-        assert resources.mounts_under(site.config.state_dir) == []
+        assert removal.loops_under(site.config.state_dir) == []
+        assert removal.mounts_under(site.config.state_dir) == []
         site.nothing_left()
         [again] = site.service.submit(RECIPE, ["debian"])
         assert again.verdict == "reused"

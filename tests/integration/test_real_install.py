@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from imageflow.control import Control
 from imageflow.guest import keys, scrub
+from imageflow.host.control import Control
 from imageflow.model import BuildState
 from tests.guests import ANSWERS, debian_installer
 from tests.small.machines import MachineSite
+
+pytestmark = [pytest.mark.machine(seconds=300), pytest.mark.sliced(group="long builds")]
 
 RECIPE = """\
 images:
@@ -32,14 +34,10 @@ images:
 PASSWORDS = ("correct-horse-4711",)
 
 
-@pytest.mark.serial
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("kind", "answers"),
-    [
-        ("kickstart", "{kickstart: ks.cfg}"),
-        pytest.param("preseed", "{preseed: preseed.cfg}", marks=pytest.mark.slow),
-    ],
+    [("kickstart", "{kickstart: ks.cfg}"), ("preseed", "{preseed: preseed.cfg}")],
 )
 def test_debian_installs_itself(tmp_path: Path, kind: str, answers: str) -> None:
     for file in ANSWERS.iterdir():

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from imageflow import publisher, scratch, targets
-from imageflow.control import Control
 from imageflow.errors import ConfigError, NotFound
+from imageflow.host import scratch
+from imageflow.host.control import Control
+from imageflow.images import publisher
 from imageflow.persistence import publications
 from imageflow.persistence.tables import versions as table
+from imageflow.stores import targets
 from imageflow.stores.directory import DirectoryStore
-from tests.publishing_place import ONE, Place, entries
+from tests.small.publishing import ONE, Place, entries
 from tests.small.site import Site
 from tests.small.yard import Yard, open_yard
 
@@ -67,7 +69,7 @@ def test_one_target_is_down_and_follows_when_it_is_back_without_a_build(yard: Ya
         place.exactly("near", version)
         [far] = place.await_that(lambda: [one for one in place.rows(target="far") if one.attempts > 1])
         assert (far.state, far.refused) == ("waiting", 0)
-        assert "far is no folder" in (far.error or "")
+        assert "far is not a folder" in (far.error or "")
         back(place.folders["far"])
         place.await_that(lambda: place.states()["far"] == {"stored"})
         [far] = place.rows(target="far")
@@ -198,7 +200,7 @@ def test_a_folder_that_is_empty_all_at_once_is_a_mount_that_is_gone(place: Place
         place.await_that(lambda: len([one for one in place.rows(target="far") if one.attempts]) == 2)
         assert list(far.iterdir()) == []
         assert {one.state for one in place.rows(target="far")} == {"waiting"}
-        assert all("is not what it was" in (one.error or "") for one in place.rows(target="far"))
+        assert all("is not the folder it was" in (one.error or "") for one in place.rows(target="far"))
         far.rmdir()
         far.with_name("far-away").rename(far)
         place.await_that(lambda: [one.state for one in place.rows(target="far")] == ["stored"])
@@ -259,7 +261,7 @@ def test_what_somebody_removed_is_missing_and_can_be_published_again(place: Plac
         assert far.path is not None
         place.service.database.transact(lambda conn: publications.lost(conn, far.path or ""))
         [row] = place.program.json("publication", "list", "--state", "missing")
-        assert (row["target"], row["error"]) == ("far", f"somebody deleted {far.path} in far")
+        assert (row["target"], row["error"]) == ("far", f"{far.path} was deleted in far")
         place.program.run("publication", "retry", "web")
         place.await_stored()
     place.exactly("far", version)
@@ -328,7 +330,7 @@ def test_builds_of_the_same_bytes_share_what_is_in_a_target(place: Place) -> Non
         ("prod=glance:/RegionTwo", "names no cloud"),
         ("Prod=directory:/x", "'Prod' can't be its name"),
         ("=directory:/x", "'' can't be its name"),
-        ("a=directory:x", "no absolute path"),
+        ("a=directory:x", "not an absolute path"),
         ("a=directory:/x, a=directory:/y", "there is another target 'a'"),
         ("a=directory:/x, b=directory:/x/", "is the same place as a"),
         ("a=directory:{store}", "is the same place as [store]"),

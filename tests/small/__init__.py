@@ -1,1 +1,1 @@
-"""A small flow with real children, and workers to run it in: what the engine's own tests stand on."""
+"""A small flow with real children, and workers that run it: the base of the engine's own tests."""

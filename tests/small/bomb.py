@@ -1,7 +1,8 @@
 """A worker that kills itself with SIGKILL at a given moment: `python -m tests.small.bomb CONFIG_FILE idle MOMENT`.
 
-Moments: `commit:N` before the Nth commit of a build's thread; `in:STEP:SECONDS` so long after a step's
-work began; `after:STEP` when its work is done and nothing of that is stored; `revert:STEP` in its revert.
+Moments: `commit:N` before the Nth commit of a build's thread; `in:STEP:SECONDS` these seconds after a step's
+work began; `after:STEP` when its work is done and nothing of it is stored; `revert:STEP` in its revert.
+`count:FILE` does not kill: it appends a byte to the file for each commit of a build's thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
@@ -27,8 +29,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def at_commit(number: int) -> None:
-    """Die before a build's thread commits for the Nth time."""
+def at_commit(reached: Callable[[int], None]) -> None:
+    """Call a function with N before a build's thread commits for the Nth time."""
     counter = itertools.count(1)
     connect = Database.__init__
 
@@ -38,14 +40,14 @@ def at_commit(number: int) -> None:
 
         @event.listens_for(self.engine, "commit")
         def commit(_: Any) -> None:
-            if threading.current_thread().name.startswith("build") and next(counter) == number:
-                die()
+            if threading.current_thread().name.startswith("build"):
+                reached(next(counter))
 
     Database.__init__ = connected  # type: ignore[method-assign]
 
 
 def around(method: str, step: str, before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Call something before and after a step's execute or revert."""
+    """Call a function before and after a step's execute or revert."""
     began = getattr(Task, "__init__")  # noqa: B009
 
     @functools.wraps(began)
@@ -81,7 +83,9 @@ def later(seconds: float) -> Callable[[], None]:
 def arm(moment: str) -> None:
     kind, _, rest = moment.partition(":")
     if kind == "commit":
-        at_commit(int(rest))
+        at_commit(lambda number: die() if number == int(rest) else None)
+    elif kind == "count":
+        at_commit(lambda number: Path(rest).write_bytes(b"." * number))
     elif kind == "in":
         step, _, seconds = rest.partition(":")
         around("execute", step, later(float(seconds)), lambda: time.sleep(60) if float(seconds) else None)

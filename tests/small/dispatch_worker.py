@@ -1,7 +1,7 @@
-"""A process that serves without HTTP, its builds made by the quick flow: `… dispatch_worker CONFIG_FILE [real] [die WHERE]`.
+"""A process that serves without HTTP, and builds with the quick flow: `… dispatch_worker CONFIG_FILE [real] [die WHERE]`.
 
-`real`: each build by its own flow.
-`die WHERE` kills it -9 the first time it comes there: received, matching, matched, taken, pinned, enlisted, submitted.
+`real`: each build runs its own flow.
+`die WHERE` kills it with SIGKILL the first time it gets there: received, matching, matched, taken, pinned, enlisted, submitted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(threadName)s %(message)s")
     logging.getLogger("taskflow").setLevel(logging.CRITICAL)
-    from imageflow import config, dispatcher, engine, submission
-    from imageflow.persistence import events
+    from imageflow import config
+    from imageflow.builds import engine, submission
+    from imageflow.persistence import events, jobboard, reactions
+    from imageflow.rebuilds import dispatcher
     from imageflow.service import Service
     from imageflow.serving import Serving
 
@@ -48,11 +50,11 @@ def main() -> None:
         elif where == "matched":
             die_after(dispatcher, "match_waiting")
         elif where == "taken":
-            die_after(dispatcher.Dispatcher, "_take")
+            die_after(reactions, "take")
         elif where == "pinned":
             die_after(submission.Submitter, "wanted")
         elif where == "enlisted":
-            die_after(submission.Submitter, "_enlist")
+            die_after(jobboard.SqlJobBoard, "post_in")
         elif where == "submitted":
             die_after(submission.Submitter, "ask")
 

@@ -1,4 +1,4 @@
-"""Steps that leave traces: each runs a real child and makes a ledgered folder, its revert removes it.
+"""Steps that leave traces: each runs a real child and makes a folder with a ledger row; its revert removes the folder.
 
 Files in the trace folder steer a step by its name: `fail-STEP` makes it fail (with the words in it), `left-STEP` makes its
 revert fail, `die-STEP` and `die-revert-STEP` kill the worker in it, `slow-STEP` holds seconds
@@ -21,8 +21,8 @@ from typing import Any
 
 from taskflow.patterns import linear_flow
 
-from imageflow import process
 from imageflow.errors import Refused
+from imageflow.host import process
 from imageflow.model import ResourceKind
 from imageflow.tasks.base import Task
 
@@ -62,7 +62,7 @@ class Trace:
 
     @contextlib.contextmanager
     def alone(self, build_id: str, step: str) -> Iterator[None]:
-        """Notes an overlap when the same step of the same build runs twice at once."""
+        """Records an overlap when the same step of the same build runs twice at once."""
         with (self.folder / f"lock-{build_id}-{step}").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +87,7 @@ class Trail(Task):
             self._trace.add(execute=self.step, build=build.id)
             ledger.open(ResourceKind.DIRECTORY, str(made))
             made.mkdir(parents=True, exist_ok=True)
-            if self._trace.has(f"die-{self.step}"):
+            if self._trace.has(f"die-{self.step}") or self._trace.has(f"die-{self.step}-{build.id}"):
                 os.kill(os.getpid(), signal.SIGKILL)
             seconds = 0.02
             if self._trace.has(f"slow-{self.step}"):
@@ -111,7 +111,7 @@ class Trail(Task):
             if self._trace.has(f"shout-{self.step}"):
                 raise Refused(f"the key is {secret('door')}")
             if self._trace.has(f"fail-{self.step}"):
-                why = (self._trace.folder / f"fail-{self.step}").read_text()
+                why = (self._trace.folder / f"fail-{self.step}").read_text(errors="surrogatepass")
                 raise Refused(why or f"{self.step} was told to fail", hint="take the file away")
         return {"made": str(made)}
 
@@ -130,13 +130,22 @@ class Trail(Task):
 
 
 class Publish(Trail):
-    """Says that there is an image."""
+    """Reports an image."""
 
     def execute(
         self, build: Any, config: Any, ledger: Any, log: Any, control: Any, progress: Any, secret: Any, **_: Any
     ) -> Any:
         super().execute(build, config, ledger, log, control, progress, secret)
-        return {"store": "none", "digest": f"{build.id}{'0' * 52}", "path": "nowhere", "artifacts": []}
+        return {
+            "image": build.image,
+            "store": "none",
+            "digest": f"{build.id}{'0' * 52}",
+            "path": "nowhere",
+            "artifacts": [],
+            "packages": None,
+            "content": None,
+            "properties": {},
+        }
 
     def survives(self, result: Any) -> bool:
         return True

@@ -1,10 +1,10 @@
-"""A repository of recipes that somebody works on, and that others fetch from."""
+"""A repository of recipes with a working tree, which others fetch from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.pollers import git
+from tests.small.polled import git
 
 IMAGE = """
 images:
@@ -17,7 +17,7 @@ images:
 
 
 class Forge:
-    """A repository that somebody works on, and that others fetch from."""
+    """A bare repository that others fetch from, and a working tree that commits to it."""
 
     def __init__(self, folder: Path) -> None:
         self.bare = folder / "acme" / "infra.git"

@@ -1,4 +1,4 @@
-"""A process that looks at the recipes `infra` and is killed there: `… hosted_worker CONFIG_FILE PLACE`."""
+"""A process that looks at the recipes `infra`, and is killed at a place: `… hosted_worker CONFIG_FILE PLACE`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import signal
 import sys
 from typing import Any
 
-from imageflow import config, hosted, repository
-from imageflow.control import Control
-from imageflow.hosted import Hosted
+from imageflow import config
+from imageflow.fetch import git
+from imageflow.host.control import Control
+from imageflow.registry import git_recipes
 from imageflow.service import Service
 
-RUN = repository.process.run
+RUN = git.process.run
 
 
-def die(place: str) -> None:
-    """In a child: killed -9 the first time that it comes to this place."""
+def die(service: Service, place: str) -> None:
+    """Kill this child with SIGKILL the first time it gets to this place; everything new is written in one transaction."""
 
     def end(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -26,19 +27,19 @@ def die(place: str) -> None:
         setattr(holder, name, lambda *words, **more: (work(*words, **more), end()))
 
     if place == "fetched":
-        repository.process.run = lambda argv, **more: end() if "sync" in argv else RUN(argv, **more)  # type: ignore[assignment]
+        git.process.run = lambda argv, **more: end() if "sync" in argv else RUN(argv, **more)  # type: ignore[assignment]
     elif place == "read":
-        after(Hosted, "_read")
+        service.database.transact = end  # type: ignore[method-assign]
     elif place == "told":
-        after(hosted.events, "add")
+        after(git_recipes.events, "add")
     else:
-        after(Hosted, "_follow")
+        after(service.database, "transact")
 
 
 def main() -> None:
-    die(sys.argv[2])
     with Service.open(config.load([sys.argv[1]])) as service:
-        service.hosted.look("infra", Control())
+        die(service, sys.argv[2])
+        service.git_recipes.look("infra", Control())
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class MachineSite(Site):
         return file.read_text()[-3000:] if file.exists() else ""
 
     def processes(self, build: Build) -> list[str]:
-        """Every run that the build's machine had, in order: 'PID:START'."""
+        """Every run of the build's machine, in order: 'PID:START'."""
         found = re.findall(rf"machine {build.id}-main runs as (\S+?),? ", self.log(build) + " ")
         return list(dict.fromkeys(found))
 
@@ -63,7 +63,7 @@ class MachineSite(Site):
             self.await_that(lambda: self.pid(build, role) is None, 10)
 
     def running(self, build: Build, step: str) -> bool:
-        """Whether this step runs now, or is over."""
+        """Whether this step runs now, or has ended."""
         return any(
             record.name == step and record.state in (StepState.RUNNING, StepState.SUCCEEDED, StepState.FAILED)
             for record in self.service.steps(build.id)
@@ -73,7 +73,7 @@ class MachineSite(Site):
         return self.service.build(build.id).state is BuildState.PAUSED
 
     def on_machine(self, build: Build, command: str, role: str = "main") -> str:
-        """Run something in the build's machine, as its operator would."""
+        """Run a command in the build's machine, as an operator would."""
         folder = self.config.builds_dir / build.id / ("ssh" if role == "main" else f"ssh-{role}")
         host, port = self.service.compute.address(f"{build.id}-{role}")
         argv = [
@@ -91,7 +91,7 @@ class MachineSite(Site):
         return done.stdout
 
     def nothing_left(self) -> None:
-        """No machine, no process, no folder, no open resource; layers may stay."""
+        """Check that no machine, process, folder or open resource is left; layers may stay."""
         end = time.monotonic() + 5
         while self.service.compute.list() and time.monotonic() < end:
             time.sleep(0.05)

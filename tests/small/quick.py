@@ -1,4 +1,4 @@
-"""A flow of one step that stores a tiny image: for tests of what asks for builds, and of what comes after them.
+"""A flow of one step that stores a tiny image: for tests of what happens before and after builds.
 
 Files in the folder `trace` beside the recipe steer it by the image's name: `content-IMAGE` holds what its content
 digest is made of (the build's id by default: every build differs), `fail-IMAGE` makes it fail, `slow-IMAGE` holds
@@ -47,6 +47,8 @@ class Quick(Task):
             "path": ref.path,
             "artifacts": [asdict(artifact) for artifact in ref.artifacts],
             "image": build.recipe["publish"]["name"],
+            "packages": None,
+            "properties": {},
             "content": hashlib.sha256(content.encode()).hexdigest(),
         }
 

@@ -17,9 +17,11 @@ from typing import Any
 
 import psutil
 
-from imageflow import config, engine, resources
+from imageflow import config
+from imageflow.builds import engine
+from imageflow.host import removal
 from imageflow.model import Build, BuildState
-from imageflow.persistence import builds
+from imageflow.persistence import builds, schema
 from imageflow.persistence.database import Database
 from imageflow.service import Service
 from tests.small import preload
@@ -30,7 +32,7 @@ _FORKS.set_forkserver_preload(["tests.small.preload"])
 
 
 class Worker:
-    """A worker process, with what a test needs of subprocess.Popen."""
+    """A worker process, with the part of subprocess.Popen that tests need."""
 
     def __init__(self, module: str, arguments: list[str], log: Path) -> None:
         self._process = _FORKS.Process(target=preload.run, args=(module, arguments, str(log)), daemon=True)
@@ -43,14 +45,14 @@ class Worker:
         return self._process.exitcode
 
     def wait(self, seconds: float = 60) -> int:
-        """Its exit code; fails when it does not end in time."""
+        """Wait for its exit code; fails when it does not end in time."""
         self._process.join(seconds)
         assert self._process.exitcode is not None, f"worker {self.pid} still runs after {seconds} s"
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # it ends by itself in this moment
+            with contextlib.suppress(ProcessLookupError):  # it is just ending by itself
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -61,7 +63,7 @@ class Worker:
 
 
 class Site:
-    """Use it in a `with`: every worker it started is gone afterwards."""
+    """Use it as a context manager: afterwards every worker that it started is gone."""
 
     def __init__(self, folder: Path, database: str = "", lease: float = 2.0, host: str = "", **options: str) -> None:
         self.folder = folder
@@ -81,7 +83,7 @@ class Site:
 
     def __enter__(self) -> Site:
         with Database(self.config.database) as database:
-            database.upgrade()
+            schema.upgrade(database)
         self.service = Service.open(self.config)
         return self
 
@@ -91,26 +93,30 @@ class Site:
             worker.kill()
             worker.wait()
         self.service.close()
-        resources.remove_tree(self.config.builds_dir)  # whatever a failed test left attached or mounted
+        removal.remove_tree(self.config.builds_dir)  # what a failed test left attached or mounted
 
     def build(self, on_failure: str = "pause", **recipe: Any) -> Build:
         """Queue a build of the small flow."""
+        return self.queued({"name": "small", "on_failure": on_failure, **recipe}, f"{small.__module__}.small")
+
+    def queued(self, recipe: dict[str, Any], flow: str) -> Build:
+        """Queue a build of one of the tests' flows, by its dotted name."""
         build = Build(
             id=secrets.token_hex(6),
-            image="small",
+            image=recipe["name"],
             method="small",
             state=BuildState.QUEUED,
             reason="a test",
             key=secrets.token_hex(32),
             flow=str(uuid.uuid4()),
             created=time.time(),
-            recipe={"name": "small", "on_failure": on_failure, **recipe},
+            recipe=recipe,
             folder=str(self.folder),
         )
 
         def enlist(conn: Any) -> None:
             assert builds.claim_or_holder(conn, build) is None
-            engine.enlist(conn, self.service.flows, build, f"{small.__module__}.small", [str(self.trace.folder)])
+            engine.enlist(conn, self.service.flows, build, flow, [str(self.trace.folder)])
             self.service.board.post_in(conn, build.id, {})
 
         self.service.database.transact(enlist, patience=30)
@@ -123,7 +129,7 @@ class Site:
         return worker
 
     def run_worker(self, *arguments: str, expect: int = 0, seconds: float = 60) -> None:
-        """Run a worker until nothing is queued, or until it dies as expected."""
+        """Run a worker until nothing is queued, or until its expected death."""
         code = self.worker("idle", *arguments).wait(seconds)
         assert code == expect, f"exit code {code}: " + (self.folder / "workers.log").read_text()[-3000:]
 
@@ -132,7 +138,7 @@ class Site:
         return self.await_that(lambda: (b := self.service.build(build.id)).state in states and b, seconds)
 
     def await_that(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
-        """Wait until the condition gives something true, and return it."""
+        """Wait until the condition returns something true, and return that."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if value := condition():
@@ -144,7 +150,7 @@ class Site:
         )
 
     def freeze(self, process: Worker | subprocess.Popen[str]) -> None:
-        """Stop it with SIGSTOP, but not while it holds SQLite's only lock of those who write: that stops all of them."""
+        """Stop it with SIGSTOP, but not while it holds SQLite's only write lock: that would stop every writer."""
 
         def frozen() -> bool:
             process.send_signal(signal.SIGSTOP)
@@ -164,7 +170,7 @@ class Site:
         return [(step.name, step.attempt, str(step.state)) for step in self.service.steps(build.id)]
 
     def nothing_left(self) -> None:
-        """No folder, no open resource, no job, no process of any build."""
+        """Check that no folder, open resource, job or process of any build is left."""
         assert [entry.name for entry in self.config.builds_dir.glob("*")] == []
         assert self.service.resources() == []
         assert self.service.board.job_count == 0

@@ -12,7 +12,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(threadName)s %(message)s")
     logging.getLogger("taskflow").setLevel(logging.CRITICAL)
     from imageflow import config
-    from imageflow.conductor import Conductor
+    from imageflow.builds.conductor import Conductor
     from imageflow.service import Service
 
     with Service.open(config.load([sys.argv[1]])) as service:

@@ -1,4 +1,4 @@
-"""A site where events bring about builds: registered recipes, an inbox, a dispatcher, builds of the quick flow."""
+"""A site where events cause builds: registered recipes, an inbox, a dispatcher, builds with the quick flow."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import engine
-from imageflow.conductor import Conductor
-from imageflow.dispatcher import Dispatcher
-from imageflow.inbox import SqlInbox
+from imageflow.builds import engine
+from imageflow.builds.conductor import Conductor
+from imageflow.events.inbox import SqlInbox
 from imageflow.model import Event, Outcome
+from imageflow.rebuilds.dispatcher import Dispatcher
 from tests.small.flow import Trace
 from tests.small.site import Site
 
@@ -28,7 +28,9 @@ class Yard:
         self.site = site
         self.service = site.service
         self.inbox = SqlInbox(site.service.database)
-        self.dispatcher = Dispatcher(site.service, self.inbox)
+        self.dispatcher = Dispatcher(
+            self.service.config, self.service.database, self.service.submitter, self.service.checkouts, self.inbox
+        )
         self.trace = Trace(site.folder / "trace")
         self.number = 0
 
@@ -39,7 +41,7 @@ class Yard:
         self.service.recipes.add(file)
 
     def push(self, *, changed: bool = True) -> int:
-        """An event, and an input that is another one since; -> its seq."""
+        """Add an event, and change an input; -> the event's seq."""
         self.number += 1
         if changed:
             (self.site.folder / "motd").write_text(str(self.number))
@@ -47,7 +49,7 @@ class Yard:
         return receipt.event.seq
 
     def settle(self) -> list[str]:
-        """Let everything happen; -> the images in the order that their builds began."""
+        """Run until nothing is left to do; -> the images, in the order in which their builds began."""
         before = len(self.began)
         while True:
             self.dispatcher.once()
@@ -56,7 +58,7 @@ class Yard:
             self.work()
 
     def work(self) -> None:
-        """Be a conductor, until nothing is queued."""
+        """Run a conductor until nothing is queued."""
         Conductor(self.service).run(lambda: self.service.board.job_count == 0)
 
     @property
@@ -72,7 +74,7 @@ class Yard:
 
 @contextmanager
 def open_yard(folder: Path, database: str, monkeypatch: pytest.MonkeyPatch, **options: str) -> Iterator[Yard]:
-    """Builds of every method are made by the quick flow."""
+    """Make the quick flow the flow of every method."""
     monkeypatch.setattr(engine, "factory_of", lambda method: "tests.small.quick.quick")
     elements = Path(__file__).parents[1] / "recipes" / "elements"
     usual = {"triggers__debounce": "0", "max_builds": "1", "dib__elements_path": str(elements)}

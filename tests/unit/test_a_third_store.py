@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from imageflow import config, drivers, precheck, recipe, targets
-from imageflow.config import Config
+from imageflow import config, recipe
+from imageflow.builds import precheck
+from imageflow.config import Config, drivers
 from imageflow.errors import ConfigError, RecipeError
+from imageflow.stores import targets
 from imageflow.stores.directory import DirectoryStore
 
 RECIPE = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imageflow.iso import Answers
-from imageflow.iso.answers import Problem, check
+from imageflow.iso.answers import AnswerProblem, check
 
 EXAMPLES = Path(__file__).parents[2] / "etc" / "recipes"
 
@@ -23,7 +23,7 @@ KICKSTARTS = {
     "unknown section": (KS + "%postt\ntrue\n%end\n", "RHEL9", 4, "%postt"),
     "open quote": (KS + 'network --hostname="a\n', "RHEL9", 4, "quot"),
     "unknown release": (KS, "rhle9", 0, "rhle9"),
-    "nobody can log in": ("clearpart --all\nautopart\n", "rhel9", 0, "log in"),
+    "nobody can log in": ("clearpart --all\nautopart\n", "rhel9", 0, "login"),
     "no disk": ("rootpw --lock\n", None, 0, "disk"),
     "kickseed: unknown command": ("rootpw x\nkeybord us\npreseed a/b string c\n", None, 2, "keybord"),
     "kickseed: preseed of two words": ("rootpw x\npreseed a/b string c d\n", None, 2, "VALUE"),
@@ -39,7 +39,7 @@ PRESEEDS = {
     "twice": ("d-i a/b string x\nd-i c/d string x\nd-i a/b string y\n", 3, "line 1"),
     "NUL": ("d-i a/b string x\nd-i a/c string \0\n", 2, "NUL"),
     "Windows": ("d-i a/b string x\r\n", 1, "Windows"),
-    "goes on behind the end": ("d-i a/b string x\nd-i a/c string \\\n", 2, "goes on"),
+    "goes on behind the end": ("d-i a/b string x\nd-i a/c string \\\n", 2, "continued"),
     "no question": ("d-i locale string C\n", 1, "question"),
     "open quote": ("d-i preseed/late_command string echo 'a\n", 1, "quote"),
     "a line of a continued one": ("d-i a/b string x \\\n  y\nfoo\n", 3, "foo"),
@@ -69,7 +69,7 @@ AUTOYASTS = {
 }
 
 
-def _one(found: list[Problem], line: int, words: str) -> None:
+def _one(found: list[AnswerProblem], line: int, words: str) -> None:
     assert found, "it was accepted"
     assert any(problem.line == line and words in problem.message + problem.hint for problem in found), found
 

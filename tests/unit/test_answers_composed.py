@@ -136,6 +136,108 @@ def test_autoyast() -> None:
     assert "config:type" in composed
 
 
+BOTH = (
+    "<general><mode><confirm {0}='boolean'>true</confirm></mode></general>"
+    "<scripts><chroot-scripts {0}='list'><script><source>true</source></script></chroot-scripts></scripts>"
+)
+
+
+@pytest.mark.parametrize("notation", ["config:type", "t", "type"])
+def test_autoyast_says_a_type_once(notation: str) -> None:
+    """YaST refuses an element that has two of them, whichever way they are written."""
+    space = "{http://www.suse.com/1.0/yast2ns}"
+    composed = compose(Answers.AUTOYAST, PROFILE % BOTH.format(notation), ADDITIONS).decode()
+    assert check(Answers.AUTOYAST, composed, "autoinst.xml") == []
+    root = ElementTree.fromstring(composed)
+    written = {"config:type": "{http://www.suse.com/1.0/configns}type"}.get(notation, notation)
+    assert {key for element in root.iter() for key in element.attrib} == {written}
+    for name in ("halt", "confirm", "final_halt", "final_reboot", "chrooted"):
+        assert [element.get(written) for element in root.iter(space + name)] == ["boolean"]
+    assert [element.get(written) for element in root.iter(space + "chroot-scripts")] == ["list"]
+    assert len(list(root.iter(space + "script"))) == 2
+
+
+def test_autoyast_gets_its_namespace() -> None:
+    composed = compose(Answers.AUTOYAST, "<profile><general><mode/></general></profile>", ADDITIONS).decode()
+    assert check(Answers.AUTOYAST, composed, "autoinst.xml") == []
+    root = ElementTree.fromstring(composed)
+    assert all(element.tag.startswith("{http://www.suse.com/1.0/yast2ns}") for element in root.iter())
+    assert len(list(root.iter("{http://www.suse.com/1.0/yast2ns}mode"))) == 1
+
+
+def test_autoyast_reads_the_last_of_two() -> None:
+    space = "{http://www.suse.com/1.0/yast2ns}"
+    text = PROFILE % "<general><mode/></general><general><mode><halt t='boolean'>false</halt></mode></general>"
+    first, last = ElementTree.fromstring(compose(Answers.AUTOYAST, text, ADDITIONS)).findall(f"{space}general")
+    assert first.find(f"{space}mode/{space}halt") is None
+    assert last.findtext(f"{space}mode/{space}halt") == "true"
+
+
+def test_autoyast_gets_the_prefix_of_its_types() -> None:
+    text = "<profile xmlns='http://www.suse.com/1.0/yast2ns'><x config:type='list'/></profile>"
+    (problem,) = check(Answers.AUTOYAST, text, "autoinst.xml")
+    assert problem.remark and "config" in problem.message
+    composed = compose(Answers.AUTOYAST, text, ADDITIONS).decode()
+    assert check(Answers.AUTOYAST, composed, "autoinst.xml") == []
+    x = ElementTree.fromstring(composed).find("{http://www.suse.com/1.0/yast2ns}x")
+    assert x is not None and x.get("{http://www.suse.com/1.0/configns}type") == "list"
+
+
+def test_a_seen_flag_is_no_value() -> None:
+    text = "d-i preseed/late_command string touch /target/x\nd-i preseed/late_command seen true\n"
+    lines = compose(Answers.PRESEED, text, ADDITIONS).decode().splitlines()
+    assert "d-i preseed/late_command seen true" not in lines
+    (late,) = [line for line in lines if "preseed/late_command" in line]
+    assert "touch /target/x" in late and "( true" not in late
+
+
+def test_a_comment_does_not_end_a_continued_line() -> None:
+    text = "d-i a/b string c \\\n# why\n\n  d\n"
+    assert _values(compose(Answers.PRESEED, text, ADDITIONS).decode())["a/b"] == "c d"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_kickstart_that_is_declared_as_debians(fails: bool, tmp_path: Path) -> None:
+    """With %end in it, as some write it for both: the release decides, not the look of the file."""
+    text = f"rootpw x\n%post\n{'false' if fails else 'true'}\n%end\n"
+    composed = compose(Answers.KICKSTART, text, ADDITIONS, "kickseed").decode()
+    assert "--erroronfail" not in composed
+    _, theirs, ours = composed.split("%post\n")
+    theirs = theirs.replace("%end", "").replace("/tmp/imageflow-failed", str(tmp_path / "failed"))
+    subprocess.run(["sh", "-c", theirs], check=False)
+    console, _ = _run(ours.replace("/tmp/imageflow-failed", str(tmp_path / "failed")), tmp_path)
+    assert (MARKER in console) is not fails
+
+
+def test_commands_behind_a_section_stay_commands() -> None:
+    """Kickseed knows no %end, and takes what follows a section for a part of it."""
+    text = "%packages\nopenssh-server\n%end\nrootpw x\n%addon a\nb\n%end\n%post\ntrue\n%end\nlang C\n"
+    composed = compose(Answers.KICKSTART, text, ADDITIONS, "debian12").decode()
+    lines = composed.splitlines()
+    assert lines[:5] == ["poweroff", "rootpw x", "lang C", "%packages", "openssh-server"]
+    assert "%end" not in lines and "%addon a" not in lines and "b" not in lines
+
+
+def test_a_kickstart_without_its_end_is_not_debians() -> None:
+    text = KS + "%packages\n@core\n%end\n"
+    assert "%post --erroronfail" in compose(Answers.KICKSTART, text, ADDITIONS, "rocky9").decode()
+
+
+def test_autoinstall_without_its_key() -> None:
+    text = "version: 1\nidentity: {username: u, password: p, hostname: h}\n"
+    answers = yaml.safe_load(compose(Answers.AUTOINSTALL, text, ADDITIONS))["autoinstall"]
+    assert answers["version"] == 1 and MARKER in answers["late-commands"][-1]
+
+
+def test_autoinstall_that_is_a_template_stays_one() -> None:
+    text = "## template: jinja\n#cloud-config\n" + AUTOINSTALL.replace(
+        "hostname: h", "hostname: '{{ v1.local_hostname }}'"
+    )
+    composed = compose(Answers.AUTOINSTALL, text, ADDITIONS).decode()
+    assert composed.startswith("## template: jinja\n#cloud-config\n")
+    assert "{{ v1.local_hostname }}" in composed
+
+
 @pytest.mark.parametrize("bad", ["a'b", "a\nb", "$(b)", "`b`", "a\\b", "a;b"])
 def test_what_a_shell_would_run_is_no_key(bad: str) -> None:
     with pytest.raises(BadInput):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imageflow.errors import BadInput
 from imageflow.listeners import openstack
 from imageflow.model import Event
-from tests.field_variants import variants
+from tests.samples.field_variants import variants
 
 DAY = 86400.0
 NOW = 1795392000.0  # 2026-11-23
@@ -248,3 +248,20 @@ def is_read_or_refused(message: dict[str, Any]) -> None:
         assert event.id
         assert event.type.startswith(event.source + ".")
         assert event.subject != ""
+
+
+def test_a_newer_version_of_a_payload_that_is_known() -> None:
+    """As Nova 29 sends it: unknown fields are kept, and ask for nothing."""
+    payload = {
+        "nova_object.name": "InstanceUpdatePayload",
+        "nova_object.version": "2.9",
+        "nova_object.data": {"uuid": "u", "display_name": "vm", "field_of_tomorrow": 1},
+    }
+    message = {
+        "publisher_id": "nova-compute:host",
+        "event_type": "instance.update",
+        "priority": "INFO",
+        "payload": payload,
+    }
+    [event] = openstack.events_of(message | {"message_id": "1"}, now=NOW, remembered=30 * DAY)
+    assert event.data == {"uuid": "u", "display_name": "vm", "field_of_tomorrow": 1}

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from imageflow.builds.wanted import Plan, PlanVerdict, StagePlan, StageVerdict
 from imageflow.cli.console import Cleaner, last_lines
 from imageflow.cli.machines import ssh_argv
 from imageflow.cli.recipes import stage_lines
 from imageflow.cli.summary import boot_command, outcome_lines
 from imageflow.guest import Access
-from imageflow.intake import Plan, StagePlan
-from imageflow.model import Artifact, Build, BuildState, Version
+from imageflow.model import Artifact, Build, BuildState, SubmissionVerdict, Version
 
 BOOT = (
     b"\x1b[2J\x1b[01;01H\x1b[=3h\x1b[2J\x1b[01;01HSeaBIOS (version 1.16)\r\n"
@@ -122,17 +122,17 @@ def test_an_image_in_glance_is_booted_by_its_cloud() -> None:
 
 def test_a_paused_build_says_how_to_log_in() -> None:
     paused = replace(BUILD, state=BuildState.PAUSED, error="a command failed")
-    text = "\n".join(outcome_lines(paused, None, "created", "", ["imageflow build ssh 0123456789ab"]))
+    text = "\n".join(outcome_lines(paused, None, SubmissionVerdict.CREATED, "", ["imageflow build ssh 0123456789ab"]))
     assert "log in    imageflow build ssh 0123456789ab\n" in text
     assert text.index("log in") < text.index("go on")
 
 
 def test_the_stages_of_a_plan() -> None:
     stages = (
-        StagePlan("fetch-base", "the base", "reused", "its layer is here"),
-        StagePlan("configure-01-packages", "packages nginx", "run", "it changed, or what it uses did"),
+        StagePlan("fetch-base", "the base", StageVerdict.REUSED, "its layer is here"),
+        StagePlan("configure-01-packages", "packages nginx", StageVerdict.RUN, "it changed, or what it uses did"),
     )
-    plan = Plan("web", "boot", "k", "build", "", None, {}, (), None, stages)
+    plan = Plan("web", "boot", "k", PlanVerdict.BUILD, "", None, {}, (), None, stages)
     assert list(stage_lines(plan)) == [
         "reused    the base        its layer is here",
         "will run  packages nginx  it changed, or what it uses did",

@@ -103,3 +103,9 @@ def test_pins_are_grouped_by_kind() -> None:
         ["tool", "x", "1"],
     ]
     assert list(pinned_lines({})) == []
+
+
+def test_a_state_says_that_nobody_works_on_it_only_to_people() -> None:
+    quiet = present.Silent("running", "conductor a: not heard of for 40 s")
+    assert quiet.human_readable() == "running (conductor a: not heard of for 40 s)"
+    assert quiet.machine_readable() == "running" == present.Silent("running", None).human_readable()

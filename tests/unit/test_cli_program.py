@@ -15,7 +15,7 @@ import yaml
 
 import imageflow
 from imageflow.cli.app import BROKEN_PIPE, App
-from tests.cli_program import ROOT, Program
+from tests.small.program import ROOT, Program
 
 RECIPE = ROOT / "etc/recipes/debian.yaml"
 COMMANDS = sorted(name for name, _ in App().command_manager)
@@ -151,8 +151,8 @@ def test_every_format_of_an_empty_list(program: Program) -> None:
 def test_a_recipe_is_validated_and_shown(program: Program) -> None:
     assert program.run("recipe", "validate", str(RECIPE)).stdout == f"{RECIPE}: right (2 images: debian, web)\n"
     assert program.json("recipe", "validate", str(RECIPE)) == [
-        {"image": "debian", "method": "dib"},
-        {"image": "web", "method": "boot"},
+        {"image": "debian", "method": "dib", "remarks": []},
+        {"image": "web", "method": "boot", "remarks": []},
     ]
     shown = yaml.safe_load(program.run("recipe", "show", str(RECIPE)).stdout)
     rows = program.json("recipe", "show", str(RECIPE))  # one column for each key that any of the images has
@@ -160,6 +160,28 @@ def test_a_recipe_is_validated_and_shown(program: Program) -> None:
     assert shown["images"][0]["outputs"] == ["qcow2"]
     changed = program.json("recipe", "show", str(RECIPE), "--set", "publish.keep=7")
     assert changed[0]["publish"]["keep"] == 7
+
+
+def test_plain_secrets_are_remarked_and_not_shown(program: Program, tmp_path: Path) -> None:
+    step = "{shell: {run: 'curl https://u:pw-1234@h', environment: {DB_PASS: hunter22}}}"
+    (tmp_path / "disk.raw").write_bytes(b"x")
+    text = f"images: [{{name: web, method: boot, base: {{file: disk.raw}}, configure: [{step}]}}]"
+    (tmp_path / "plain.yaml").write_text(text)
+    file = str(tmp_path / "plain.yaml")
+    said = program.run("recipe", "validate", file)
+    assert said.stderr == ""
+    assert said.stdout == (
+        f"{file}: right (1 image: web)\n"
+        f"remark: {file}:1: images[0].configure[0].shell.run: holds credentials in a URL, in plain text"
+        " (take it out: everyone who reads the recipe, or the image's manifest, could read it)\n"
+        f"remark: {file}:1: images[0].configure[0].shell.environment.DB_PASS: holds a password, key or token, by its name,"
+        " in plain text (write {secret: NAME}: everyone who reads the recipe can read it)\n"
+    )
+    for words in (("recipe", "show", file), ("recipe", "show", file, "-f", "json")):
+        shown = program.run(*words).stdout
+        assert "hunter22" not in shown
+        assert "pw-1234" not in shown
+        assert "https://******@h" in shown
 
 
 def test_what_is_shown_is_a_recipe_again(program: Program, tmp_path: Path) -> None:
@@ -171,6 +193,12 @@ def test_what_is_shown_is_a_recipe_again(program: Program, tmp_path: Path) -> No
 def test_the_schema_is_json_and_yaml(program: Program) -> None:
     schema = json.loads(program.run("recipe", "schema").stdout)
     assert yaml.safe_load(program.run("recipe", "schema", "-f", "yaml").stdout) == schema
+
+
+def test_a_verdict_is_text_in_every_format(program: Program) -> None:
+    added = program.run("recipe", "add", str(RECIPE), "-f", "yaml")
+    assert yaml.safe_load(added.stdout)["verdict"] == "added", added
+    assert program.json("recipe", "add", str(RECIPE))["verdict"] == "unchanged"
 
 
 def test_completion(program: Program) -> None:
@@ -188,9 +216,25 @@ def test_the_database_is_upgraded_and_checked(program: Program) -> None:
 @pytest.mark.parametrize(
     ("words", "forbidden"),
     [
-        (["--help"], {"taskflow", "sqlalchemy", "alembic", "pydantic", "rich", "oslo_config", "yaml", "cmd2"}),
-        (["build", "list"], {"taskflow", "alembic", "pydantic", "rich", "diskimage_builder", "cmd2", "prettytable.x"}),
-        (["recipe", "validate", str(RECIPE)], {"taskflow", "sqlalchemy", "alembic", "rich", "cmd2"}),
+        (
+            ["--help"],
+            {"taskflow", "sqlalchemy", "alembic", "pydantic", "rich", "oslo_config", "yaml", "cmd2"}
+            | {"oslo_policy", "keystonemiddleware", "imageflow.access.tokens"},
+        ),
+        (
+            ["build", "list"],
+            {"taskflow", "alembic", "pydantic", "rich", "diskimage_builder", "cmd2", "yaml", "tenacity", "psutil"}
+            | {"sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql"}
+            | {
+                f"imageflow.{room}"
+                for room in ("access", "builds", "images", "stores", "compute", "recipe", "announce", "events")
+            },
+        ),
+        (
+            ["recipe", "validate", str(RECIPE)],
+            {"taskflow", "sqlalchemy", "alembic", "rich", "cmd2", "tenacity", "psutil", "requests", "debian"}
+            | {"imageflow.inputs.archives", "imageflow.inputs.download", "imageflow.host.process"},
+        ),
     ],
 )
 def test_start_up_imports_nothing_heavy(program: Program, words: list[str], forbidden: set[str]) -> None:
@@ -198,7 +242,7 @@ def test_start_up_imports_nothing_heavy(program: Program, words: list[str], forb
     code = (
         "import sys; from imageflow.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
-        "finally: print('modules', *sorted({name.partition('.')[0] for name in sys.modules}))"
+        "finally: print('modules', *sorted(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *words], env=program.env, capture_output=True, text=True, check=True, timeout=60
@@ -235,7 +279,7 @@ def test_only_the_engine_knows_taskflow_engines() -> None:
         for name in _imports(path)
         if name == "taskflow.engines"
     }
-    assert importers == {"engine.py"}
+    assert importers == {"builds/engine.py"}
 
 
 def _imports(path: Path) -> set[str]:
@@ -249,3 +293,27 @@ def _imports(path: Path) -> set[str]:
             continue
         names |= {".".join(name.split(".")[:2]) for name in found}
     return names
+
+
+def test_what_a_stranger_wrote_acts_on_no_terminal(program: Program, tmp_path: Path) -> None:
+    hostile = "deb\u009b31m\u202egpj\u200b\nforged: yes"
+    event = {
+        "specversion": "1.0",
+        "source": "test",
+        "id": "1",
+        "type": "a.b",
+        "subject": hostile,
+        "data": {"x": f"{hostile}\x1b[2J"},
+    }
+    (tmp_path / "event.json").write_text(json.dumps(event))
+    shown = [program.run("event", "send", str(tmp_path / "event.json"))]
+    [listed] = program.json("event", "list")
+    assert listed["subject"] == hostile  # as it came
+    identity = str(listed["event"])
+    for words in (("event", "list"), ("event", "show", identity)):
+        shown += [program.run(*words), program.run(*words, "-f", "table"), program.run(*words, "-f", "value")]
+    for one in shown:
+        text = one.stdout + one.stderr
+        assert not [c for c in "\x1b\u009b\u202e\u200b" if c in text], text
+        assert not [line for line in text.splitlines() if line.startswith("forged")], text
+    assert "deb\\x9b31m\\u202egpj\\u200b\\nforged: yes" in shown[2].stdout

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from imageflow.builds.estimate import Estimate
 from imageflow.cli.graph import as_text, dot
 from imageflow.cli.lines import LineView
 from imageflow.cli.live import LiveView
 from imageflow.cli.summary import boot_command, outcome_lines
-from imageflow.cli.view import Picture
+from imageflow.cli.view import BuildView
 from imageflow.cli.wait import exit_code, settled
-from imageflow.estimate import Estimate
-from imageflow.model import Artifact, Build, BuildState, Step, StepState, Version, Wish
+from imageflow.model import Artifact, Build, BuildState, Step, StepState, SubmissionVerdict, Version, Wish
 from imageflow.service import Graph
 
 BUILD = Build(
@@ -39,10 +39,10 @@ def step(name: str, state: StepState, attempt: int = 1, **more: Any) -> Step:
     return Step(BUILD.id, name, attempt, 0, state, started=101.0, **more)
 
 
-def picture(build: Build, *steps: Step, estimate: Estimate | None = None, log: tuple[str, ...] = ()) -> Picture:
+def picture(build: Build, *steps: Step, estimate: Estimate | None = None, log: tuple[str, ...] = ()) -> BuildView:
     latest = {s.name: s for s in steps}
     names = {"fetch": "Fetch it", "make": "Make it"}
-    return Picture(build, [(name, title, latest.get(name)) for name, title in names.items()], estimate, log)
+    return BuildView(build, [(name, title, latest.get(name)) for name, title in names.items()], estimate, log)
 
 
 def test_lines_say_each_thing_once_and_in_order() -> None:
@@ -152,14 +152,14 @@ def test_a_tarball_does_not_boot() -> None:
 
 def test_the_summary_of_a_paused_build_says_how_to_go_on() -> None:
     paused = replace(BUILD, state=BuildState.PAUSED, error="no space left", hint="free some")
-    text = "\n".join(outcome_lines(paused, None, "created", "first build"))
+    text = "\n".join(outcome_lines(paused, None, SubmissionVerdict.CREATED, "first build"))
     for part in ("paused", "no space left", "free some", f"build resume {BUILD.id} --wait", f"build abort {BUILD.id}"):
         assert part in text
 
 
 def test_the_summary_of_a_reused_build_names_the_image() -> None:
     done = replace(BUILD, state=BuildState.SUCCEEDED, ended=161.0)
-    text = "\n".join(outcome_lines(done, VERSION, "reused", "already built"))
+    text = "\n".join(outcome_lines(done, VERSION, SubmissionVerdict.REUSED, "already built"))
     for part in (
         "web: reused, build 0123456789ab",
         "already built",
@@ -193,3 +193,30 @@ def test_a_graph_as_dot_is_quoted() -> None:
     text = "\n".join(dot(diamond()))
     assert '"left" -> "end";' in text
     assert r'label="left \"it\"\nrunning"' in text
+
+
+def test_the_views_say_what_a_build_waits_for() -> None:
+    """Once for each reason, not for each number in it; and who is silent."""
+    out = io.StringIO()
+    view = LineView(out)
+    queued = replace(BUILD, state=BuildState.QUEUED, started=None)
+    for waits in (
+        "its turn: 2 builds run; 3 before it",
+        "its turn: 2 builds run; 2 before it",
+        "room for its machine: 4",
+    ):
+        view.show([replace(picture(queued), waits=waits)])
+    view.show([replace(picture(BUILD), waits="conductor a:1: its process is gone; another conductor takes it over")])
+    said = [line.partition(": ")[2] for line in out.getvalue().splitlines()]
+    assert said == [
+        "queued",
+        "waits for its turn: 2 builds run; 3 before it",
+        "waits for room for its machine: 4",
+        "running",
+        "conductor a:1: its process is gone; another conductor takes it over",
+    ]
+    console = Console(file=(shown := io.StringIO()), width=200, force_terminal=True)
+    live = LiveView(shown, console)
+    live.show([replace(picture(queued), waits="room for its machine: 4")])
+    live.close()
+    assert "waits for room for its machine: 4" in shown.getvalue()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imageflow import content
@@ -20,8 +20,6 @@ PACKAGES = [
     {"name": "libc6", "version": "2.36", "arch": "amd64"},
     {"name": "libc6", "version": "2.36", "arch": "i386"},
 ]
-
-patient = settings(deadline=None)  # the machine may be busy
 
 
 @dataclass(frozen=True)
@@ -85,14 +83,12 @@ def digest(entries: Sequence[Entry], *more: bytes, seed: int = 0) -> str:
     return content.digest(PACKAGES, listing(entries, *more, seed=seed))
 
 
-@patient
 @given(TREES, st.integers())
 def test_the_order_of_a_listing_is_nothing(tree: list[Entry], seed: int) -> None:
     assert digest(tree, seed=seed) == digest(tree)
     assert re.fullmatch("[0-9a-f]{64}", digest(tree))
 
 
-@patient
 @given(TREES, ENTRIES, st.sampled_from([*(f"{tree}/some" for tree in left_out.TREES), *left_out.PATHS]))
 def test_what_is_left_out_is_nothing(tree: list[Entry], entry: Entry, place: str) -> None:
     path = (place.replace("*", "/any", 1) if place[0] == "*" else place).replace("*", "any/thing").encode()
@@ -100,7 +96,6 @@ def test_what_is_left_out_is_nothing(tree: list[Entry], entry: Entry, place: str
     assert digest([*tree, replace(entry, path=path + b"/below")]) == digest(tree)
 
 
-@patient
 @given(TREES, ENTRIES.filter(lambda entry: not left_out.leaves_out(entry.path)), ENTRIES)
 def test_every_change_is_another_content(tree: list[Entry], one: Entry, other: Entry) -> None:
     tree = [entry for entry in tree if entry.path != one.path]
@@ -120,14 +115,12 @@ def test_every_change_is_another_content(tree: list[Entry], one: Entry, other: E
     assert digest([*tree, replace(one, capability=b"cap_net_raw=ep")]) != before
 
 
-@patient
 @given(TREES, st.integers(0, 1 << 40))
 def test_the_size_of_what_is_no_file_is_nothing(tree: list[Entry], size: int) -> None:
     folders = [replace(entry, kind=stat.S_IFDIR) for entry in tree]
     assert digest([replace(entry, size=size) for entry in folders]) == digest(folders)
 
 
-@patient
 @given(TREES, st.integers(0, 1 << 20))
 def test_what_is_cut_off_is_unreadable(tree: list[Entry], at: int) -> None:
     whole = listing(tree)
@@ -135,7 +128,6 @@ def test_what_is_cut_off_is_unreadable(tree: list[Entry], at: int) -> None:
         content.digest(PACKAGES, whole[: at % len(whole)])
 
 
-@patient
 @given(st.binary(max_size=200), st.lists(st.sampled_from([b"p ", b"l ", b"n ", b"x ", b"./", b"./", b"\n", b"0 "])))
 def test_no_listing_is_more_than_unreadable(some: bytes, words: list[bytes]) -> None:
     for garbage in (some, b"".join(words) + some):
@@ -143,7 +135,6 @@ def test_no_listing_is_more_than_unreadable(some: bytes, words: list[bytes]) -> 
             content.digest(PACKAGES, garbage + b"\nend\n")
 
 
-@patient
 @given(st.permutations(PACKAGES))
 def test_the_order_of_packages_is_nothing_and_each_counts(packages: list[dict[str, str]]) -> None:
     tree = listing([])

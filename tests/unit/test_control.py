@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imageflow.control import Control
 from imageflow.errors import TimedOut
+from imageflow.host.control import Control
 
 
 def test_waiting_for_others_is_not_the_steps_own_time() -> None:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imageflow.flight import Cause, Limits, Trouble
 from imageflow.flight.record import Record, screenshots
 from imageflow.flight.screen import COLUMNS, ROWS, Screen
 from imageflow.flight.watch import Watch
+from tests.examples import examples
 
 CONSOLES = Path(__file__).parent / "consoles"
 LIMITS = Limits(stall=300, dialog=45, boots=3)
@@ -324,7 +325,7 @@ def test_phases_of_anaconda() -> None:
         max_size=60,
     )
 )
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_no_console_can_break_it(parts: list[bytes]) -> None:
     screen = Screen()
     watch = Watch(LIMITS, installer=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageflow.compute.nova.console import Console, merge
+from imageflow.compute.nova.console import ConsoleFile, merge
 
 WINDOW = 100 * 1024  # bytes that Nova shows of a console
 
@@ -42,7 +42,7 @@ def test_a_boot_that_ends_with_the_same_words_is_seen_whole() -> None:
 
 
 def test_a_console_over_several_boots(tmp_path: Path) -> None:
-    console = Console(tmp_path / "deep" / "console.log")
+    console = ConsoleFile(tmp_path / "deep" / "console.log")
     assert console.read() == b""
     said = b""
     for number in range(4):
@@ -58,7 +58,7 @@ def test_a_console_over_several_boots(tmp_path: Path) -> None:
 
 
 def test_lines_that_repeat_are_counted(tmp_path: Path) -> None:
-    console = Console(tmp_path / "console.log")
+    console = ConsoleFile(tmp_path / "console.log")
     boot = b"booting\n" + b"waiting for the network\n" * 1000 + b"up\n" + b"." * 5000 + b"\ndone\n"
     for end in range(1, len(boot), 331):
         console.add(boot[:end])
@@ -67,7 +67,7 @@ def test_lines_that_repeat_are_counted(tmp_path: Path) -> None:
 
 
 def test_only_the_last_part_of_a_console_is_shown(tmp_path: Path) -> None:
-    console = Console(tmp_path / "console.log")
+    console = ConsoleFile(tmp_path / "console.log")
     said = b"".join(b"[%8d] a line of a long console\n" % line for line in range(9000))
     assert len(said) > 3 * WINDOW
     for end in range(1, len(said), 50_021):
@@ -78,7 +78,7 @@ def test_only_the_last_part_of_a_console_is_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [WINDOW - 1, WINDOW])
 def test_nothing_is_lost_or_doubled_where_what_is_shown_just_touches_what_is_known(tmp_path: Path, step: int) -> None:
-    console = Console(tmp_path / "console.log")
+    console = ConsoleFile(tmp_path / "console.log")
     said = b"".join(b"[%8d] line\n" % line for line in range(step * 2 // 16 + 1))[: 2 * step]
     console.add(said[:step])
     console.add(said[2 * step - WINDOW : 2 * step])
@@ -86,7 +86,7 @@ def test_nothing_is_lost_or_doubled_where_what_is_shown_just_touches_what_is_kno
 
 
 def test_what_was_dropped_before_it_was_seen_is_a_gap_and_no_more(tmp_path: Path) -> None:
-    console = Console(tmp_path / "console.log")
+    console = ConsoleFile(tmp_path / "console.log")
     said = b"".join(b"[%8d] line\n" % line for line in range(20_000))
     console.add(said[:1600])
     console.add(said[-WINDOW:])
@@ -95,7 +95,7 @@ def test_what_was_dropped_before_it_was_seen_is_a_gap_and_no_more(tmp_path: Path
 
 
 def test_characters_of_any_length(tmp_path: Path) -> None:
-    console = Console(tmp_path / "console.log")
+    console = ConsoleFile(tmp_path / "console.log")
     text = "● Größe 装 🐧 \ufffd\n" * 50
     for end in range(0, len(text) + 1, 3):
         console.add(text[:end].encode())
@@ -104,7 +104,7 @@ def test_characters_of_any_length(tmp_path: Path) -> None:
 
 
 def test_a_look_that_comes_late_adds_nothing(tmp_path: Path) -> None:
-    console = Console(tmp_path / "console.log")
+    console = ConsoleFile(tmp_path / "console.log")
     said = b"".join(b"[%8d] line\n" % line for line in range(9000))
     console.add(said[:WINDOW])
     console.add(said[5000 : 5000 + WINDOW])
@@ -121,3 +121,13 @@ def test_a_console_that_only_grows_is_known_in_the_end(said: bytes, data: st.Dat
     for end in sorted(data.draw(st.lists(st.integers(0, len(said)), max_size=8))):
         known += merge(known, said[:end])
     assert known + merge(known, said) == said
+
+
+def test_a_console_has_an_end(tmp_path: Path) -> None:
+    console = ConsoleFile(tmp_path / "console.log", most=10_000)
+    said = b"".join(b"line %d\n" % number for number in range(5000))
+    for end in range(1000, len(said), 1000):
+        console.add(said[max(0, end - 3000) : end])
+    assert console.read() == said[:10_000]
+    ConsoleFile(tmp_path / "other.log", most=100).add(said)
+    assert len((tmp_path / "other.log").read_bytes()) == 100

@@ -11,7 +11,7 @@ import pytest
 
 from imageflow.errors import RecipeError
 from imageflow.model import Artifact
-from imageflow.openstack.image import SELF, WHOLE, Image
+from imageflow.openstack.image import SELF, WHOLE, GlanceImage
 from imageflow.openstack.properties import checked, formats, hardware, is_disk, product
 from imageflow.stores import About
 from imageflow.stores.glance.sets import ImageSet, described, sets_of
@@ -213,7 +213,9 @@ def test_what_the_recipe_says_wins() -> None:
     assert all(isinstance(value, str) for key, value in said.items() if ":" in key)
 
 
-def made(position: int, count: int = 2, build: str = "b1", status: str = "active", id: str = "", **more: Any) -> Image:
+def made(
+    position: int, count: int = 2, build: str = "b1", status: str = "active", id: str = "", **more: Any
+) -> GlanceImage:
     artifacts = [DISK, MANIFEST]
     name, said = described(About("web"), artifacts[:count] if count <= 2 else artifacts, position)
     id = id or f"{build}-{position}"
@@ -230,10 +232,10 @@ def made(position: int, count: int = 2, build: str = "b1", status: str = "active
         "imageflow:whole": str(count),
         "created_at": "2026-01-01T00:00:00Z",
     } | {key.replace("_", ":", 1) if key.startswith("imageflow") else key: value for key, value in more.items()}
-    return Image(id, name, status, {key: value for key, value in data.items() if value is not None})
+    return GlanceImage(id, name, status, {key: value for key, value in data.items() if value is not None})
 
 
-def one(*images: Image) -> ImageSet:
+def one(*images: GlanceImage) -> ImageSet:
     (found,) = sets_of(images)
     return found
 
@@ -260,7 +262,7 @@ def test_a_version_is_its_images() -> None:
         [made(0, imageflow_position=None), made(1)],
     ],
 )
-def test_a_version_that_is_not_whole(images: list[Image]) -> None:
+def test_a_version_that_is_not_whole(images: list[GlanceImage]) -> None:
     assert not one(*images).whole
 
 

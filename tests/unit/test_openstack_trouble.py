@@ -16,9 +16,9 @@ from keystoneauth1 import exceptions as keystone
 from keystoneauth1.session import Session
 from novaclient import exceptions as nova
 
-from imageflow.control import Control
 from imageflow.errors import Cancelled, Conflict, ImageflowError, NotFound, Refused, Unavailable
-from imageflow.openstack.trouble import (
+from imageflow.host.control import Control
+from imageflow.openstack.cloud_errors import (
     UNAUTHORISED,
     Busy,
     NotAccepted,

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import config, pins, recipe
+from imageflow import config, inputs, recipe
 from imageflow.errors import RecipeError, Refused, Unavailable
-from imageflow.pins import archives
-from imageflow.pins.archives import Suite
+from imageflow.host.addresses import Policy
+from imageflow.inputs import archives
+from imageflow.inputs.archives import Suite
 
 DEBIAN = ["debian-minimal", "debootstrap"]
 UBUNTU = ["ubuntu-minimal", "ubuntu-common", "debootstrap"]
@@ -206,48 +207,49 @@ def mirror() -> Iterator[Mirror]:
         thread.join()
 
 
+LOOPBACK = Policy(["127.0.0.1"], "[downloads] allow")
 DIGEST = hashlib.sha256(RELEASE).hexdigest()
 
 
 def test_the_release_file_is_pinned(mirror: Mirror) -> None:
     mirror.answers["/debian/dists/bookworm/InRelease"] = [(200, RELEASE)]
-    assert archives.digest(Suite(f"{mirror.uri}/debian", "bookworm"), {}) == DIGEST
+    assert archives.digest(Suite(f"{mirror.uri}/debian", "bookworm"), {}, LOOPBACK) == DIGEST
     mirror.answers["/debian/dists/old/Release"] = [(200, RELEASE)]
-    assert archives.digest(Suite(f"{mirror.uri}/debian", "old"), {}) == DIGEST
+    assert archives.digest(Suite(f"{mirror.uri}/debian", "old"), {}, LOOPBACK) == DIGEST
 
 
 def test_a_file_mirror(tmp_path: Path) -> None:
     folder = tmp_path / "with space" / "dists" / "bookworm"
     folder.mkdir(parents=True)
     (folder / "InRelease").write_bytes(RELEASE)
-    assert archives.digest(Suite(f"file://{tmp_path}/with%20space", "bookworm"), {}) == DIGEST
+    assert archives.digest(Suite(f"file://{tmp_path}/with%20space", "bookworm"), {}, LOOPBACK) == DIGEST
     os.unlink(folder / "InRelease")
     os.mkfifo(folder / "InRelease")
     with pytest.raises(RecipeError, match="suite bookworm is not in the archive"):
-        archives.digest(Suite(f"file://{tmp_path}/with%20space", "bookworm"), {})
+        archives.digest(Suite(f"file://{tmp_path}/with%20space", "bookworm"), {}, LOOPBACK)
 
 
 @pytest.mark.parametrize("trouble", [(500, b""), (503, b"x"), (429, b""), (0, RELEASE[:20])])
 def test_what_passes_is_waited_for(trouble: tuple[int, bytes], mirror: Mirror) -> None:
     mirror.answers["/dists/a/InRelease"] = [trouble, trouble, (200, RELEASE)]
-    assert archives.digest(Suite(mirror.uri, "a"), {}) == DIGEST
+    assert archives.digest(Suite(mirror.uri, "a"), {}, LOOPBACK) == DIGEST
 
 
 def test_what_stays_is_unavailable(mirror: Mirror) -> None:
     mirror.answers["/dists/a/InRelease"] = [(502, b"")]
     with pytest.raises(Unavailable, match=r"suite a: .*/dists/a/InRelease answered 502"):
-        archives.digest(Suite(mirror.uri, "a"), {})
+        archives.digest(Suite(mirror.uri, "a"), {}, LOOPBACK)
     assert len(mirror.asked) == 4
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         with pytest.raises(Unavailable, match=r"Connection refused"):
-            archives.digest(Suite(f"http://127.0.0.1:{port}", "a"), {})
+            archives.digest(Suite(f"http://127.0.0.1:{port}", "a"), {}, LOOPBACK)
 
 
 def test_a_suite_that_is_not_there_names_the_way_out(mirror: Mirror) -> None:
     with pytest.raises(RecipeError) as caught:
-        archives.digest(Suite(f"{mirror.uri}/debian", "bookwrm"), {})
+        archives.digest(Suite(f"{mirror.uri}/debian", "bookwrm"), {}, LOOPBACK)
     assert f"suite bookwrm is not in the archive {mirror.uri}/debian" in str(caught.value)
     assert "DIB_RELEASE" in caught.value.hint
     assert len(mirror.asked) == 2
@@ -256,7 +258,7 @@ def test_a_suite_that_is_not_there_names_the_way_out(mirror: Mirror) -> None:
 def test_a_login_page_is_no_release_file(mirror: Mirror) -> None:
     mirror.answers["/dists/a/InRelease"] = [(200, b"<html>please log in</html>")]
     with pytest.raises(Refused, match="is not a Release file"):
-        archives.digest(Suite(mirror.uri, "a"), {})
+        archives.digest(Suite(mirror.uri, "a"), {}, LOOPBACK)
 
 
 def test_credentials_reach_the_mirror_only(mirror: Mirror) -> None:
@@ -266,7 +268,7 @@ def test_credentials_reach_the_mirror_only(mirror: Mirror) -> None:
         thread.start()
         other.answers["/elsewhere"] = [(200, RELEASE)]
         mirror.answers["/dists/a/InRelease"] = [(302, f"{other.uri}/elsewhere".encode())]
-        assert archives.digest(Suite(uri, "a"), {}) == DIGEST
+        assert archives.digest(Suite(uri, "a"), {}, LOOPBACK) == DIGEST
         other.shutdown()
         thread.join()
     assert mirror.asked == [("/dists/a/InRelease", "Basic bWU6bGV0QG1l")]
@@ -274,28 +276,46 @@ def test_credentials_reach_the_mirror_only(mirror: Mirror) -> None:
     for status in (401, 403, 500, 404):
         mirror.answers["/dists/a/InRelease"] = [(status, b"")]
         with pytest.raises((Refused, Unavailable, RecipeError)) as caught:
-            archives.digest(Suite(uri, "a"), {})
+            archives.digest(Suite(uri, "a"), {}, LOOPBACK)
         assert "let" not in str(caught.value).replace("let me", "")
+
+
+@pytest.mark.parametrize(
+    "to", ["http://localhost:{port}/x", "http://[::ffff:127.0.0.1]:{port}/x", "ftp://127.0.0.1:{port}/x"]
+)
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_redirect_into_this_host_is_refused(mirror: Mirror, to: str, proxied: bool) -> None:
+    """The mirror itself is allowed; what it redirects to is another service of this host."""
+    with Mirror() as other:
+        port = other.server_address[1]
+        only = Policy([mirror.uri.removeprefix("http://")], "[downloads] allow")
+        uri = "http://archive.invalid" if proxied else mirror.uri
+        mirror.answers[f"{uri if proxied else ''}/dists/a/InRelease"] = [(302, to.format(port=port).encode())]
+        with pytest.raises(Refused) as refused:
+            archives.digest(Suite(uri, "a"), {"http_proxy": mirror.uri} if proxied else {}, only)
+    assert "redirect" in str(refused.value)
+    assert other.asked == []
+    assert len(mirror.asked) == 1
 
 
 @pytest.mark.parametrize("uri", ["http://", "http://[x", "http://a b/", "http://h:port/", "http://\udc80/"])
 def test_a_url_that_is_none(uri: str) -> None:
     with pytest.raises(RecipeError, match="is not a usable URL"):
-        archives.digest(Suite(uri, "a"), {})
+        archives.digest(Suite(uri, "a"), {}, LOOPBACK)
 
 
 def test_other_schemes_are_said_to_be_unpinned() -> None:
-    assert archives.digest(Suite("ftp://host/debian", "a"), {}) == "unpinned: a ftp mirror can't be read"
+    assert archives.digest(Suite("ftp://host/debian", "a"), {}, LOOPBACK) == "unpinned: a ftp mirror can't be read"
 
 
 def test_a_proxy_of_the_definition_is_used(mirror: Mirror) -> None:
     mirror.answers["http://archive.invalid/dists/a/InRelease"] = [(200, RELEASE)]
     suite = Suite("http://archive.invalid", "a")
-    assert archives.digest(suite, {"http_proxy": mirror.uri}) == DIGEST
+    assert archives.digest(suite, {"http_proxy": mirror.uri}, LOOPBACK) == DIGEST
 
 
-def test_pinning_a_debian_image_from_a_mirror(mirror: Mirror, tmp_path: Path) -> None:
-    """All the way, in parallel, with credentials in the recipe and nowhere else."""
+def test_pinning_a_debian_image_from_a_mirror(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All the way, in parallel, with credentials in a secret and nowhere else."""
     suites = ["bookworm", "bookworm-updates", "bookworm-security"]
     for suite in suites:
         mirror.answers[f"/debian/dists/{suite}/InRelease"] = [(200, RELEASE + suite.encode())]
@@ -303,12 +323,13 @@ def test_pinning_a_debian_image_from_a_mirror(mirror: Mirror, tmp_path: Path) ->
     file = tmp_path / "recipe.yaml"
     file.write_text(
         "- imagename: a\n  elements: [debian-minimal]\n  types: [tar]\n  environment:\n    DIB_RELEASE: bookworm\n"
-        f"    DIB_DISTRIBUTION_MIRROR: {uri}/debian\n    DIB_DEBIAN_SECURITY_MIRROR: {uri}/debian\n"
+        "    DIB_DISTRIBUTION_MIRROR: {secret: mirror}\n    DIB_DEBIAN_SECURITY_MIRROR: {secret: mirror}\n"
     )
     (image,) = recipe.load(file).images
     conf = config.load(["/dev/null"], state_dir=str(tmp_path / "state"))
+    monkeypatch.setenv("IMAGEFLOW_SECRET_MIRROR", f"{uri}/debian")
     start = time.perf_counter()
-    found = pins.pin(image, tmp_path, conf)
+    found = inputs.pin(image, tmp_path, conf)
     assert time.perf_counter() - start < 5
     for suite in suites:
         assert found[f"archive:{suite}"] == hashlib.sha256(RELEASE + suite.encode()).hexdigest()

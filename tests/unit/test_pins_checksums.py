@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageflow import config, fingerprint, pins, recipe
-from imageflow.control import Control
+from imageflow import config, inputs, recipe
 from imageflow.errors import Corrupt, ImageflowError, InputChanged, RecipeError, Refused, Unavailable
-from imageflow.pins import checksums
+from imageflow.host.control import Control
+from imageflow.inputs import checksums, fingerprint
 from imageflow.tasks.prepare_machine import fetched
 from imageflow.tasks.workbench import Workbench
 
@@ -49,6 +49,16 @@ def test_the_usual_forms(text: str) -> None:
     assert find(text) == A
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_that_was_written_on_windows(encoding: str) -> None:
+    listed = f"{B}  other.qcow2\r\n{A}  disk.qcow2\r\n".encode(encoding)
+    assert checksums.find(listed, URL, "SUMS") == A
+
+
+def test_a_comment_in_another_encoding_does_not_matter() -> None:
+    assert checksums.find(f"# Prüfsummen\n{A}  disk.qcow2\n".encode("latin-1"), URL, "SUMS") == A
+
+
 def test_names_with_spaces_and_escapes() -> None:
     assert find(f"{A}  a disk.img", "http://x/a%20disk.img?token=x#y") == A
 
@@ -64,9 +74,9 @@ def test_names_with_spaces_and_escapes() -> None:
         (f"{A}  disk.raw\n", RecipeError, "SUMS has no SHA-256 of disk.qcow2 (check that it belongs to the url)"),
         (f"{A}  xdisk.qcow2\n", RecipeError, "SUMS has no SHA-256 of disk.qcow2"),
         (f"{A}  older/disk.qcow2\n", RecipeError, "SUMS has no SHA-256 of disk.qcow2"),
-        ("<html>log in</html>", RecipeError, "SUMS has no SHA-256 of disk.qcow2 (it is no list of checksums)"),
-        ("", RecipeError, "it is no list of checksums"),
-        (f"{A}\n{B}\n", RecipeError, "it is no list of checksums"),
+        ("<html>log in</html>", RecipeError, "SUMS has no SHA-256 of disk.qcow2 (it is not a list of checksums)"),
+        ("", RecipeError, "it is not a list of checksums"),
+        (f"{A}\n{B}\n", RecipeError, "it is not a list of checksums"),
         (f"{A}  disk.qcow2\n{B}  disk.qcow2\n", Refused, "SUMS has 2 different SHA-256 of disk.qcow2"),
     ],
 )
@@ -135,10 +145,10 @@ def test_what_is_replaced_upstream_is_another_pin_and_another_build(
     image = boot(tmp_path, f"{{url: {site.url}/x/disk.qcow2, checksums: {site.url}/x/SHA256SUMS}}")
     assert image.canonical()["base"] == {"url": f"{site.url}/x/disk.qcow2", "checksums": f"{site.url}/x/SHA256SUMS"}
     site.answer = (200, f"{A}  disk.qcow2\n".encode())
-    before = pins.pin(image, tmp_path, settings)
-    assert (before["base:url"], pins.source(image, tmp_path, settings)) == (A, A)
+    before = inputs.pin(image, tmp_path, settings)
+    assert (before["base:url"], inputs.source(image, tmp_path, settings)) == (A, A)
     site.answer = (200, f"{B}  disk.qcow2\n".encode())
-    after = pins.pin(image, tmp_path, settings)
+    after = inputs.pin(image, tmp_path, settings)
     assert {name for name in before if before[name] != after[name]} == {"base:url"}
     keys = [fingerprint.build_key(image.canonical(), each) for each in (before, after)]
     assert keys[0] != keys[1]
@@ -154,7 +164,7 @@ def test_an_iso_and_a_local_list(tmp_path: Path, settings: config.Config) -> Non
     )
     image = recipe.load(file).images[0]
     assert image.canonical()["iso"]["checksums"] == "SUMS"
-    found = pins.pin(image, tmp_path, settings)
+    found = inputs.pin(image, tmp_path, settings)
     assert found["iso"] == A
     assert "file:SUMS" not in found, "only the digest in it goes into the image"
 
@@ -163,7 +173,7 @@ def test_a_server_that_does_not_answer_is_unavailable(site: Site, tmp_path: Path
     image = boot(tmp_path, f"{{url: {site.url}/disk.qcow2, checksums: {site.url}/SUMS}}")
     site.answer = (503, b"")
     with pytest.raises(Unavailable, match=r"the checksums: .*/SUMS answered 503"):
-        pins.pin(image, tmp_path, settings)
+        inputs.pin(image, tmp_path, settings)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +182,7 @@ def test_a_server_that_does_not_answer_is_unavailable(site: Site, tmp_path: Path
         ((404, b""), "recipe.yaml:4: images[0].base.checksums: the checksums: there is no http://"),
         ((403, b""), "SUMS answered 403"),
         ((200, b"x" * (5 << 20)), "SUMS is larger than 4 MiB"),
-        ((200, b"hello"), "SUMS has no SHA-256 of disk.qcow2 (it is no list of checksums)"),
+        ((200, b"hello"), "SUMS has no SHA-256 of disk.qcow2 (it is not a list of checksums)"),
     ],
 )
 def test_a_server_without_a_list(
@@ -181,7 +191,7 @@ def test_a_server_without_a_list(
     image = boot(tmp_path, f"{{url: {site.url}/disk.qcow2, checksums: {site.url}/SUMS}}")
     site.answer = answer
     with pytest.raises(RecipeError) as caught:
-        pins.pin(image, tmp_path, settings)
+        inputs.pin(image, tmp_path, settings)
     assert said in str(caught.value)
 
 
@@ -217,7 +227,7 @@ def test_what_was_replaced_after_the_build_was_planned_is_said_to_be(tmp_path: P
     )
 
     def get(source: dict[str, str], digest: str) -> Path:
-        return fetched(source, digest, bench)
+        return fetched(recipe.MadeFrom("base", **source), digest, bench)
 
     assert get({"url": disk.as_uri(), "checksums": "SUMS"}, B) == disk
     with pytest.raises(InputChanged, match="it was replaced since the build was planned"):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from diskimage_builder import paths
 
-from imageflow import config, pins, recipe
+from imageflow import config, inputs, recipe
 from imageflow.config import Config
 from imageflow.errors import RecipeError, Refused
-from imageflow.pins import elements, files, tools
+from imageflow.inputs import elements, files, tools
 from imageflow.recipe import ImageRecipe
 
 
@@ -126,7 +126,7 @@ def test_an_element_in_an_earlier_folder_wins_quietly(
 def test_a_missing_element_says_where_it_looked(tiny: Path, conf: Config) -> None:
     made = image(tiny, "- imagename: a\n  elements:\n    - debian-minimal\n    - opensh-server\n")
     with pytest.raises(RecipeError) as caught:
-        pins.check(made, tiny, conf)
+        inputs.check(made, tiny, conf)
     said = str(caught.value)
     assert "recipe.yaml:4: [0].elements[1]: there is no element 'opensh-server' in ELEMENTS_PATH" in said
     assert "did you mean 'openssh-server'?" in said
@@ -137,20 +137,20 @@ def test_a_missing_element_says_where_it_looked(tiny: Path, conf: Config) -> Non
 def test_a_missing_dependency_says_who_needs_it(tiny: Path, conf: Config) -> None:
     element(tiny / "elements", "needy", deps="nowhere\n")
     with pytest.raises(RecipeError, match="no element 'nowhere', which needy needs, in ELEMENTS_PATH"):
-        pins.pin(image(tiny, "- {imagename: a, elements: [tiny, needy]}\n"), tiny, conf)
+        inputs.pin(image(tiny, "- {imagename: a, elements: [tiny, needy]}\n"), tiny, conf)
 
 
 @pytest.mark.parametrize(
     ("listed", "said"),
     [
-        ("[vm]", "no element brings an operating system"),
+        ("[vm]", "no element provides an operating system"),
         ("[debian-minimal, ubuntu-minimal]", "operating-system: already provided by"),
-        ("[debian-minimal, operating-system]", "stand for the same thing"),
+        ("[debian-minimal, operating-system]", "provide the same thing"),
     ],
 )
 def test_elements_that_can_not_be_together(listed: str, said: str, tmp_path: Path, conf: Config) -> None:
     with pytest.raises(RecipeError, match=said):
-        pins.pin(image(tmp_path, f"- {{imagename: a, elements: {listed}}}\n"), tmp_path, conf)
+        inputs.pin(image(tmp_path, f"- {{imagename: a, elements: {listed}}}\n"), tmp_path, conf)
 
 
 # -- what changes a digest -----------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_files_of_configure_and_of_the_environment(
                   - {{source: link, path: /b}}
         """,
     )
-    found = {name: value for name, value in pins.pin(made, tiny, conf).items() if name.startswith("file:")}
+    found = {name: value for name, value in inputs.pin(made, tiny, conf).items() if name.startswith("file:")}
     assert found == {
         f"file:{outside}": hashlib.sha256(b"deb x y z").hexdigest(),
         "file:site.conf": hashlib.sha256(b"a").hexdigest(),
@@ -271,7 +271,7 @@ def test_a_file_that_went_away_or_out_after_the_check(tiny: Path) -> None:
     ):
         files.named(made, tiny)
     (tiny / "site.conf").symlink_to("/etc/passwd")
-    with pytest.raises(RecipeError, match="outside of the recipe's folder"):
+    with pytest.raises(RecipeError, match="outside the recipe's folder"):
         files.named(made, tiny)
     stored = recipe.ImageRecipe.from_json(made.canonical())
     with pytest.raises(RecipeError, match=r"image web: configure\[0\].files\[0\].source"):
@@ -282,7 +282,7 @@ def test_a_file_that_went_away_or_out_after_the_check(tiny: Path) -> None:
 
 
 def test_an_image_without_a_distribution_needs_no_network(tiny: Path, conf: Config) -> None:
-    found = pins.pin(image(tiny, TINY), tiny, conf)
+    found = inputs.pin(image(tiny, TINY), tiny, conf)
     assert list(found) == sorted(found)
     assert found["archive"].startswith("unpinned: ")
     assert found["element:tiny"] == elements.tree_digest(tiny / "elements/tiny")
@@ -293,12 +293,12 @@ def test_an_image_without_a_distribution_needs_no_network(tiny: Path, conf: Conf
 def test_only_used_elements_are_pinned_and_each_change_is_seen(tiny: Path, conf: Config) -> None:
     element(tiny / "elements", "unused")
     made = image(tiny, TINY)
-    before = pins.pin(made, tiny, conf)
+    before = inputs.pin(made, tiny, conf)
     assert "element:unused" not in before
     (tiny / "elements/tiny/install.d/10-it").write_text("other")
-    after = pins.pin(made, tiny, conf)
+    after = inputs.pin(made, tiny, conf)
     assert {name for name in after if after[name] != before[name]} == {"element:tiny"}
-    assert pins.local(made, tiny, conf) == {n: v for n, v in after.items() if n.startswith(("element:", "file:"))}
+    assert inputs.local(made, tiny, conf) == {n: v for n, v in after.items() if n.startswith(("element:", "file:"))}
 
 
 def test_tools(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

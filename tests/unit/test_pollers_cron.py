@@ -94,6 +94,9 @@ MOMENTS = st.one_of(
 @example(Oracle({15, 45}, {2}, None), "Europe/Berlin", at("2026-03-29T00:00"), 8 * 3600.0)  # two of them
 @example(Oracle({30}, {2}, None), "Europe/Berlin", at("2026-10-25T00:40"), 8 * 3600.0)  # repeated, from between
 @example(Oracle({30}, None, None), "Europe/Berlin", at("2026-10-24T23:00"), 5 * 3600.0)  # every hour: both of them
+@example(Oracle(None, {0}, {0}), "America/Santiago", at("2026-09-06T00:00"), 8 * 3600.0)  # midnight is skipped
+@example(Oracle(None, {1}, {0}), "America/Santiago", at("2026-09-06T00:00"), 8 * 3600.0)  # the hour after it is not
+@example(Oracle(None, {0, 23}, None), "America/Santiago", at("2026-04-04T12:00"), 30 * 3600.0)  # 23:00 comes twice
 def test_due_is_the_last_that_has_come_and_counts_the_others(
     oracle: Oracle, zone_name: str, last: float, passed: float
 ) -> None:

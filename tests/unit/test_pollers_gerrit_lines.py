@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imageflow.errors import BadInput
 from imageflow.listeners import gerrit_lines
-from imageflow.listeners.gerrit_lines import LONGEST, Lines, read, read_query
+from imageflow.listeners.gerrit_lines import LONGEST, LineBuffer, read, read_query
 
 A, B, ZEROS = "a" * 40, "b" * 40, "0" * 40
 UPDATED = {
@@ -250,20 +250,20 @@ def test_no_answer_crashes(lines: list[bytes], since: float) -> None:
 @given(st.lists(st.binary(max_size=20)), st.lists(st.integers(1, 9)))
 def test_lines_are_the_same_however_they_come(wanted: list[bytes], cuts: list[int]) -> None:
     wanted = [one.replace(b"\n", b"") for one in wanted]
-    data, lines, found = b"".join(one + b"\n" for one in wanted), Lines(), []
+    data, lines, found = b"".join(one + b"\n" for one in wanted), LineBuffer(), []
     for cut in [*cuts, len(data)]:
         lines, whole = lines.feed(data[:cut])
         found += whole
         data = data[cut:]
     assert found == wanted
-    assert lines == Lines()
+    assert lines == LineBuffer()
 
 
 def test_a_line_without_end_is_cut_and_its_rest_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gerrit_lines, "LONGEST", 10)
-    lines, found = Lines(), []
+    lines, found = LineBuffer(), []
     for piece in (b"ok\n0123456", b"789abc", b"defg", b"hi\nok\n", b"01234567890123456\nlast\n"):
         lines, whole = lines.feed(piece)
         found += whole
     assert found == [b"ok", b"0123456789abc", b"ok", b"01234567890123456", b"last"]
-    assert lines == Lines()
+    assert lines == LineBuffer()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imageflow.events.triggers import git_source
+from imageflow.fetch import git
 from imageflow.listeners import refs
-from imageflow.triggers import git_source
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 URL = "https://git.example.org/acme/tools/infra.git"
@@ -29,7 +30,7 @@ URL = "https://git.example.org/acme/tools/infra.git"
     ],
 )
 def test_usable_urls(url: str) -> None:
-    assert refs.unusable(url) is None
+    assert git.unusable(url) is None
 
 
 @pytest.mark.parametrize(
@@ -62,14 +63,14 @@ def test_usable_urls(url: str) -> None:
     ],
 )
 def test_urls_that_git_does_not_get(url: str) -> None:
-    why = refs.unusable(url)
+    why = git.unusable(url)
     assert why is not None
     assert "secret" not in why and "token" not in why
 
 
 @given(st.text() | st.from_regex(r"(ext|ssh|https|-|file)(::|://|:)[ -~]*"))
 def test_no_url_crashes(url: str) -> None:
-    if refs.unusable(url) is None:
+    if git.unusable(url) is None:
         assert not url.startswith("-") and "ext::" not in url[:5] and "\n" not in url
         refs.data(url, "refs/heads/main", None, A)
 
@@ -178,5 +179,5 @@ def test_every_change_is_one_event_even_when_killed_before_it_is_remembered(
     ("ref", "whole"), [("main", "refs/heads/main"), ("refs/tags/v1", "refs/tags/v1"), ("refs/tags/v*", "refs/tags/v*")]
 )
 def test_refs_of_recipes(ref: str, whole: str) -> None:
-    assert refs.whole(ref) == whole
+    assert git.whole(ref) == whole
     assert refs.matches(whole.replace("*", "9/x"), [whole])

@@ -9,10 +9,10 @@ from concurrent.futures import wait
 
 import pytest
 
-from imageflow.control import Control
+from imageflow.background.flag import Flag
+from imageflow.background.rounds import LONGEST, Rounds
 from imageflow.errors import Cancelled, Unavailable
-from imageflow.listeners.rounds import LONGEST, Rounds
-from imageflow.signals import Flag
+from imageflow.host.control import Control
 
 
 class World:

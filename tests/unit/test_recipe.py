@@ -274,7 +274,7 @@ def test_secrets_are_references_in_the_canonical_form(tmp_path: Path) -> None:
                   DIB_DEV_USER_USERNAME: bob
               - environment:
                   DIB_DEV_USER_PASSWORD: hunter2
-                  DIB_DISTRIBUTION_MIRROR: http://me:letmein@mirror/debian
+                  DB_PASS: hunter4
                   REG_KEY: {secret: ACTIVATION}
                   DIB_PASSWORDLESS_SUDO: "yes"
     """
@@ -283,7 +283,7 @@ def test_secrets_are_references_in_the_canonical_form(tmp_path: Path) -> None:
     assert image.dib["environment"] == {
         "DIB_DEV_USER_PASSWORD": {"secret": f"{place}/DIB_DEV_USER_PASSWORD"},
         "DIB_DEV_USER_USERNAME": "bob",
-        "DIB_DISTRIBUTION_MIRROR": {"secret": f"{place}/DIB_DISTRIBUTION_MIRROR"},
+        "DB_PASS": {"secret": f"{place}/DB_PASS"},
         "REG_KEY": {"secret": "ACTIVATION"},
         "DIB_PASSWORDLESS_SUDO": "yes",
     }

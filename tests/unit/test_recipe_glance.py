@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from imageflow import config as configuration
-from imageflow import fingerprint, precheck, recipe, stages
+from imageflow import recipe
+from imageflow.builds import precheck
 from imageflow.errors import RecipeError
-from imageflow.pins.glance import Pinned
+from imageflow.inputs import fingerprint, stages
+from imageflow.inputs.glance import Pinned
 from imageflow.recipe import ImageRecipe
 
 ID = "6f0e2b7c-1d0f-4e3a-9a55-0c6a3b1d2e4f"
@@ -56,14 +58,14 @@ def test_a_base_and_an_iso_in_glance(tmp_path: Path, base: str, canonical: dict[
     ("base", "problem"),
     [
         ("{glance: d, image: d}", "base: needs one of image, file, url, glance"),
-        ("{glance: ''}", "base.glance: is not an image of Glance (its name or its id"),
-        ("{glance: 12}", 'base.glance: 12 is a number, text is wanted (write it in quotes: "12")'),
-        ("{image: d, properties: {a: b}}", "base: has properties without glance (they choose among the images"),
+        ("{glance: ''}", "base.glance: is not an image in Glance (its name or its id"),
+        ("{glance: 12}", 'base.glance: 12 is a number, expected text (write it in quotes: "12")'),
+        ("{image: d, properties: {a: b}}", "base: has properties without glance (they choose among images"),
         (f"{{glance: d, sha256: '{'0' * 64}'}}", "base: has a sha256 for an image in Glance (remove it"),
         ("{glance: d, checksums: SUMS}", "base: has checksums without a url"),
         (f"{{glance: {ID}, properties: {{a: b}}}}", "base: has properties, and names one image by its id"),
-        ("{glance: d, properties: {status: queued}}", "'status' is no property to choose an image by (such as"),
-        ("{glance: d, properties: {a b: c}}", "'a b' is no property to choose an image by"),
+        ("{glance: d, properties: {status: queued}}", "'status' is not a property to choose an image by (such as"),
+        ("{glance: d, properties: {a b: c}}", "'a b' is not a property to choose an image by"),
         ("{glance: d, property: {a: b}}", "base.property: there is no such key (did you mean 'properties'?)"),
     ],
 )

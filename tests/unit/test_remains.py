@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from imageflow.control import Control
 from imageflow.guest import keys, remains, scrub
+from imageflow.host.control import Control
 
 
 def test_keys_of_builds_are_found_and_others_are_not(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from imageflow import config, recipe, secrets
+from imageflow import config, recipe
 from imageflow.config import Config
 from imageflow.errors import SecretMissing
+from imageflow.recipe import secret_values
 
 
 @pytest.fixture
@@ -24,22 +25,22 @@ def conf(tmp_path: Path) -> Config:
 
 def test_the_environment_wins_over_the_file(conf: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     (conf.secrets_dir / "db-pass").write_text("from file\n")
-    assert secrets.resolve("db-pass", conf) == "from file"
+    assert secret_values.resolve("db-pass", conf) == "from file"
     monkeypatch.setenv("IMAGEFLOW_SECRET_DB_PASS", "from environment")
-    assert secrets.resolve("db-pass", conf) == "from environment"
+    assert secret_values.resolve("db-pass", conf) == "from environment"
     monkeypatch.setenv("IMAGEFLOW_SECRET_db_pass", "exact")
-    assert secrets.resolve("db-pass", conf) == "exact"
+    assert secret_values.resolve("db-pass", conf) == "exact"
 
 
 def test_only_one_line_feed_is_taken_off(conf: Config) -> None:
     for written, read in (("a\r\n", "a"), ("a\n\n", "a\n"), (" a b ", " a b "), ("", ""), ("a\nb\n", "a\nb")):
         (conf.secrets_dir / "S").write_bytes(written.encode())
-        assert secrets.resolve("S", conf) == read
+        assert secret_values.resolve("S", conf) == read
 
 
 def test_a_missing_one_says_where_to_put_it(conf: Config) -> None:
     with pytest.raises(SecretMissing) as caught:
-        secrets.resolve("db-pass", conf)
+        secret_values.resolve("db-pass", conf)
     assert caught.value.exit_code == 2
     assert "'db-pass'" in str(caught.value)
     assert "IMAGEFLOW_SECRET_db_pass" in caught.value.hint
@@ -51,7 +52,7 @@ def test_a_missing_one_says_where_to_put_it(conf: Config) -> None:
 )
 def test_a_name_never_leads_out_of_the_folder(name: str, conf: Config) -> None:
     with pytest.raises(SecretMissing):
-        secrets.resolve(name, conf)
+        secret_values.resolve(name, conf)
 
 
 def test_what_is_no_file_is_refused_without_waiting(conf: Config) -> None:
@@ -61,7 +62,7 @@ def test_what_is_no_file_is_refused_without_waiting(conf: Config) -> None:
     (conf.secrets_dir / "HUGE").write_bytes(b"x" * ((1 << 20) + 1))
     for name in ("FIFO", "FOLDER", "BINARY", "HUGE"):
         with pytest.raises(SecretMissing, match=name):
-            secrets.resolve(name, conf)
+            secret_values.resolve(name, conf)
 
 
 def write(path: Path, password: str) -> None:
@@ -78,9 +79,9 @@ def test_a_plain_secret_is_read_again_from_the_recipe(folder: str, conf: Config,
     write(file, "hunter2")
     (image,) = recipe.load(file).images
     name = image.dib["environment"]["DIB_DEV_USER_PASSWORD"]["secret"]
-    assert secrets.resolve(name, conf) == "hunter2"
+    assert secret_values.resolve(name, conf) == "hunter2"
     write(file, "hunter3")
-    assert secrets.resolve(name, conf) == "hunter3"
+    assert secret_values.resolve(name, conf) == "hunter3"
 
 
 def test_a_plain_secret_that_is_gone(conf: Config, tmp_path: Path) -> None:
@@ -89,11 +90,11 @@ def test_a_plain_secret_that_is_gone(conf: Config, tmp_path: Path) -> None:
     (image,) = recipe.load(file).images
     name = image.dib["environment"]["DIB_DEV_USER_PASSWORD"]["secret"]
     file.write_text("images: [{name: web, method: dib, dib: {elements: [vm]}}]\n")
-    with pytest.raises(SecretMissing, match="no longer says DIB_DEV_USER_PASSWORD"):
-        secrets.resolve(name, conf)
+    with pytest.raises(SecretMissing, match="no longer has DIB_DEV_USER_PASSWORD"):
+        secret_values.resolve(name, conf)
     file.write_text("- - [")
     with pytest.raises(SecretMissing, match="can't be read any more"):
-        secrets.resolve(name, conf)
+        secret_values.resolve(name, conf)
     file.unlink()
     with pytest.raises(SecretMissing, match="can't be read any more"):
-        secrets.resolve(name, conf)
+        secret_values.resolve(name, conf)

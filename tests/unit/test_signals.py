@@ -7,11 +7,11 @@ import sys
 import threading
 import time
 
-from imageflow.signals import Flag
+from imageflow.background.flag import Flag
 
 STORM = """
 import signal, time
-from imageflow.signals import Flag
+from imageflow.background.flag import Flag
 
 flag, handled = Flag(), 0
 

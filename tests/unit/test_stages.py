@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imageflow.stages import configure_steps, limits, stages
+from imageflow.inputs.stages import configure_steps, limits, stages
 
 RECIPE: dict[str, Any] = {
     "name": "web",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imageflow import triggers
+from imageflow.events import triggers
 from imageflow.model import Event
 from tests.unit.trigger_matching import PUSH, rule
 

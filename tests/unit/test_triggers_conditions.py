@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imageflow import triggers
+from imageflow.events import triggers
 from tests.unit.trigger_matching import PUSH, matches, rule
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imageflow import triggers
+from imageflow.events import triggers
 from imageflow.model import Event
 from tests.unit.trigger_matching import PUSH, matches, rule
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from imageflow import triggers
+from imageflow.events import conditions, fields, triggers
 from imageflow.model import Event
-from imageflow.triggers import conditions, fields
+from tests.examples import examples
 from tests.unit.trigger_matching import rule
 
 NAMES = st.sampled_from(["a", "b", "ref", "name", "repository", "a.b", "x", "0", "1", "", "$subject"])
@@ -95,7 +95,7 @@ WHERES: st.SearchStrategy[dict[str, Any]] = st.recursive(
 )
 
 
-MANY = settings(max_examples=300, deadline=None)
+MANY = examples(3)
 
 
 @st.composite

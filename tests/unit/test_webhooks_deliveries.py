@@ -8,21 +8,22 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imageflow.api.forges import FORGES
-from imageflow.api.forges.delivery import Delivery, Forge, person, plain_url, trimmed
-from imageflow.api.reading import parse_json
+from imageflow.api.forges.delivery import Forge, WebhookDelivery, person, plain_url, trimmed
 from imageflow.errors import BadInput
+from imageflow.events.reading import parse_json
 from imageflow.listeners import gerrit_lines
 from imageflow.model import Event
-from tests.field_variants import variants
+from tests.examples import examples
+from tests.samples.field_variants import variants
+from tests.samples.webhook_payloads import NEW, OLD, TAG, bitbucket_push, bitbucket_ref, gitea_push
+from tests.samples.webhook_senders import SENDERS, raw
+from tests.samples.webhooks import SAMPLES, Sample
 from tests.unit.any_json import ANY_JSON
 from tests.unit.forge_deliveries import BY_NAME, deliver
-from tests.webhook_payloads import NEW, OLD, TAG, bitbucket_push, bitbucket_ref, gitea_push
-from tests.webhook_samples import SAMPLES, Sample
-from tests.webhook_senders import SENDERS, raw
 
 GIT_FIELDS = {"repository", "owner", "ref", "branch", "tag", "before", "after", "pusher", "url"}
 
@@ -74,7 +75,7 @@ def test_a_delivery_of_forgejo_is_read_as_forgejos(endpoint: str) -> None:
     assert forge.verify("shared", headers, body)
     headers["x-github-delivery"] = headers["x-gitea-delivery"] = "another"
     assert forge.delivery_id(headers, body) == "F-1"
-    assert [e.type for e in forge.read(Delivery("F-1", headers, parse_json(body)))] == ["forgejo.issues"]
+    assert [e.type for e in forge.read(WebhookDelivery("F-1", headers, parse_json(body)))] == ["forgejo.issues"]
 
 
 def test_gerrits_webhook_and_its_stream_tell_the_same_event() -> None:
@@ -113,7 +114,7 @@ def test_what_lacks_something_is_refused(forge: str, event: str, payload: Any) -
     body = json.dumps(payload).encode()
     headers = sender.headers(body, "D", event or "x") | {f"x-{forge}-event": event}
     with pytest.raises(BadInput) as refused:
-        BY_NAME[forge].read(Delivery("D", headers, payload, body))
+        BY_NAME[forge].read(WebhookDelivery("D", headers, payload, body))
     assert str(refused.value)
 
 
@@ -126,12 +127,12 @@ EVENT_NAMES = st.one_of(
 
 
 @pytest.mark.parametrize("forge", FORGES, ids=lambda forge: forge.name)
-@settings(max_examples=200, deadline=None)
+@examples(2)
 @given(body=ANY_JSON, event=EVENT_NAMES)
 def test_any_json_is_events_or_bad_input(forge: Forge, body: Any, event: str) -> None:
     headers = {forge.event_header.lower(): event} if forge.event_header else {}
     try:
-        events = forge.read(Delivery("D", headers, body, json.dumps(body).encode()))
+        events = forge.read(WebhookDelivery("D", headers, body, json.dumps(body).encode()))
     except BadInput:
         return
     _are_sound(events, forge.name)
@@ -147,7 +148,7 @@ def _mutated(payload: Any, path: list[int], value: Any) -> Any:
     return {key: _mutated(one, path[1:], value) if n == index else one for n, (key, one) in enumerate(payload.items())}
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(sample=st.sampled_from(SAMPLES), path=st.lists(st.integers(0, 30), min_size=1, max_size=5), value=ANY_JSON)
 def test_a_delivery_with_anything_replaced_is_events_or_bad_input(sample: Sample, path: list[int], value: Any) -> None:
     try:

@@ -9,13 +9,14 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imageflow.api.signatures import BadSignature, basic_password, hmac_hex, standard, standard_key, token
 from imageflow.errors import ConfigError
+from tests.examples import examples
+from tests.samples.webhook_senders import PLAIN_GITLAB, SECRETS, SENDERS, Sender, raw, sha256, standard_headers
 from tests.unit.forge_deliveries import BY_NAME
-from tests.webhook_senders import PLAIN_GITLAB, SECRETS, SENDERS, Sender, raw, sha256, standard_headers
 
 
 @pytest.mark.parametrize("sender", SENDERS.values(), ids=lambda sender: sender.name)
@@ -57,7 +58,7 @@ def test_an_old_or_future_message_is_stale(age: float) -> None:
     assert refused.value.kind == "stale-signature"
 
 
-@settings(max_examples=200, deadline=None)
+@examples(2)
 @given(
     signature=st.text(max_size=40),
     when=st.one_of(st.text(max_size=20), st.just(str(int(time.time())))),
@@ -114,3 +115,52 @@ def test_a_signing_secret_that_is_none_is_named(secret: str) -> None:
 )
 def test_the_password_of_basic(header: str | None, password: str | None) -> None:
     assert basic_password(header) == password
+
+
+@pytest.mark.parametrize(("forge", "sender"), [("gitea", "gogs"), ("forgejo", "gitea"), ("forgejo", "gogs")])
+def test_older_versions_sign_with_the_headers_of_the_forge_that_they_come_from(forge: str, sender: str) -> None:
+    body = b"{}"
+    headers = {
+        f"x-{sender}-event": "push",
+        f"x-{sender}-delivery": "D-7",
+        f"x-{sender}-signature": sha256("s", body),
+        "x-github-event": "push",
+        "x-github-delivery": "another",
+    }
+    assert BY_NAME[forge].verify("s", headers, body)
+    assert BY_NAME[forge].delivery_id(headers, body) == "D-7"
+    for wrong in ({**headers, f"x-{sender}-signature": sha256("t", body)}, {**headers, f"x-{sender}-signature": ""}):
+        with pytest.raises(BadSignature):
+            BY_NAME[forge].verify("s", wrong, body)
+
+
+def test_a_forge_that_has_its_own_signature_is_not_verified_by_an_older_ones() -> None:
+    headers = {"x-gitea-event": "push", "x-gogs-event": "push", "x-gogs-signature": sha256("s", b"{}")}
+    with pytest.raises(BadSignature, match="X-Gitea-Signature"):
+        BY_NAME["gitea"].verify("s", headers, b"{}")
+
+
+def test_old_enterprise_servers_of_github_sign_with_sha_1() -> None:
+    signed = "sha1=" + hmac.new(b"s", b"{}", hashlib.sha1).hexdigest()
+    github = BY_NAME["github"]
+    old = {"x-github-enterprise-version": "2.22.0", "x-hub-signature": signed}
+    assert github.verify("s", old, b"{}") != github.verify(
+        "s", {"x-hub-signature-256": f"sha256={sha256('s', b'{}')}"}, b"{}"
+    )
+    for wrong in (
+        {"x-hub-signature": signed},
+        old | {"x-hub-signature": signed[:-1] + "x"},
+        old | {"x-hub-signature-256": "sha256=" + "0" * 64},
+    ):
+        with pytest.raises(BadSignature):
+            github.verify("s", wrong, b"{}")
+
+
+def test_older_gitlabs_name_their_deliveries_otherwise() -> None:
+    """Idempotency-Key came with 17.4, the UUID of the event, which all its hooks share, with 14.8."""
+    name = BY_NAME["gitlab"].delivery_id
+    first, second = ({"x-gitlab-event-uuid": "E", "x-gitlab-webhook-uuid": hook} for hook in "12")
+    assert name(first, b"{}") == name(first, b"[]") != name(second, b"{}")
+    assert name({"idempotency-key": "K"} | first, b"{}") == "K"
+    assert name({}, b"{}") == name({}, b"{}") != name({}, b"[]")
+    assert name({"x-gitlab-event-uuid": "E"}, b"{}") == "E"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from imageflow import triggers
+from imageflow.events import triggers
 from imageflow.model import Event, Trigger
 
 PUSH = Event(

@@ -1,4 +1,4 @@
-"""The forges whose webhooks we understand, one module each: how a delivery is proven, named and read."""
+"""The supported forges, one module each: how a delivery is verified, named and read."""
 
 from __future__ import annotations
 

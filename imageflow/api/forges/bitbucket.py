@@ -1,4 +1,4 @@
-"""Bitbucket's webhooks, of the Cloud and of the Data Center. Pure."""
+"""Bitbucket's webhooks, Cloud and Data Center. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from imageflow.api.forges.changes import Repository, numbered, ref_event, whole_ref
-from imageflow.api.forges.delivery import Delivery, Forge, inner, mapping, moment, name_of, plain_url, text, trimmed
+from imageflow.api.forges.delivery import (
+    Forge,
+    WebhookDelivery,
+    inner,
+    mapping,
+    moment,
+    name_of,
+    plain_url,
+    text,
+    trimmed,
+)
 from imageflow.api.signatures import hmac_hex
 from imageflow.errors import BadInput
 from imageflow.model import Event
 
 
-def read(delivery: Delivery) -> list[Event]:
+def read(delivery: WebhookDelivery) -> list[Event]:
     """The events of a delivery, one per ref; raises BadInput."""
     kind = name_of(delivery.headers.get("x-event-key"), "X-Event-Key")
     body = mapping(delivery.body, "the payload")
@@ -81,7 +91,8 @@ def _server_merge(where: Repository, body: dict[str, Any], target: Any) -> Event
         where,
         text(target, "id"),
         before=text(target, "latestCommit"),
-        after=text(body, "pullRequest", "properties", "mergeCommit", "id"),
+        after=text(body, "pullRequest", "properties", "mergeCommit", "id")
+        or text(body, "pullRequest", "fromRef", "latestCommit"),  # a fast-forward makes no commit of its own
         pusher=_actor(body),
         merged=True,
         other="bitbucket.pr:merged",
@@ -117,7 +128,7 @@ def _needed(found: Repository | None) -> Repository:
 
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise BadInput(f"{where} is no list")
+        raise BadInput(f"{where} is not a list")
     return value
 
 

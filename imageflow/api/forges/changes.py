@@ -1,4 +1,4 @@
-"""Changes of refs, in the one form that they have whoever reports them. Pure."""
+"""Changes of refs, in one form for all forges. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from imageflow.errors import BadInput
 from imageflow.model import Event
 
 MOST = 1000  # refs in one delivery
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")  # Bitbucket Cloud tells the commits of a merge in twelve digits
 _HEADS, _TAGS = "refs/heads/", "refs/tags/"
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """Whose ref changed."""
+    """The repository whose ref changed."""
 
-    source: str  # its web URL, or what else names it
+    source: str  # its web URL, or another name
     path: str  # with its owner, 'acme/infra'
     url: str | None = None  # to clone or to look at
 
@@ -34,17 +34,18 @@ class Repository:
 
 
 def commit(value: str | None) -> str | None:
-    """A commit's hash; None for anything else, and for the zeros that mean none."""
+    """A commit's hash, as long as it was told; None for anything else, and for the zeros that mean no commit."""
+    value = (value or "").lower()
     return value if value and _COMMIT.fullmatch(value) and value.strip("0") else None
 
 
 def none_left(value: str | None) -> bool:
-    """Whether these are the zeros that stand for no commit."""
+    """Whether these are the zeros that mean no commit."""
     return bool(value) and _COMMIT.fullmatch(value or "") is not None and not (value or "").strip("0")
 
 
 def whole_ref(ref: str | None, kind: str | None = None) -> str | None:
-    """'refs/heads/main' of a ref that may be given as 'main', with its kind: branch or tag."""
+    """'refs/heads/main' for a ref that may be given as 'main', by its kind: branch or tag."""
     if not ref or ref.startswith("refs/"):
         return ref or None
     return f"{_TAGS if kind == 'tag' else _HEADS}{ref}"
@@ -62,7 +63,7 @@ def ref_event(
     deleted: bool = False,
     merged: bool = False,
 ) -> Event:
-    """The event of one change of one ref, without an id yet. `other`: its type when it is of no branch and no tag."""
+    """The event of one change of one ref, without an id. `other`: its type when it is neither a branch nor a tag."""
     if not ref:
         raise BadInput("the payload does not say which ref changed")
     branch = ref.removeprefix(_HEADS) if ref.startswith(_HEADS) else None
@@ -98,9 +99,9 @@ def ref_event(
 
 
 def numbered(delivery: str, events: Sequence[Event]) -> list[Event]:
-    """The events of one delivery with their ids: its own for one, DELIVERY/1 and so on for several."""
+    """The events of one delivery with their ids: its own id for one, DELIVERY/1 and so on for several."""
     if len(events) > MOST:
-        raise BadInput(f"the payload has changes of {len(events)} refs, {MOST} at most are taken")
+        raise BadInput(f"the payload has changes of {len(events)} refs, at most {MOST} are accepted")
     if len(events) == 1:
         return [dataclasses.replace(events[0], id=delivery)]
     return [dataclasses.replace(event, id=f"{delivery}/{n}") for n, event in enumerate(events, 1)]

@@ -1,16 +1,16 @@
-"""Webhooks of anybody else, signed as standardwebhooks.com says. Pure."""
+"""Webhooks of any other sender, signed as standardwebhooks.com specifies. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from imageflow.api.forges.delivery import Delivery, Forge, inner, mapping, moment, name_of, text
+from imageflow.api.forges.delivery import Forge, WebhookDelivery, inner, mapping, moment, name_of, text
 from imageflow.api.signatures import standard
 from imageflow.model import Event
 
 
-def read(delivery: Delivery) -> list[Event]:
-    """The event that the body describes: {"type", "timestamp", "data"}, and what we add: {"source", "subject"}."""
+def read(delivery: WebhookDelivery) -> list[Event]:
+    """The event that the body describes: {"type", "timestamp", "data"}, plus our own fields {"source", "subject"}."""
     body = mapping(delivery.body, "the body")
     return [
         Event(

@@ -1,4 +1,4 @@
-"""GitHub's webhooks, and what those that are made after them (Gitea, Forgejo) have in common with them. Pure."""
+"""GitHub's webhooks, and what the forges modelled on it (Gitea, Forgejo) share with it. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from imageflow.api.forges.changes import Repository, numbered, ref_event, whole_
 from imageflow.api.forges.delivery import (
     FORM,
     JSON,
-    Delivery,
     Forge,
+    WebhookDelivery,
     inner,
     mapping,
     moment,
@@ -27,16 +27,16 @@ FAMILY = ("forgejo", "gitea", "gogs", "github")  # each sends the headers of tho
 
 
 def origin(headers: Mapping[str, str]) -> str:
-    """Which of the family a delivery really comes from."""
+    """Which forge of the family a delivery really comes from."""
     return next((name for name in FAMILY if headers.get(f"x-{name}-event")), "github")
 
 
 def delivery_id(headers: Mapping[str, str], _raw: bytes) -> str | None:
-    """Its own name for the delivery."""
+    """The forge's own id of the delivery."""
     return headers.get(f"x-{origin(headers)}-delivery")
 
 
-def read(delivery: Delivery) -> list[Event]:
+def read(delivery: WebhookDelivery) -> list[Event]:
     """The events of a delivery of the family; raises BadInput."""
     forge = origin(delivery.headers)
     event = name_of(delivery.headers.get(f"x-{forge}-event"), f"X-{forge.capitalize()}-Event")
@@ -105,11 +105,14 @@ def _repository(body: dict[str, Any]) -> Repository | None:
 
 
 def _instance(body: dict[str, Any], forge: str) -> str:
-    """What an event of no repository comes from: the organisation, or the forge as a whole."""
+    """The source of an event without a repository: the organisation, or the forge as a whole."""
     return plain_url(text(body, "organization", "html_url")) or plain_url(text(body, "organization", "url")) or forge
 
 
 def _verify(secret: str, headers: Mapping[str, str], raw: bytes) -> str:
+    old = headers.get("x-hub-signature")
+    if old and not headers.get("x-hub-signature-256") and headers.get("x-github-enterprise-version"):  # before 2.23
+        return hmac_hex(secret, raw, old, header="X-Hub-Signature", prefix="sha1=", algorithm="sha1")
     return hmac_hex(secret, raw, headers.get("x-hub-signature-256"), header="X-Hub-Signature-256", prefix="sha256=")
 
 
@@ -124,4 +127,5 @@ GITHUB = Forge(
     id_headers=("X-GitHub-Delivery",),
     event_header="X-GitHub-Event",
     content_types=(JSON, FORM),
+    old_headers=("X-Hub-Signature",),
 )

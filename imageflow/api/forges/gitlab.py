@@ -1,18 +1,29 @@
-"""GitLab's webhooks: signed as Standard Webhooks, or with a token that is sent along. Pure."""
+"""GitLab's webhooks: signed as Standard Webhooks, or with a plain token. Pure."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from imageflow.api.forges.changes import Repository, numbered, ref_event, whole_ref
-from imageflow.api.forges.delivery import Delivery, Forge, inner, mapping, moment, name_of, plain_url, text, trimmed
+from imageflow.api.forges.delivery import (
+    Forge,
+    WebhookDelivery,
+    inner,
+    mapping,
+    moment,
+    name_of,
+    plain_url,
+    text,
+    trimmed,
+)
 from imageflow.api.signatures import SIGNING_PREFIX, standard, token
 from imageflow.errors import BadInput
 from imageflow.model import Event
 
 
-def read(delivery: Delivery) -> list[Event]:
+def read(delivery: WebhookDelivery) -> list[Event]:
     """The events of a delivery; raises BadInput."""
     body = mapping(delivery.body, "the payload")
     header = delivery.headers.get("x-gitlab-event", "").removesuffix(" Hook").strip().lower().replace(" ", "_")
@@ -69,9 +80,13 @@ def _verify(secret: str, headers: Mapping[str, str], raw: bytes) -> None:
         token(secret, {"X-Gitlab-Token": headers.get("x-gitlab-token")})
 
 
-def _delivery_id(headers: Mapping[str, str], _raw: bytes) -> str | None:
-    # the signature covers webhook-id; X-Gitlab-Event-UUID is shared by the hooks that one hook causes
-    return headers.get("webhook-id") or headers.get("idempotency-key")
+def _delivery_id(headers: Mapping[str, str], raw: bytes) -> str:
+    """The signature covers webhook-id; GitLab before 17.4 has no Idempotency-Key, before 14.8 no id at all."""
+    if given := headers.get("webhook-id") or headers.get("idempotency-key"):
+        return given
+    if event := headers.get("x-gitlab-event-uuid"):  # shared by the hooks of one event
+        return "/".join(filter(None, (event, headers.get("x-gitlab-webhook-uuid"))))
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 GITLAB = Forge(

@@ -1,1 +1,1 @@
-"""Machines that are servers of a cloud's Nova, and their layers: private images in its Glance."""
+"""Machines as servers in a cloud's Nova, and their layers as private images in its Glance."""

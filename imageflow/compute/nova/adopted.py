@@ -1,6 +1,6 @@
-"""Images of the cloud that machines start from as they are: which layer each is, in files of this host.
+"""Cloud images that machines start from directly: the layer each stands for, in files on this host.
 
-They belong to others, so nothing is written onto them; another host adopts them again.
+They have other owners, so they are never modified; another host adopts them again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imageflow.compute import Layer, Source
-from imageflow.compute.locks import locked
+from imageflow.host.locks import locked
 
 
 class Adopted:
@@ -24,7 +24,7 @@ class Adopted:
         self._folder = folder
 
     def put(self, key: str, image: str, format: str, *, title: str, build_id: str) -> Layer:
-        """This image is the layer with this key, held by the build."""
+        """Record this image as the layer with this key, held by the build."""
         with self._locked():
             known = self._read(key)
             record = {
@@ -44,17 +44,17 @@ class Adopted:
             used = self._file(key).stat().st_mtime
         except FileNotFoundError:
             return None
-        record = self._read(key)  # None where it was forgotten in this very moment
+        record = self._read(key)  # None when it was forgotten just now
         return None if record is None else _layer(key, record, used)
 
     def hold(self, key: str, build_id: str) -> None:
-        """It stays as long as this build needs it."""
+        """Keep it as long as this build needs it."""
         with self._locked():
             if (record := self._read(key)) is not None:
                 self._write(key, record | {"holders": sorted({*record["holders"], build_id})})
 
     def release(self, build_id: str) -> None:
-        """The build needs none any more."""
+        """Release all that the build holds."""
         with self._locked():
             for key in self._keys():
                 record = self._read(key)
@@ -68,7 +68,7 @@ class Adopted:
         return [layer for key in self._keys() if (layer := self.find(key)) is not None]
 
     def collect(self, max_age: float, alive: Callable[[str], bool]) -> Sequence[Layer]:
-        """Forget those not used for so many seconds; -> what was forgotten. The images stay, they are not ours."""
+        """Forget those unused for `max_age` seconds; -> the forgotten ones. The images stay: they are not ours."""
         gone = []
         with self._locked():
             for layer in self.all():

@@ -1,21 +1,21 @@
-"""The serial console of a server as one text that only grows: Nova shows the last part of its last boot."""
+"""A server's serial console as one growing text: Nova shows only the last part of the last boot."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-_HEAD = 64  # bytes by which the beginning of what Nova shows is looked for
-_BEFORE = 1 << 16  # bytes: an older look, that comes in later, lies this far back at most
+_HEAD = 64  # bytes of the start of Nova's output that are searched for
+_BEFORE = 1 << 16  # bytes: a stale answer that arrives late lies at most this far back
 
 
 def merge(known: bytes, seen: bytes) -> bytes:
-    """What is new in `seen`, the last part of what a console says now, to someone who knows `known`.
+    """The new part of `seen`, the current tail of a console of which `known` was seen before.
 
-    It is what follows the longest end of `known` that `seen` begins with. What Nova has dropped meanwhile is lost; a
-    boot begins again with an empty console.
+    It follows the longest suffix of `known` with which `seen` begins. Output that Nova dropped meanwhile is lost; a
+    boot starts with an empty console.
     """
-    if seen in known:  # nothing new, or an older look
+    if seen in known:  # nothing new, or a stale answer
         return b""
     at = known.find(seen[:_HEAD], max(0, len(known) - len(seen)))
     while at >= 0:
@@ -28,14 +28,17 @@ def merge(known: bytes, seen: bytes) -> bytes:
     return seen
 
 
-class Console:
-    """What one machine has said, in a file of this host."""
+class ConsoleFile:
+    """One machine's console output, in a file on this host."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, most: int = 1 << 25) -> None:
+        """At most so many bytes are kept: what comes afterwards is left out."""
         self._file = file
+        self._most = most
 
     def add(self, seen: bytes) -> None:
-        """What Nova shows right now."""
+        """Add what Nova shows right now."""
+        seen = seen[-self._most :]
         if not seen:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -43,10 +46,12 @@ class Console:
             file.seek(0, os.SEEK_END)
             size = file.tell()
             file.seek(max(0, size - len(seen) - _BEFORE))
-            file.write(merge(file.read(), seen))
+            new = merge(file.read(), seen)
+            if size < self._most:
+                file.write(new if size + len(new) <= self._most else new[: self._most - size])
 
     def read(self, offset: int = 0) -> bytes:
-        """From this byte on; b'' when nothing was said."""
+        """The output from this byte on; b'' when there is none."""
         try:
             with self._file.open("rb") as file:
                 file.seek(offset)

@@ -1,31 +1,35 @@
-"""How a server comes to be: its image, its flavor, and asking Nova until there is exactly one that runs."""
+"""Creates a server: its image, its flavor, and requests to Nova until exactly one runs."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imageflow.background.backoff import Backoff
 from imageflow.compute import MachineSpec, Seed, Source
+from imageflow.compute.bases import check_base
+from imageflow.compute.capacity import Need, Queue, no_room
 from imageflow.compute.nova import flavors, layers
 from imageflow.compute.nova.keypairs import Keypairs
-from imageflow.compute.nova.media import Media
+from imageflow.compute.nova.media import MachineImages
 from imageflow.compute.nova.network import Network
 from imageflow.compute.nova.servers import BLANK, DISK, MACHINE, STAGE, Servers, fault, task
-from imageflow.compute.qemu.disks import check_base
 from imageflow.config.clouds import NovaConfig
-from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
+from imageflow.host.control import Control
 from imageflow.openstack import Cloud
-from imageflow.openstack.image import BUILD, Image
+from imageflow.openstack.cloud_errors import OverQuota
+from imageflow.openstack.image import BUILD, GlanceImage
 from imageflow.openstack.images import Images
-from imageflow.openstack.trouble import OverQuota
 
-_STARTS = 3  # times that Nova may fail to start a server: another host, or a minute later, may do
-_WAIT = 10.0  # seconds between two looks whether the quota has room
+_STARTS = 3  # times that Nova may fail to start a server: another host or a later attempt may succeed
+_PAUSE = (2.0, 4.0)  # seconds until the next attempt: the first time, and at most
+_WAIT = 10.0  # seconds between two attempts while the quota is full
+_ANY = Need(0, 0)  # the quota is the cloud's to count
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,21 @@ class Creation:
     servers: Servers
     network: Network
     keypairs: Keypairs
-    media: Media
+    media: MachineImages
+    line: Queue  # of the machines that wait for the quota
+    _full: dict[str, tuple[float, str]] = field(
+        default_factory=dict
+    )  # machine -> when the quota was full, and the words
+
+    def room(self, name: str) -> str | None:
+        """Why a machine should not be tried now, None when it may: only a request shows whether the quota has room."""
+        if (why := self.line.look(name, _ANY)) is not None:
+            return why
+        when, said = self._full.get(name, (-math.inf, ""))
+        return said if time.monotonic() - when < _WAIT else None
 
     def check(self, spec: MachineSpec) -> None:
-        """Raise Refused when there can't be such a server."""
+        """Raise Refused when such a server is impossible."""
         if spec.vcpus < 1 or spec.memory < 32 or (spec.disk is not None and spec.disk < 1):
             raise Refused(f"there is no machine of {spec.vcpus} vcpus, {spec.memory} MiB and {spec.disk} GiB")
         if spec.firmware not in ("bios", "uefi"):
@@ -60,7 +75,7 @@ class Creation:
         cdrom: Path | None,
         seed: Seed | None,
     ) -> Any:
-        """Make the server of a machine, or go on with the one that is being made; -> it, when it runs."""
+        """Make the server of a machine, or continue with the one being made; -> the running server."""
         self.check(spec)
         image = self._image(name, spec, build_id, control, disk)
         flavor = self._flavor(spec, max(spec.disk or 1, _gib(image)))
@@ -78,16 +93,18 @@ class Creation:
             given["availability_zone"] = self.config.availability_zone
         if self.config.security_groups:
             given["security_groups"] = list(self.config.security_groups)
+        backoff = Backoff(*_PAUSE)
         for start in range(1, _STARTS + 1):
-            server = self._post(name, image, flavor, given, control, log)
+            with self.line.turn(name, _ANY, control, log):
+                server = self._post(name, image, flavor, given, control, log)
             try:
                 found = self._await_active(server, control)
             except Refused as error:
                 self.servers.delete(name, control)
                 if start == _STARTS:
                     raise
-                log(f"{error.message}: once more")
-                control.wait(2.0**start)
+                log(f"{error.message}: trying again")
+                control.wait(backoff.next())
                 continue
             self.servers.changed(name)
             self.servers.keep_only(found, control)
@@ -95,8 +112,8 @@ class Creation:
             return found
         raise AssertionError
 
-    def _image(self, name: str, spec: MachineSpec, build_id: str, control: Control, disk: Source | None) -> Image:
-        """What the server's disk starts as."""
+    def _image(self, name: str, spec: MachineSpec, build_id: str, control: Control, disk: Source | None) -> GlanceImage:
+        """The image that the server's disk starts from."""
         if disk is None:
             return self.media.blank(name, build_id, spec, control)
         if disk.layer is None:
@@ -112,9 +129,15 @@ class Creation:
         return image
 
     def _post(
-        self, name: str, image: Image, flavor: Any, given: dict[str, Any], control: Control, log: Callable[[str], None]
+        self,
+        name: str,
+        image: GlanceImage,
+        flavor: Any,
+        given: dict[str, Any],
+        control: Control,
+        log: Callable[[str], None],
     ) -> Any:
-        """Ask for the server until there is one: whether a lost answer was a yes, the next look says."""
+        """Request the server until it exists; after a lost answer, the next look shows whether it does."""
         end = time.monotonic() + max(self.cloud.config.patience, self.config.build_timeout)
         said = False
 
@@ -128,9 +151,13 @@ class Creation:
             except OverQuota as error:
                 if not any(server.metadata[MACHINE] != name for server in self.servers.all()):
                     raise
+                line = f"machine {name} ({flavor.name}) waits: {error.message}"
                 if not said:
-                    log(f"machine {name} ({flavor.name}) waits: {error.message}")
+                    log(line)
                     said = True
+                if control.yields:
+                    self._full[name] = time.monotonic(), error.message
+                    raise no_room(name, line) from error
                 with control.not_counted():
                     control.wait(_WAIT)
                 end = time.monotonic() + self.cloud.config.patience
@@ -142,7 +169,7 @@ class Creation:
         return server
 
     def _await_active(self, server: Any, control: Control) -> Any:
-        """Wait for a new server; Refused with Nova's words when it can't be started."""
+        """Wait for a new server; raises Refused with Nova's message when it can't be started."""
         end = time.monotonic() + self.config.build_timeout
         while True:
             control.check()
@@ -166,7 +193,7 @@ class Creation:
         return flavors.choose(listed, spec, disk, self.config.flavor)
 
 
-def _gib(image: Image) -> int:
-    """GiB that a disk needs at least to hold an image."""
+def _gib(image: GlanceImage) -> int:
+    """The least GiB of a disk that holds an image."""
     virtual = int(image.data.get("virtual_size") or image.data.get("size") or 0)
     return max(int(image.data.get("min_disk") or 0), math.ceil(virtual / 2**30))

@@ -1,7 +1,7 @@
-"""The driver nova: every machine is a server, with a key pair, and images of its own while it needs them.
+"""The driver nova: every machine is a server with a key pair, and temporary images of its own.
 
-Whoever changes a machine holds its lock on this host; a build is on one host at a time. What an answer of Nova says
-is never all that is relied on: everything is found by its name, and led to the state that it should have.
+A process that changes a machine holds its lock on this host; a build is on one host at a time. Nova's answers are
+never relied on alone: everything is found by its name and brought to the state it should have.
 """
 
 from __future__ import annotations
@@ -13,47 +13,44 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from imageflow.background.flag import Flag
 from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
-from imageflow.compute.locks import locked
+from imageflow.compute.bases import check_base
+from imageflow.compute.capacity import UNBOUNDED, Queue
 from imageflow.compute.names import checked
 from imageflow.compute.nova import media
-from imageflow.compute.nova.console import Console
+from imageflow.compute.nova.console import ConsoleFile
 from imageflow.compute.nova.creation import Creation
 from imageflow.compute.nova.keypairs import Keypairs
 from imageflow.compute.nova.layers import NovaLayers
-from imageflow.compute.nova.media import Media
+from imageflow.compute.nova.media import MachineImages
 from imageflow.compute.nova.network import Network
 from imageflow.compute.nova.servers import (
     BLANK,
     DISK,
     INSTALLING,
     MACHINE,
-    STAGE,
+    PARKED,
+    WAKE,
     Servers,
     launched,
     power,
+    power_off,
+    stage_of,
     task,
 )
 from imageflow.compute.nova.snapshots import snapshot
-from imageflow.compute.qemu.disks import check_base
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import MachineLost, NotFound, Refused, TimedOut, Unavailable
+from imageflow.host.control import Control
+from imageflow.host.locks import locked
 from imageflow.model import Event
 from imageflow.openstack import Cloud
-from imageflow.openstack.image import Image
+from imageflow.openstack.image import GlanceImage
 from imageflow.openstack.images import Images
 
-_STOP = 300.0  # seconds until a server must be off, that its guest would not power off: Nova does it by then
-_HOLD = 15.0  # seconds; Nova shows nothing of a server that is off, and may be slow to show what one says that is on
-# What brings back a server that somebody has put aside, by its status; nothing else can be done to it before.
-_WAKE: dict[str, Callable[[Any], object]] = {
-    "PAUSED": lambda server: server.unpause(),
-    "SUSPENDED": lambda server: server.resume(),
-    "RESCUE": lambda server: server.unrescue(),
-    "SHELVED": lambda server: server.unshelve(),
-    "SHELVED_OFFLOADED": lambda server: server.unshelve(),
-}
+_STOP = 300.0  # seconds until a server must be off whose guest ignores the power button: Nova forces it by then
+_HOLD = 15.0  # seconds; Nova shows no console of a server that is off, and may be slow to show that of a running one
 
 
 class NovaCompute:
@@ -66,13 +63,14 @@ class NovaCompute:
         self._config = config.nova
         self.console_delay = math.ceil(max(_HOLD, 5 * config.nova.poll))
         self._site = config.machines_dir
+        self._most_console = int(config.builds.max_console * 2**20)
         self.cloud = Cloud(config.openstack)
         self._images = Images(self.cloud)
         self._servers = Servers(self.cloud, config.nova.poll)
-        self._looked: dict[str, float] = {}  # name -> when its console was asked for last
+        self._looked: dict[str, float] = {}  # name -> when its console was last read
         self._network = Network(self.cloud, config.nova)
         self._keypairs = Keypairs(self.cloud)
-        self._media = Media(self._images)
+        self._media = MachineImages(self._images)
         self._layers = NovaLayers(self._images, config.layers_dir)
         self.layers = self._layers
         self._creation = Creation(
@@ -83,11 +81,22 @@ class NovaCompute:
             self._network,
             self._keypairs,
             self._media,
+            Queue(self._site / ".queue", UNBOUNDED, dict),
         )
 
     def configured(self) -> None:
         """See the protocol."""
         _ = self.cloud.session
+
+    def notice(self) -> str:
+        return ""
+
+    def watch(self, stop: Flag) -> None:
+        while not stop.wait(60.0):
+            pass
+
+    def renew(self) -> None:
+        return
 
     def check(self, spec: MachineSpec) -> None:
         self._creation.check(spec)
@@ -110,15 +119,15 @@ class NovaCompute:
             raise NotFound(f"there is no ISO {cdrom}")
         with self._locked(name, control):
             server = self._servers.one(name)
-            if server is not None and server.status == "ERROR" and (not launched(server) or _stage(server) == BLANK):
-                self._servers.delete(name, control)  # there is nothing on its disk
+            if server is not None and server.status == "ERROR" and (not launched(server) or stage_of(server) == BLANK):
+                self._servers.delete(name, control)  # its disk is empty
                 server = None
             if server is None and disk is None and cdrom is None:
-                raise MachineLost  # who asks for none was to go on from what was on its disk
+                raise MachineLost  # without `disk` the caller expected to continue from the machine's own disk
             if server is None or server.status == "BUILD":
                 server = self._creation.create(name, spec, build_id, control, log, disk, cdrom, seed)
             self._network.give_floating(server.id, name, control)
-            stage = _stage(server)
+            stage = stage_of(server)
             begun = stage == INSTALLING and (server.status == "RESCUE" or self._servers.ejected(server))
             if cdrom is not None and stage in (BLANK, INSTALLING) and not begun:
                 server = self._insert(server, name, build_id, spec, cdrom, control)
@@ -126,41 +135,67 @@ class NovaCompute:
                 server = self._start(server, name, control)
             return Machine(name, self._servers.state(server), server.id)
 
-    def boot_disk(
-        self, name: str, *, control: Control, log: Callable[[str], None], seed: Seed | None = None
-    ) -> Machine:
+    def room(self, name: str, spec: MachineSpec) -> str | None:
+        return self._creation.room(name)
+
+    def park(self, name: str, control: Control, wanted: Callable[[], bool]) -> bool:
+        """See the protocol: shelved, or off where that is not allowed. Its memory is lost, as by a reboot."""
+        if self.state(name) is not MachineState.RUNNING:
+            return False
         with self._locked(name, control):
             server = self._servers.one(name)
-            if server is None:
-                raise Refused(f"there is no machine {name} whose disk could be booted")
-            if _stage(server) == INSTALLING:
-                if self._servers.state(server) is MachineState.RUNNING:
-                    raise Unavailable(f"machine {name} still runs from its CD")
-                server = self._eject(server, control)
-                self._installed(server, name)
-            server = self._start(server, name, control)
-            return Machine(name, self._servers.state(server), server.id)
+            if server is None or server.status != "ACTIVE" or stage_of(server) != DISK or not wanted():
+                return False
+            self._look(name, server)  # its output is gone with its next boot
+            self._servers.mark_parked(server, True)
+            try:
+                self._shelve(server, control)
+            except Refused:  # a policy, or no space for its disk
+                self._servers.lead(
+                    server,
+                    "power a server off",
+                    lambda s: s.status == "SHUTOFF" and task(s) is None,
+                    power_off,
+                    control=control,
+                    timeout=_STOP,
+                )
+            return True
+
+    def _shelve(self, server: Any, control: Control) -> None:
+        """Nova shuts the guest down, saves its disk as an image, and gives the host's memory and processors to others."""
+        self._servers.lead(
+            server,
+            "shelve a server",
+            lambda s: s.status in ("SHELVED", "SHELVED_OFFLOADED") and task(s) is None,
+            lambda s: s.shelve(),
+            control=control,
+            timeout=_STOP + self._config.snapshot_timeout,
+        )
 
     def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
         server = self._servers.one(checked(name))
         if server is None or self._servers.state(server) is MachineState.STOPPED:
             return
-        if self._servers.state(server) is MachineState.ERROR:
+        if (state := self._servers.state(server)) in (MachineState.ERROR, MachineState.PARKED):
+            how = "broke" if state is MachineState.ERROR else "is put away"
             raise Unavailable(
-                f"machine {name} broke: it can't be powered off in order", hint="start it again, or delete it"
+                f"machine {name} {how}: it can't be shut down cleanly", hint="start it again, or delete it"
             )
-        self._look(name, server)  # what it says on its way down is gone with its next boot
+        self._look(name, server)  # its shutdown output is gone with its next boot
+        if server.metadata.get(PARKED):  # it was not put away after all
+            self._servers.mark_parked(server, False)
         self._servers.lead(
             server,
             "power a server off",
             lambda s: s.status == "SHUTOFF" and task(s) is None,
-            _power_off,
+            power_off,
             control=control,
             timeout=max(timeout, _STOP),
         )
 
     def delete(self, name: str) -> None:
         control = Control()
+        self._creation.line.leave(checked(name))
         with self._locked(name, control):
             self._servers.delete(name, control)
             self._network.take_floating(name)
@@ -196,9 +231,6 @@ class NovaCompute:
             raise Unavailable(f"machine {name} does not run")
         return Activity(len(self.console(name)), None)
 
-    def type(self, name: str, keys: Sequence[str]) -> None:
-        raise Refused("nobody can type on the keyboard of a server of Nova", hint="openstack console url show")
-
     def address(self, name: str) -> Address:
         server = self._servers.seen(checked(name))
         if server is None or self._servers.state(server) is not MachineState.RUNNING:
@@ -210,14 +242,14 @@ class NovaCompute:
     def checkpoint(
         self, name: str, key: str, *, parent: str | None, title: str, build_id: str, control: Control
     ) -> Layer:
-        """See the protocol. What was installed from a CD runs from its disk afterwards: Nova can't do otherwise."""
+        """See the protocol. A machine installed from a CD runs from its disk afterwards: Nova can't do otherwise."""
         if self._servers.one(name) is None:
             raise Refused(f"there is no machine {name}")
         with self._locked(name, control):
             server = self._servers.one(name)
-            if server is None or self._servers.state(server) is MachineState.ERROR:
+            if server is None or self._servers.state(server) in (MachineState.ERROR, MachineState.PARKED):
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
-            installing = _stage(server) == INSTALLING
+            installing = stage_of(server) == INSTALLING
             layer = self._layers.of(key, build_id)
             if layer is None:
                 if installing:
@@ -254,15 +286,16 @@ class NovaCompute:
     # -- servers -------------------------------------------------------------------------------------
 
     def _start(self, server: Any, name: str, control: Control) -> Any:
-        """See that a server runs from its disk."""
+        """Make sure that a server runs from its disk."""
         if server.status == "ACTIVE" and self._servers.state(server) is MachineState.RUNNING:
+            self._servers.mark_parked(server, False)
             return server
         for file in (self._site / name).glob("disk-*"):
             file.unlink(missing_ok=True)
         self._media.remove(name, media.DISK)
 
         def act(found: Any) -> None:
-            if (wake := _WAKE.get(found.status)) is not None:
+            if (wake := WAKE.get(found.status)) is not None:
                 wake(found)
             elif found.status == "SHUTOFF":
                 found.start()
@@ -272,7 +305,7 @@ class NovaCompute:
         def there(found: Any) -> bool:
             return found.status == "ACTIVE" and power(found) == 1 and task(found) is None
 
-        return self._servers.lead(
+        started = self._servers.lead(
             server,
             "start a server",
             there,
@@ -281,9 +314,11 @@ class NovaCompute:
             control=control,
             timeout=self._config.build_timeout,
         )
+        self._servers.mark_parked(started, False)
+        return started
 
     def _insert(self, server: Any, name: str, build_id: str, spec: MachineSpec, cdrom: Path, control: Control) -> Any:
-        """Boot an empty server from the ISO: Nova's stable device rescue, its own disk beside it."""
+        """Boot an empty server from the ISO with its own disk attached: Nova's stable device rescue."""
         iso = self._media.iso(name, build_id, spec, cdrom, control)
         self._servers.note(server, INSTALLING)
         return self._servers.lead(
@@ -297,7 +332,7 @@ class NovaCompute:
         )
 
     def _eject(self, server: Any, control: Control) -> Any:
-        """Take the ISO out: the server boots what is on its disk."""
+        """Eject the ISO: the server boots from its disk."""
         return self._servers.lead(
             server,
             "boot from the disk",
@@ -309,7 +344,7 @@ class NovaCompute:
         )
 
     def _freeze(self, server: Any, control: Control) -> Any:
-        """Hold a server that begins to boot, before what boots changes the disk."""
+        """Pause a server that begins to boot, before the guest changes the disk."""
         return self._servers.lead(
             server,
             "pause a server",
@@ -320,11 +355,11 @@ class NovaCompute:
         )
 
     def _installed(self, server: Any, name: str) -> None:
-        """The machine runs from its disk from now on: its ISO and the blank disk are needed no more."""
+        """The machine runs from its disk from now on: remove its ISO and blank disk image."""
         self._servers.note(server, DISK)
         self._media.remove(name, media.ISO)
 
-    def _snapshot(self, server: Any, name: str, identity: dict[str, str], control: Control) -> Image:
+    def _snapshot(self, server: Any, name: str, identity: dict[str, str], control: Control) -> GlanceImage:
         return snapshot(
             self._servers,
             self._images,
@@ -342,11 +377,11 @@ class NovaCompute:
     def _locked(self, name: str, control: Control) -> Any:
         return locked(self._site / f".{checked(name)}.lock", control)
 
-    def _console(self, name: str) -> Console:
-        return Console(self._site / name / "console.log")
+    def _console(self, name: str) -> ConsoleFile:
+        return ConsoleFile(self._site / name / "console.log", self._most_console)
 
     def _look(self, name: str, server: Any) -> None:
-        """Take in what the console says now; a server that says nothing yet has none."""
+        """Save the current console output; a server without output yet may have no console."""
         if server.status in ("BUILD", "ERROR"):
             return
         self._looked[name] = time.monotonic()
@@ -356,14 +391,3 @@ class NovaCompute:
             return
         with locked(self._site / f".{name}.console.lock"):
             self._console(name).add(text.encode("utf-8", "replace"))
-
-
-def _power_off(server: Any) -> None:
-    """Ask Nova for what comes next on a server's way down."""
-    wake = None if _stage(server) == INSTALLING else _WAKE.get(server.status)  # its rescue is the installer
-    wake(server) if wake is not None else server.stop()
-
-
-def _stage(server: Any) -> str:
-    """What a server of ours is at."""
-    return str(server.metadata.get(STAGE) or "")

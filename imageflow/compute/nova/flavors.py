@@ -1,4 +1,4 @@
-"""Which flavor a machine gets: the smallest that is large enough. Pure, on what Nova lists."""
+"""Chooses a machine's flavor: the smallest that is large enough. Pure, on Nova's list."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _HINT = "ask for less in 'machine:', or name one with [nova] flavor; see 'openst
 def choose(flavors: Iterable[Any], spec: MachineSpec, disk: int, wanted: str | None = None) -> Any:
     """The flavor for a machine whose disk has at least `disk` GiB; `wanted` is a name or an id. Raises Refused.
 
-    A disk that fits exactly comes first: the image's disk is as large as its flavor's. Flavors without a disk need
-    volumes, and plain members may not use them without.
+    An exactly fitting disk is preferred: the image's disk is as large as its flavor's. Flavors without a disk need
+    volumes: ordinary members may not use them otherwise.
     """
     flavors = list(flavors)
     if wanted is not None:
@@ -39,6 +39,6 @@ def choose(flavors: Iterable[Any], spec: MachineSpec, disk: int, wanted: str | N
 
 
 def _short(flavor: Any, spec: MachineSpec, disk: int) -> str:
-    """What it has too little of."""
+    """What the flavor lacks."""
     have = {"vcpus": (flavor.vcpus, spec.vcpus), "MiB": (flavor.ram, spec.memory), "GiB": (flavor.disk, max(1, disk))}
     return ", ".join(f"{has} {unit} where {need} are needed" for unit, (has, need) in have.items() if has < need)

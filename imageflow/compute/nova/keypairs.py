@@ -1,4 +1,4 @@
-"""Key pairs of machines: what a server without cloud-init's user data finds on its config drive."""
+"""Key pairs of machines, for servers that read only the key from their config drive, not the user data."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 from imageflow.errors import NotFound
 from imageflow.openstack import Cloud
-from imageflow.openstack.trouble import Busy, patiently
+from imageflow.openstack.cloud_errors import Busy, patiently
 
 _PREFIX = "imageflow-"
 
 
 class Keypairs:
-    """Those of the user that we are; each has a machine's name."""
+    """The key pairs of our user; each is named after a machine."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
 
     def make(self, machine: str, public: str) -> str:
-        """Find or create it; -> its name. One with another key is an earlier life's, and replaced."""
+        """Find or create it; -> its name. One with another key is left from an earlier machine, and replaced."""
         name = _PREFIX + machine
         blob = public.split()[1]
 
@@ -35,14 +35,14 @@ class Keypairs:
         return patiently(f"{self._cloud.name}: key pair {name}", work, patience=self._cloud.config.patience)
 
     def remove(self, machine: str) -> None:
-        """Delete it; absent is fine, and it is absent when Nova says so."""
+        """Delete it, if it exists; done when Nova reports it as absent."""
         name = _PREFIX + machine
 
         def work() -> None:
             problem: Exception | None = None
             try:
                 self._cloud.nova.keypairs.delete(name)
-            except Exception as error:  # noqa: BLE001 - whatever was answered: is it gone?
+            except Exception as error:  # noqa: BLE001 - whatever the answer: is it gone?
                 problem = error
             with contextlib.suppress(NotFound):
                 self._get(name)
@@ -53,7 +53,7 @@ class Keypairs:
         patiently(f"{self._cloud.name}: key pair {name}", work, patience=self._cloud.config.patience)
 
     def machines(self) -> set[str]:
-        """Names of the machines that have one."""
+        """Names of the machines that have a key pair."""
         found = patiently(
             f"{self._cloud.name}: key pairs",
             lambda: list(self._cloud.nova.keypairs.list()),

@@ -1,6 +1,6 @@
-"""Layers as private images in the cloud's Glance: each has all that is on its disk, whatever it stands on.
+"""Layers as private images in the cloud's Glance: each contains its whole disk.
 
-What a layer of ours is stands in its image's properties; who holds it, in its tags, which are put on and taken off one by one.
+A layer's description is in its image's properties; its holders are in its tags, which can be set one by one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from imageflow.compute import FORMATS, Layer, MachineSpec, Source
+from imageflow.compute.bases import check_base
 from imageflow.compute.nova import media
 from imageflow.compute.nova.adopted import Adopted
-from imageflow.compute.qemu.disks import check_base
-from imageflow.control import Control
 from imageflow.errors import NotFound, Refused
-from imageflow.openstack.image import BUILD, PREFIX, Image
+from imageflow.host.control import Control
+from imageflow.openstack import uploads
+from imageflow.openstack.image import BUILD, PREFIX, GlanceImage
 from imageflow.openstack.images import Images
 
 LAYER, PARENT, TITLE = f"{PREFIX}layer", f"{PREFIX}parent", f"{PREFIX}title"
 _USED, _COLLECTED = f"{PREFIX}used", f"{PREFIX}collected"
-_HELD = "imageflow-held-"  # a tag, and the build
+_HELD = "imageflow-held-"  # a tag: this, and the build's id
 _NAME = "imageflow-layer-"
 
 
@@ -33,7 +34,7 @@ class NovaLayers:
     cheap = False
 
     def __init__(self, images: Images, folder: Path) -> None:
-        """`folder`: of this host, for what is known of images that are not ours."""
+        """`folder`: on this host, for records of images that are not ours."""
         self._images = images
         self._adopted = Adopted(folder)
 
@@ -54,7 +55,7 @@ class NovaLayers:
                 self._images.tag(image.id, _HELD + build_id)
             except NotFound:
                 continue
-            # Who collects marks it first and looks for holders then: one of us two sees the other.
+            # A collector marks the layer first and then looks for holders: one of the two sees the other.
             now = self._images.get(image.id)
             if now is not None and not now.says(_COLLECTED):
                 return self._layer(self._images.update(image.id, {_USED: _time(time.time())}))
@@ -76,7 +77,8 @@ class NovaLayers:
         if not file.exists():
             raise NotFound(f"there is no file {file}")
         check_base(file, format)
-        image = self._images.upload(
+        image = uploads.upload(
+            self._images,
             file,
             name=_NAME + key[:12],
             disk_format=format,
@@ -105,8 +107,8 @@ class NovaLayers:
         gone = [*self._adopted.collect(max_age, alive)]
         for image in images.values():
             if not _good(image) and not alive(image.says(BUILD)):
-                self._images.try_to_remove(image.id)  # one that is protected must not keep the others
-        # Who is alive may also be another imageflow's: what its builds made is its own to collect.
+                self._images.try_to_remove(image.id)  # a protected one must not block the others
+        # A build may belong to another imageflow, which collects what its own builds made.
         mine = (image for image in images.values() if _good(image) and not alive(image.says(BUILD)))
         layers = [(image, self._layer(image)) for image in mine]
         layers.sort(key=lambda pair: pair[1].used, reverse=True)
@@ -122,41 +124,41 @@ class NovaLayers:
     # -- for the driver ------------------------------------------------------------------------------
 
     def identity(self, key: str, build_id: str) -> dict[str, str]:
-        """By which a layer that a build makes is found again, whoever began it."""
+        """The properties by which a layer that a build makes is found again by any worker."""
         return {LAYER: key, BUILD: build_id}
 
     def of(self, key: str, build_id: str) -> Layer | None:
-        """The one that this build has made already."""
+        """The layer, if this build has already made it."""
         found = [image for image in self._images.find(self.identity(key, build_id)) if _good(image)]
         return self._layer(found[0]) if found else None
 
-    def made(self, image: Image, *, parent: str | None, title: str) -> Layer:
-        """The snapshot is there: it is a layer from now on, held by its build."""
+    def made(self, image: GlanceImage, *, parent: str | None, title: str) -> Layer:
+        """Turn a finished snapshot into a layer, held by its build."""
         about = {TITLE: title, PARENT: parent or "", _USED: _time(time.time()), "os_hidden": True}
         self._images.tag(image.id, _HELD + image.says(BUILD))
         return self._layer(self._images.update(image.id, about))
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _newest(self, key: str) -> Image | None:
+    def _newest(self, key: str) -> GlanceImage | None:
         return next((image for image in reversed(self._images.find({LAYER: key})) if _good(image)), None)
 
     def _there(self, adopted: Layer) -> bool:
         image = self._images.get(adopted.source.path)
         return image is not None and image.active
 
-    def _take(self, image: Image, alive: Callable[[str], bool]) -> bool:
-        """Remove a layer, unless somebody took it in this very moment."""
+    def _take(self, image: GlanceImage, alive: Callable[[str], bool]) -> bool:
+        """Remove a layer, unless a build has just taken hold of it."""
         with contextlib.suppress(NotFound):
             self._images.update(image.id, {_COLLECTED: "yes"})
             now = self._images.get(image.id)
             if now is not None and any(map(alive, _holders(now.data))):
                 self._images.update(image.id, {}, remove=[_COLLECTED])
                 return False
-            self._images.try_to_remove(image.id)  # a server may stand on it, where disks are not copied
+            self._images.try_to_remove(image.id)  # a server may use it, if disks are not copied
         return self._images.get(image.id) is None
 
-    def _layer(self, image: Image) -> Layer:
+    def _layer(self, image: GlanceImage) -> Layer:
         format = image.says("disk_format") or "qcow2"
         key = image.says(LAYER)
         created = _moment(image.says("created_at"))
@@ -173,15 +175,15 @@ class NovaLayers:
         return replace(layer, holders=tuple(sorted(_holders(image.data))))
 
 
-def ours(image: Image) -> bool:
-    """Whether a layer was made by us: a snapshot that a person takes of a build's server says the same of itself."""
+def ours(image: GlanceImage) -> bool:
+    """Whether we made the layer: a user's snapshot of a build's server has the same properties."""
     return image.says(LAYER) != "" and image.name == f"{_NAME}{image.says(LAYER)[:12]}"
 
 
-def firmware(image: Image, spec: MachineSpec) -> tuple[dict[str, str], list[str]]:
-    """What a layer has to say, and not to say, so that a server boots it by this firmware; nothing for other images.
+def firmware(image: GlanceImage, spec: MachineSpec) -> tuple[dict[str, str], list[str]]:
+    """Properties to set and to remove so that a server boots the layer with this firmware; nothing for other images.
 
-    A snapshot says what its server was. A base that was taken in is one layer for machines of every firmware.
+    A snapshot carries its server's firmware. An imported base is one layer for machines of any firmware.
     """
     if not ours(image):
         return {}, []
@@ -191,10 +193,10 @@ def firmware(image: Image, spec: MachineSpec) -> tuple[dict[str, str], list[str]
     return change, drop
 
 
-def _good(image: Image) -> bool:
-    """Whether machines can start from it: it was said to be a layer once its data was there, and nobody collects it.
+def _good(image: GlanceImage) -> bool:
+    """Whether machines can start from it: it was marked as a layer after its data was complete, and is not being removed.
 
-    Not every image that is active is one: an upload that broke off may leave it active, and short.
+    Being active is not enough: an interrupted upload may leave an image active but truncated.
     """
     said = image.says(_USED) != "" and image.says("image_type") != "snapshot"
     return image.active and said and not image.says(_COLLECTED)

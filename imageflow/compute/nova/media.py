@@ -1,6 +1,6 @@
-"""The images that one machine needs for itself, in its cloud's Glance: they go with the machine.
+"""The images that one machine needs, in its cloud's Glance: they are removed with the machine.
 
-A blank disk and the installer's ISO, a disk that is a file of this host, and the snapshot that is its finished disk.
+A blank disk, the installer's ISO, a disk from a file on this host, and the snapshot of its finished disk.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from imageflow import process
 from imageflow.compute import MachineSpec
 from imageflow.compute.nova.servers import MACHINE
-from imageflow.control import Control
-from imageflow.openstack.image import BUILD, PREFIX, Image
+from imageflow.host import process
+from imageflow.host.control import Control
+from imageflow.openstack import uploads
+from imageflow.openstack.image import BUILD, PREFIX, GlanceImage
 from imageflow.openstack.images import Images
 
 PURPOSE = f"{PREFIX}purpose"
@@ -21,14 +22,14 @@ BLANK, ISO, SOURCE, DISK = "blank", "iso", "source", "disk"
 UEFI = {"hw_firmware_type": "uefi", "hw_machine_type": "q35"}
 
 
-class Media:
+class MachineImages:
     """The images of machines."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
 
-    def blank(self, name: str, build_id: str, spec: MachineSpec, control: Control) -> Image:
-        """An empty disk of `spec.disk` GiB. It says no os_shutdown_timeout: that would be the installed system's, too."""
+    def blank(self, name: str, build_id: str, spec: MachineSpec, control: Control) -> GlanceImage:
+        """An empty disk of `spec.disk` GiB, without os_shutdown_timeout: the installed system would inherit it."""
         assert spec.disk is not None
         with tempfile.TemporaryDirectory(prefix="imageflow-") as folder:
             file = Path(folder) / "blank.qcow2"
@@ -36,14 +37,16 @@ class Media:
             about = {"min_disk": spec.disk, **firmware(spec)}
             return self._upload(name, build_id, BLANK, file, "qcow2", about, control)
 
-    def iso(self, name: str, build_id: str, spec: MachineSpec, file: Path, control: Control) -> Image:
+    def iso(self, name: str, build_id: str, spec: MachineSpec, file: Path, control: Control) -> GlanceImage:
         """An ISO that a stable device rescue boots as a CD: IDE on the old machine type, which every installer knows."""
         bus = "sata" if spec.firmware == "uefi" else "ide"  # q35 has no IDE
         about = {"hw_rescue_device": "cdrom", "hw_rescue_bus": bus}
         return self._upload(name, build_id, ISO, file, "iso", about, control)
 
-    def source(self, name: str, build_id: str, spec: MachineSpec, file: Path, format: str, control: Control) -> Image:
-        """A disk that is a file here."""
+    def source(
+        self, name: str, build_id: str, spec: MachineSpec, file: Path, format: str, control: Control
+    ) -> GlanceImage:
+        """A disk from a file on this host."""
         return self._upload(name, build_id, SOURCE, file, format, firmware(spec), control)
 
     def _upload(
@@ -55,8 +58,9 @@ class Media:
         format: str,
         about: Mapping[str, object],
         control: Control,
-    ) -> Image:
-        return self._images.upload(
+    ) -> GlanceImage:
+        return uploads.upload(
+            self._images,
             file,
             name=f"{name}-{purpose}",
             disk_format=format,
@@ -65,8 +69,8 @@ class Media:
             control=control,
         )
 
-    def of(self, name: str, *purposes: str) -> list[Image]:
-        """A machine's images, in any state; those for these purposes only, where some are named."""
+    def of(self, name: str, *purposes: str) -> list[GlanceImage]:
+        """A machine's images in any state; only those for these purposes, if given."""
         found = self._images.find({MACHINE: name}, snapshots=True)
         return [image for image in found if ours(image) and (not purposes or image.says(PURPOSE) in purposes)]
 
@@ -80,11 +84,11 @@ class Media:
         return {image.says(MACHINE) for image in self._images.find({}, snapshots=True) if ours(image)}
 
 
-def ours(image: Image) -> bool:
-    """Whether a machine's image was made by us: a snapshot that a person takes of its server says the same of itself."""
+def ours(image: GlanceImage) -> bool:
+    """Whether we made a machine's image: a user's snapshot of its server has the same properties."""
     return image.says(MACHINE) != "" and image.name == f"{image.says(MACHINE)}-{image.says(PURPOSE)}"
 
 
 def firmware(spec: MachineSpec) -> dict[str, str]:
-    """What an image says so that a server boots it by this firmware."""
+    """Image properties that make a server boot with this firmware."""
     return dict(UEFI) if spec.firmware == "uefi" else {}

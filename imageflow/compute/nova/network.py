@@ -1,4 +1,4 @@
-"""The network of build machines, and where a machine's SSH server answers."""
+"""The network of build machines, and the address of a machine's SSH server."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from imageflow.compute import Address
 from imageflow.config.clouds import NovaConfig
-from imageflow.control import Control
 from imageflow.errors import Refused, Unavailable
+from imageflow.host.control import Control
 from imageflow.openstack import Cloud
-from imageflow.openstack.trouble import patiently
+from imageflow.openstack.cloud_errors import patiently
 
 SSH = 22
 _HINT = "see [nova] network, and 'openstack network list' with the same cloud"
 
 
 class Network:
-    """What Neutron is asked for."""
+    """Requests to Neutron."""
 
     def __init__(self, cloud: Cloud, config: NovaConfig) -> None:
         self._cloud = cloud
@@ -34,13 +34,13 @@ class Network:
         return answer.json() if answer.content else {}
 
     def id(self) -> str:
-        """Of the network that machines get: the one that is configured, or the only one. Raises Refused."""
+        """Id of the machines' network: the configured one, or the only one. Raises Refused."""
         if self._id is None:
             self._id = choose(self._ask("its networks", "GET", "networks")["networks"], self._config.network)
         return self._id
 
     def address(self, server: Any, name: str) -> Address:
-        """Where the machine answers: its floating address where there is one, else the fixed one, IPv4 first."""
+        """The machine's address: its floating address if it has one, otherwise the fixed one, IPv4 first."""
         found = [entry for entries in server.addresses.values() for entry in entries]
         kinds = {"floating": 0 if self._config.floating_network else 2, "fixed": 1}
         found.sort(key=lambda e: (kinds.get(e.get("OS-EXT-IPS:type", "fixed"), 1), e["version"]))
@@ -49,7 +49,7 @@ class Network:
         return Address(str(found[0]["addr"]), SSH)
 
     def give_floating(self, server_id: str, name: str, control: Control) -> None:
-        """See that the server has a floating address, where they are configured; again is fine."""
+        """Make sure that the server has a floating address, if configured; idempotent."""
         wanted = self._config.floating_network
         if wanted is None:
             return
@@ -59,7 +59,7 @@ class Network:
         port = ports[0]["id"]
         if (found := self._floating(name)) and any(entry.get("port_id") == port for entry in found):
             return
-        if found:  # an earlier server's
+        if found:  # left from an earlier server
             moved = {"floatingip": {"port_id": port}}
             self._ask("a floating address", "PUT", f"floatingips/{found[0]['id']}", json=moved)
             return
@@ -67,19 +67,19 @@ class Network:
         pools = [n["id"] for n in external if wanted in (n["name"], n["id"])]
         if len(pools) != 1:
             raise Refused(
-                f"there is no one network {wanted!r} of floating addresses", hint="see [nova] floating_network"
+                f"there is not exactly one network {wanted!r} of floating addresses", hint="see [nova] floating_network"
             )
         body = {"floating_network_id": pools[0], "port_id": port, "description": name}
         control.check()
 
-        def make() -> None:  # an answer that got lost may have been a yes, and a port has but one
+        def make() -> None:  # a lost answer may have been a success, and a port has at most one
             if not self._floating(name):
                 self._cloud.network.request("/v2.0/floatingips", "POST", json={"floatingip": body})
 
         patiently(f"{self._cloud.name}: a floating address", make, patience=self._cloud.config.patience)
 
     def take_floating(self, name: str) -> None:
-        """Give the machine's floating addresses back; absent is fine."""
+        """Release the machine's floating addresses, if any."""
         if self._config.floating_network is not None:
             for entry in self._floating(name):
                 self._ask("a floating address", "DELETE", f"floatingips/{entry['id']}", raise_exc=False)
@@ -94,9 +94,9 @@ class Network:
 
 
 def choose(networks: Sequence[Mapping[str, Any]], wanted: str | None) -> str:
-    """Id of the network that is wanted, by its name or id, or of the only one; raises Refused.
+    """Id of the wanted network, by its name or id, or of the only one; raises Refused.
 
-    One that leads outside is not the only one: addresses may come from there, where machines must not live.
+    External networks don't count as the only one: they provide floating addresses, but machines must not be on them.
     """
     inside = [n for n in networks if not n.get("router:external")] or networks
     found = [n for n in (inside if wanted is None else networks) if wanted in (None, n["name"], n["id"])]

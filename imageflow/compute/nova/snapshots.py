@@ -1,4 +1,4 @@
-"""Snapshots of servers: one image each, however often Nova has to be asked, without what it inherits of its base."""
+"""Snapshots of servers: one image each, however often Nova has to be asked, without properties of its base."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageflow.compute.nova.servers import Servers, task
-from imageflow.control import Control
 from imageflow.errors import NotFound, Refused, TimedOut, Unavailable
+from imageflow.host.control import Control
 from imageflow.openstack import Cloud
-from imageflow.openstack.image import PREFIX, Image
+from imageflow.openstack.image import PREFIX, GlanceImage
 from imageflow.openstack.images import Images
 from imageflow.openstack.properties import product
 
-_POLL = 0.5  # seconds
+POLL = 0.5  # seconds
 _TRIES = 5
-_PENDING = "image_snapshot_pending"  # the task of a server whose host is to begin
-_LATE = 15.0  # seconds until the image of a snapshot that Nova may have begun must be seen
+_PENDING = "image_snapshot_pending"  # the task of a server whose host has not begun yet
+LATE = 15.0  # seconds within which the image of a snapshot that Nova may have begun must appear
 
 
 def snapshot(
@@ -32,14 +32,14 @@ def snapshot(
     control: Control,
     timeout: float,
     begin: float,
-) -> Image:
-    """The image with this identity, made of the server's disk; found, when an earlier worker made or began it.
+) -> GlanceImage:
+    """The image with this identity, made from the server's disk; found if an earlier worker made or began it.
 
-    Nova's image is active before the server can be asked for something else: this waits for both. `begin`: seconds in
-    which the server's host must have heard of it. Raises MachineLost where it never will.
+    Nova's image is active before the server accepts other requests: this waits for both. `begin`: seconds within
+    which the server's host must have received the request. Raises MachineLost if it never will.
     """
     end = time.monotonic() + timeout
-    asked, begun = -_LATE, 0
+    asked, begun = -LATE, 0
     said = _said(images, server, identity)
     trouble: Exception | None = None
     pending: float | None = None
@@ -52,8 +52,8 @@ def snapshot(
         done = [image for image in there if image.active]
         if done and task(found) is None:
             return _cleaned(images, done[0], there, identity, control)
-        # a half image of a server that does nothing will never be whole
-        idle = task(found) is None and time.monotonic() - asked > _LATE
+        # a half-made image of an idle server will never be completed
+        idle = task(found) is None and time.monotonic() - asked > LATE
         if idle:
             for half in there:
                 images.remove(half.id, control)
@@ -70,29 +70,29 @@ def snapshot(
         pending = (pending or time.monotonic()) if task(found) == _PENDING else None
         if pending is not None and time.monotonic() - pending > begin:
             if servers.unheard(found):
-                for image in there:  # a whole one, too: its server is not the one that is made next
+                for image in there:  # complete ones, too: the next server is another one
                     images.try_to_remove(image.id)
                 raise servers.given_up(found, "a snapshot", control)
-            pending = None  # the host has others to make first
+            pending = None  # the host has other snapshots to make first
         if time.monotonic() > end:
             raise trouble or TimedOut(
                 f"the snapshot of {server.name} takes longer than {timeout:.0f} seconds",
                 hint="see [nova] snapshot_timeout",
             )
-        control.wait(_POLL)
+        control.wait(POLL)
 
 
 def _said(images: Images, server: Any, identity: Mapping[str, str]) -> dict[str, str]:
-    """What the image is to say from its first moment: who it is, and nothing of ours that its base says of itself."""
+    """The image's initial properties: its identity, without the `imageflow:` properties of its base."""
     base = images.get(server.image["id"]) if server.image else None
     inherited = {key: "" for key in (base.data if base is not None else {}) if key.startswith(PREFIX)}
     return {**inherited, **identity}
 
 
 def _cleaned(
-    images: Images, image: Image, there: Sequence[Image], identity: Mapping[str, str], control: Control
-) -> Image:
-    """The only one that is left, without what it inherits."""
+    images: Images, image: GlanceImage, there: Sequence[GlanceImage], identity: Mapping[str, str], control: Control
+) -> GlanceImage:
+    """The only remaining image, without inherited properties."""
     for other in there:
         if other.id != image.id:
             images.remove(other.id, control)

@@ -1,1 +1,1 @@
-"""The driver qemu: machines on this host, as processes of QEMU that survive their worker."""
+"""The driver qemu: machines on this host as QEMU processes that survive their worker."""

@@ -1,4 +1,4 @@
-"""Whether QEMU can use KVM here: only a guest that ran proves it.
+"""Finds out whether QEMU can use KVM here: only a guest that ran proves it.
 
 /dev/kvm can be there, make virtual machines, run single instructions, and still need minutes for what
 takes TCG a second (nested or paravirtual hosts). So a boot sector counts to 16 million in long mode,
@@ -13,9 +13,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from imageflow import process
 from imageflow.config import Config
 from imageflow.errors import ImageflowError, Refused
+from imageflow.host import process
+from imageflow.host.alive import boot_id
 
 KVM = "kvm"
 TCG = "tcg"
@@ -33,7 +34,7 @@ _HINT = (
 
 
 def choose(config: Config) -> str:
-    """The accelerator for machines; asked of the host once per boot. Raises Refused when the one asked for can't be had."""
+    """The accelerator for machines; probed once per boot of the host. Raises Refused when the configured one can't work."""
     if config.qemu.accelerator == TCG:
         return TCG
     why_not = _kvm_trouble(config)
@@ -45,7 +46,7 @@ def choose(config: Config) -> str:
 
 
 def runs_guests(emulator: str, accelerator: str, cpu: str, sector: bytes = SECTOR) -> bool:
-    """Whether a guest comes as far as the end of the boot sector in time."""
+    """Whether a guest reaches the end of the boot sector in time."""
     with tempfile.NamedTemporaryFile(prefix="imageflow-probe-") as file:
         file.write(sector)
         file.flush()
@@ -55,11 +56,6 @@ def runs_guests(emulator: str, accelerator: str, cpu: str, sector: bytes = SECTO
         with contextlib.suppress(ImageflowError):
             return process.output(command, timeout=_TIMEOUT) == _ANSWER
     return False
-
-
-def boot_id() -> str:
-    """Another one after each start of the host."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _kvm_trouble(config: Config) -> str | None:
@@ -84,5 +80,5 @@ def _ask(emulator: str) -> str | None:
     if not {"vmx", "svm"} & set(flags.split()) and not Path("/sys/module/kvm_pvm").exists():
         return "the processor has no virtualization (vmx, svm)"
     if not runs_guests(emulator, KVM, "host"):
-        return f"a guest of 512 bytes did not come to its end within {_TIMEOUT:.0f} s"
+        return f"a guest of 512 bytes did not finish within {_TIMEOUT:.0f} s"
     return None

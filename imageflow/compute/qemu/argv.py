@@ -1,4 +1,4 @@
-"""The command line of a machine's QEMU. All names without a folder are in the machine's, which is QEMU's own."""
+"""The command line of a machine's QEMU. Names without a folder are in the machine's folder, QEMU's working directory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from imageflow.compute.qemu.firmware import Firmware
 CONSOLE = "console.log"
 VARIABLES = "uefi-variables"
 DISK_DEVICE = "disk"
-_UNSAFE = {"no-flush": True}  # a machine's disk need not survive the host's power loss; its layers do
-# Guests that want x86-64-v2 or -v3 find it; five-level page tables only cost time in an emulator.
+_UNSAFE = {"no-flush": True}  # a machine's disk need not survive a power loss of the host; its layers do
+# For guests that need x86-64-v2 or -v3; five-level page tables only cost time in an emulator.
 _CPUS = {accelerator.KVM: "host", accelerator.TCG: "max,la57=off"}
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a machine is started with this time."""
+    """The hardware of one start of a machine."""
 
     spec: MachineSpec
     accelerator: str
@@ -30,15 +30,18 @@ class Hardware:
     seed: bool
     smbios: Sequence[str]  # files of OEM strings
     firmware: Firmware | None
+    netdev: str  # its user network
+    confinement: Sequence[str]  # what QEMU itself must not do
+    memory: int | None = None  # descriptor of a parked machine's memory: it is loaded, and the machine stays paused
 
 
 def disk_file(number: int) -> str:
-    """Name of a disk in its machine's folder; the one with the highest number is the active one."""
+    """Name of a disk in its machine's folder; the highest number is the active one."""
     return f"disk-{number}.qcow2"
 
 
 def disk_node(number: int) -> str:
-    """QEMU's name of a disk."""
+    """QEMU's name for a disk."""
     return f"disk-{number}"
 
 
@@ -61,7 +64,7 @@ def translation_cache(spec: MachineSpec) -> int:
 
 
 def memory_need(spec: MachineSpec, accelerator_name: str) -> int:
-    """MiB of the host that a machine may take, with QEMU itself."""
+    """MiB of host memory that a machine may take, QEMU included."""
     return spec.memory + 64 + (translation_cache(spec) if accelerator_name == accelerator.TCG else 0)
 
 
@@ -71,7 +74,7 @@ def command(emulator: str, hardware: Hardware, monitor: int) -> list[str]:
     accel = hardware.accelerator
     if accel == accelerator.TCG:
         accel += f",thread=multi,tb-size={translation_cache(spec)}"
-    # graphics=off: the BIOS talks to the serial console, too; there is a VGA card all the same
+    # graphics=off: the BIOS also writes to the serial console; there still is a VGA card
     machine = "pc,graphics=off"
     words: list[str] = []
     if hardware.firmware is not None:
@@ -91,15 +94,17 @@ def command(emulator: str, hardware: Hardware, monitor: int) -> list[str]:
         words += ["-device", f"virtio-blk-pci,id=seed,drive=seed,serial={seed.LABEL}"]
     for file in hardware.smbios:
         words += ["-smbios", f"type=11,path={file}"]
+    if hardware.memory is not None:
+        words += ["-incoming", f"fd:{hardware.memory}", "-S"]
     return [
         *(emulator, "-nodefaults", "-no-user-config", "-display", "none", "-rtc", "base=utc"),
         *("-machine", machine, "-accel", accel, "-cpu", _CPUS[hardware.accelerator]),
         *("-m", str(spec.memory), "-smp", str(spec.vcpus), "-boot", "strict=on"),
-        # It stays when its guest powers off or panics, so that it can be asked what happened.
+        # QEMU stays when its guest powers off or panics, so that it can be queried.
         *("-action", f"shutdown=pause,panic=pause,reboot={'reset' if spec.reboots else 'shutdown'}"),
         *("-chardev", f"socket,id=monitor,fd={monitor},server=on,wait=off", "-mon", "chardev=monitor,mode=control"),
         *("-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console"),
-        *("-netdev", "user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22"),
+        *("-netdev", hardware.netdev, *hardware.confinement),
         *("-device", "virtio-net-pci,netdev=net,romfile="),
         *("-device", "virtio-rng-pci", "-device", "VGA", "-device", "pvpanic"),
         *words,
@@ -107,6 +112,6 @@ def command(emulator: str, hardware: Hardware, monitor: int) -> list[str]:
 
 
 def _block(name: str, format: str, file: str, *, read_only: bool) -> list[str]:
-    """A disk given by a JSON document: no character of a file's name means anything there."""
+    """A disk given as JSON: no character of a file name is special there."""
     options = {"driver": "file", "filename": file, "read-only": read_only}
     return ["-blockdev", json.dumps({"driver": format, "node-name": name, "read-only": read_only, "file": options})]

@@ -1,25 +1,22 @@
-"""A machine's disks: made by qemu-img, frozen by a hard link, checked before they are trusted."""
+"""A machine's disks: made with qemu-img, saved by a hard link, checked before they are trusted."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from pathlib import Path
 
-from imageflow import process
-from imageflow.compute import MachineSpec, Source
+from imageflow.compute import MachineSpec, Source, qcow2
+from imageflow.compute.bases import SECTOR, check_base
 from imageflow.compute.files import check_space, trouble
-from imageflow.compute.qemu import qcow2
+from imageflow.compute.qemu import account
 from imageflow.compute.qemu.folder import Folder
-from imageflow.compute.qemu.qmp import Qmp
-from imageflow.errors import CommandFailed, Corrupt, NotFound, Refused, Unavailable
+from imageflow.errors import CommandFailed, Corrupt, NotFound, Refused
+from imageflow.host import process
 
 _GIB = 1 << 30
-_SECTOR = 512
 _ROOM = 256 << 20  # bytes that a new machine needs at least
-_FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s")
 
 
 def need_programs(emulator: str) -> None:
@@ -29,42 +26,13 @@ def need_programs(emulator: str) -> None:
             raise Refused(f"there is no {program} on this machine", hint=f"install {package}, or see [qemu] emulator")
 
 
-def check_base(file: Path, format: str) -> None:
-    """Raise Refused for what is not a disk of this format that stands alone: others could name files of this host."""
-    try:
-        header = qcow2.header(file)
-    except OSError as error:
-        raise trouble(error, file) from error
-    if format == "raw":
-        if header is not None:
-            raise Refused("the base is a qcow2 file, not a raw one", hint="say format: qcow2")
-        if file.stat().st_size < _SECTOR:
-            raise Refused("the base is empty: it can't be a disk")
-        return
-    if header is None:
-        raise Refused("the base is no qcow2 file", hint="say format: raw, or convert it with qemu-img")
-    if header.backing is not None:
-        raise Refused(
-            f"the base stands on another file, {header.backing[:200]!r}",
-            hint="make it whole: qemu-img convert -O qcow2 FILE NEW",
-        )
-    if header.outside:
-        raise Refused("the base has its data in another file", hint="make it whole: qemu-img convert -O qcow2 FILE NEW")
-    if header.encrypted:
-        raise Refused("the base is encrypted")
-    try:
-        process.output(["qemu-img", "info", "-f", "qcow2", "--", str(file)])
-    except CommandFailed as error:
-        raise Refused(f"the base can't be read: {error.hint}") from error
-
-
 def check_whole(disk: Path) -> None:
-    """Raise Corrupt when the host's sudden end has damaged a disk."""
+    """Raise Corrupt when a crash of the host has damaged a disk."""
     try:
         process.output(["qemu-img", "check", "-q", "-f", "qcow2", "--", str(disk)], timeout=600.0)
     except CommandFailed as error:
         if "exit code 3" in error.message:
-            return  # leaked clusters: only space
+            return  # leaked clusters: only waste space
         raise Corrupt(
             f"{disk} was damaged when the host went down", hint="abort the build and create it again"
         ) from error
@@ -89,11 +57,12 @@ def create_first(machine: Folder, spec: MachineSpec, source: Source | None, laye
 
 
 def freeze(machine: Folder, to: Path) -> int:
-    """Give the active disk a second name, and put a new disk on top of that; -> the new one's number. Again is fine."""
+    """Hard-link the active disk to `to` and create an overlay on that; -> the overlay's number. Idempotent."""
     active = machine.disks()[-1]
     disk = machine.disk(active)
     if qcow2.backing(disk) == to:
-        return active  # a worker was killed after this
+        account.own(disk, machine.path.parent, machine.name)
+        return active  # a worker was killed after this point
     try:
         new = to.with_name("new")
         new.unlink(missing_ok=True)
@@ -106,18 +75,17 @@ def freeze(machine: Folder, to: Path) -> int:
     return active + 1
 
 
-def forwarded_port(monitor: Qmp) -> int:
-    """The port on 127.0.0.1 that leads to the machine's SSH server: QEMU let the kernel choose it."""
-    found = _FORWARD.search(monitor.human("info usernet"))
-    if found is None:
-        raise Unavailable("QEMU does not say which port leads to the machine")
-    return int(found[1])
+def take_back(disk: Path) -> None:
+    """Take a disk that no machine writes to any more from the user that its QEMU runs as."""
+    disk.chmod(0o600)
+    if account.trouble() is None:
+        os.chown(disk, 0, 0)
 
 
 def _size(path: Path) -> int:
     header = qcow2.header(path)
     size = path.stat().st_size if header is None else header.size
-    return -(-size // _SECTOR) * _SECTOR
+    return -(-size // SECTOR) * SECTOR
 
 
 def _create(machine: Folder, number: int, size: int, backing: Path | None = None, format: str = "qcow2") -> None:
@@ -131,4 +99,6 @@ def _create(machine: Folder, number: int, size: int, backing: Path | None = None
     with contextlib.suppress(FileNotFoundError):
         new.unlink()
     process.output(["qemu-img", "create", "-q", "-f", "qcow2", *stands_on, "--", str(new), str(size)])
+    new.chmod(0o600)
+    account.own(new, machine.path.parent, machine.name)
     new.replace(disk)

@@ -1,6 +1,6 @@
-"""The driver qemu: every machine is a folder and, while it runs, a process of QEMU that belongs to nobody.
+"""The driver qemu: every machine is a folder and, while it runs, a detached QEMU process.
 
-Whoever changes a machine holds its lock; looking at it needs none.
+A process that changes a machine holds its lock; reading its state needs none.
 """
 
 from __future__ import annotations
@@ -11,24 +11,39 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source
+from imageflow.background.flag import Flag
+from imageflow.compute import Activity, Address, Layer, Machine, MachineSpec, MachineState, Seed, Source, qcow2
+from imageflow.compute.bases import check_base
 from imageflow.compute.capacity import Need, Queue, bound, check
 from imageflow.compute.files import check_space
 from imageflow.compute.layers import FileLayers
-from imageflow.compute.locks import locked
-from imageflow.compute.qemu import accelerator, disks, firmware, folder, identity, qcow2, screen
+from imageflow.compute.qemu import (
+    accelerator,
+    account,
+    confinement,
+    disks,
+    firmware,
+    folder,
+    identity,
+    parking,
+    screen,
+    writing,
+)
 from imageflow.compute.qemu.argv import DISK_DEVICE, disk_node, disk_options, memory_need
-from imageflow.compute.qemu.folder import Folder, Record
+from imageflow.compute.qemu.folder import Folder, MachineRecord
+from imageflow.compute.qemu.network import Network
 from imageflow.compute.qemu.runs import BROKEN, HELD_UP, OFF, Runs
 from imageflow.compute.qemu.start import start
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import ImageflowError, Refused, Unavailable
+from imageflow.host import alive
+from imageflow.host.control import Control
+from imageflow.host.locks import locked
 from imageflow.model import Event
 
 _POLL = 0.2  # seconds between two looks at a machine that powers off
-_ASK_AGAIN = 15.0  # seconds: a guest that is still starting does not hear the power button
-_ROOM = 64 << 20  # bytes without which it is pointless to let a machine go on
+_ASK_AGAIN = 15.0  # seconds: a guest that is still booting ignores the power button
+_ROOM = 64 << 20  # bytes; with less it is pointless to resume a machine
 _SETTLE = 2.0  # seconds between two looks for machines that are off and still hold memory
 
 
@@ -43,14 +58,28 @@ class QemuCompute:
         self._config = config
         self._site = config.machines_dir
         self.layers = FileLayers(
-            config.layers_dir, chain=qcow2.chain, check=disks.check_base, disks=lambda: folder.disks(self._site)
+            config.layers_dir, chain=qcow2.chain, check=check_base, disks=lambda: folder.disks(self._site)
         )
         self._queue = Queue(self._site / ".queue", bound(config.qemu), self._taken)
         self._runs = Runs(self._site)
+        self._network = Network(config)
         self._settled = 0.0
 
     def configured(self) -> None:
-        """See the protocol: it is this host."""
+        """See the protocol."""
+        self._network.check()
+
+    def notice(self) -> str:
+        parts = (self._network.said(), confinement.missing(self._config.qemu.emulator))
+        return "; ".join(part for part in parts if part)
+
+    def watch(self, stop: Flag) -> None:
+        self._network.watch(stop)
+
+    def renew(self) -> None:
+        self._network.renew()
+        for name in folder.names(self._site):
+            writing.bound(self._runs, self._folder(name), int(self._config.builds.max_console * 2**20))
 
     def check(self, spec: MachineSpec) -> None:
         if spec.vcpus < 1 or spec.memory < 32 or (spec.disk is not None and spec.disk < 1):
@@ -79,12 +108,14 @@ class QemuCompute:
         self.check(spec)
         machine = self._folder(name)
 
-        def prepare(found: Record | None) -> Record:
-            machine.path.mkdir(mode=0o700, exist_ok=True)
+        def prepare(found: MachineRecord | None) -> MachineRecord:
+            machine.make()
             record = found or machine.fresh(build_id, spec)
+            if record.parked:
+                return dataclasses.replace(record, build_id=build_id)  # the same hardware: its memory has to fit
             if not machine.disks():
                 disks.create_first(machine, spec, disk, self._config.layers_dir)
-            elif record.host_boot not in ("", accelerator.boot_id()):
+            elif record.host_boot not in ("", alive.boot_id()):
                 disks.check_whole(machine.disk(machine.disks()[-1]))
             return dataclasses.replace(
                 record, build_id=build_id, spec=spec, cdrom=None if cdrom is None else str(cdrom.absolute())
@@ -92,21 +123,17 @@ class QemuCompute:
 
         return self._run(machine, spec, control, log, seed, prepare)
 
-    def boot_disk(
-        self, name: str, *, control: Control, log: Callable[[str], None], seed: Seed | None = None
-    ) -> Machine:
+    def room(self, name: str, spec: MachineSpec) -> str | None:
+        if self._runs.process(machine := self._folder(name), machine.read()) is not None:
+            return None  # it runs, or its end is to be seen
+        return self._queue.look(name, self._need(spec, accelerator.choose(self._config)))
+
+    def park(self, name: str, control: Control, wanted: Callable[[], bool]) -> bool:
         machine = self._folder(name)
-        record = machine.read()
-        if record is None or not machine.disks():
-            raise Refused(f"there is no machine {name} whose disk could be booted")
-        if record.cdrom is not None and self.state(name) is MachineState.RUNNING:
-            raise Unavailable(f"machine {name} still runs from its CD")
-        spec = dataclasses.replace(record.spec, reboots=True)
-
-        def prepare(found: Record | None) -> Record:
-            return dataclasses.replace(found or machine.fresh(record.build_id, spec), spec=spec, cdrom=None)
-
-        return self._run(machine, spec, control, log, seed, prepare)
+        if self.state(name) is not MachineState.RUNNING:
+            return False
+        with locked(machine.lock, control):
+            return wanted() and parking.park(self._runs, machine, control)
 
     def stop(self, name: str, control: Control, timeout: float = 120.0) -> None:
         machine = self._folder(name)
@@ -117,9 +144,10 @@ class QemuCompute:
                 self._runs.ask(machine, "system_powerdown")
                 ask = time.monotonic() + _ASK_AGAIN
             control.wait(_POLL)
-        if state is MachineState.ERROR:
+        if state in (MachineState.ERROR, MachineState.PARKED):
+            how = "broke" if state is MachineState.ERROR else "is put away"
             raise Unavailable(
-                f"machine {name} broke: it can't be powered off in order", hint="start it again, or delete it"
+                f"machine {name} {how}: it can't be shut down cleanly", hint="start it again, or delete it"
             )
         if state is not MachineState.ABSENT:
             with locked(machine.lock, control):
@@ -128,9 +156,11 @@ class QemuCompute:
     def delete(self, name: str) -> None:
         machine = self._folder(name)
         if self._site.is_dir():
+            self._queue.leave(name)
             with locked(machine.lock):
                 self._runs.end(machine)
                 machine.remove()
+            self._network.release()
 
     def list(self, build_id: str | None = None) -> Sequence[str]:
         found = {*folder.names(self._site), *self._runs.names()}
@@ -158,6 +188,8 @@ class QemuCompute:
             with self._runs.monitor(machine) as monitor:
                 file = machine.path / f"screen-{time.monotonic_ns()}.ppm"
                 try:
+                    file.touch(mode=0o600)
+                    account.own(file, self._site, name)
                     monitor.call("screendump", filename=file.name)
                     return screen.png(file.read_bytes())
                 finally:
@@ -175,11 +207,6 @@ class QemuCompute:
             )
         return Activity(machine.console.stat().st_size, written)
 
-    def type(self, name: str, keys: Sequence[str]) -> None:
-        with self._runs.monitor(self._folder(name)) as monitor:
-            for key in keys:
-                monitor.call("send-key", keys=[{"type": "qcode", "data": part} for part in key.split("-")])
-
     def address(self, name: str) -> Address:
         machine = self._folder(name)
         record = machine.read()
@@ -189,7 +216,7 @@ class QemuCompute:
         if record.port is not None and record.process == process:
             return Address("127.0.0.1", record.port)
         with self._runs.monitor(machine) as monitor:
-            return Address("127.0.0.1", disks.forwarded_port(monitor))
+            return Address("127.0.0.1", monitor.forwarded_port())
 
     # -- disks ---------------------------------------------------------------------------------------
 
@@ -204,16 +231,17 @@ class QemuCompute:
             if (made := self.layers.made(place)) is not None:
                 return made
             state = self._runs.state(machine)
-            if state is MachineState.ERROR or not machine.disks():
+            if state in (MachineState.ERROR, MachineState.PARKED) or not machine.disks():
                 raise Unavailable(f"machine {name} broke: what is on its disk can't be relied on")
             if state is MachineState.STOPPED:
                 self._runs.settle(machine)
             frozen = place / "disk.qcow2"
-            # From here on the new overlay is the active disk: what it stands on has the same bytes, whoever
-            # is killed when. While QEMU still writes to the old one, the layer is not finished.
+            # From here on the new overlay is the active disk: its backing file has the same bytes, whichever
+            # process is killed at any point. While QEMU still writes to the old disk, the layer is not finished.
             overlay = disks.freeze(machine, frozen)
             if state is MachineState.RUNNING:
                 self._switch(machine, overlay)
+            disks.take_back(frozen)
             layer = self.layers.finish(place, frozen, key=key, parent=parent, title=title, build_id=build_id)
             machine.age_out(overlay)
             return layer
@@ -227,7 +255,7 @@ class QemuCompute:
             return Source(str(machine.disk(machine.disks()[-1])))
 
     def _switch(self, machine: Folder, overlay: int) -> None:
-        """The running QEMU writes to the new disk from now on."""
+        """Make the running QEMU write to the new disk."""
         with self._runs.monitor(machine) as monitor:
             devices = [d for d in monitor.call("query-block") if f"/{DISK_DEVICE}/" in d.get("qdev", "")]
             active = devices[0]["inserted"]["node-name"]
@@ -247,31 +275,63 @@ class QemuCompute:
         control: Control,
         log: Callable[[str], None],
         seed: Seed | None,
-        prepare: Callable[[Record | None], Record],
+        prepare: Callable[[MachineRecord | None], MachineRecord],
     ) -> Machine:
         """Adopt the machine, or start it as `prepare` says, when there is room."""
         with locked(machine.lock, control):
-            running = self._running(machine)
+            running = self._running(machine, control)
         if running is not None:
+            self._network.renew()
             return running
         chosen = accelerator.choose(self._config)
         with (
             self._queue.turn(machine.name, self._need(spec, chosen), control, log),
             locked(machine.lock, control),
         ):
-            running = self._running(machine)
+            running = self._running(machine, control)
             if running is not None:
                 return running
-            record = start(machine, prepare(machine.read()), chosen, seed, self._config.qemu)
+            record = prepare(machine.read())
+            if record.parked:
+                record = self._back(machine, record, seed, control, log)
+            else:
+                record = start(machine, record, chosen, seed, self._config.qemu, self._network)
         log(f"machine {machine.name} runs: {spec.vcpus} vcpus, {spec.memory} MiB, {chosen}")
         return self._as_machine(machine, record)
 
-    def _running(self, machine: Folder) -> Machine | None:
-        """The machine, if it runs; what is left of a run that is over is ended."""
+    def _back(
+        self, machine: Folder, record: MachineRecord, seed: Seed | None, control: Control, log: Callable[[str], None]
+    ) -> MachineRecord:
+        """Bring a parked machine back. Raises Unavailable: it stays parked, or its memory is of no use, and it counts as broken."""
+        try:
+            try:
+                record = start(machine, record, record.accelerator, seed, self._config.qemu, self._network)
+            except Unavailable as error:  # the host has no memory for it
+                self._runs.end(machine)
+                raise Unavailable(f"machine {machine.name} can't be brought back now: {error}") from error
+        except Refused as error:
+            raise self._forgotten(machine, record, control, error) from error
+        try:
+            record = parking.wake(self._runs, machine, record, control)
+        except (Refused, Unavailable) as error:
+            raise self._forgotten(machine, record, control, error) from error
+        log(f"machine {machine.name} goes on where it was put away")
+        return record
+
+    def _forgotten(self, machine: Folder, record: MachineRecord, control: Control, why: ImageflowError) -> Unavailable:
+        control.check()
+        parking.forget(machine, machine.read() or record)
+        self._runs.end(machine)
+        return Unavailable(f"machine {machine.name} can't go on from its saved memory: {why}")
+
+    def _running(self, machine: Folder, control: Control) -> Machine | None:
+        """The machine, if it runs; remains of an earlier run are ended."""
         record = self._runs.adopted(machine)
         if record is None or record.process is None:
             return None
         try:
+            if record.parked:  # a worker died while it was put away or brought back
+                return self._as_machine(machine, parking.wake(self._runs, machine, record, control))
             status = self._runs.status(machine)
             if status in HELD_UP:
                 check_space(machine.path, _ROOM, f"machine {machine.name}, which was held up by a full disk,")
@@ -295,7 +355,7 @@ class QemuCompute:
         return Need(spec.vcpus, memory_need(spec, accelerator_name))
 
     def _taken(self) -> dict[str, Need]:
-        """What every machine with a process takes; those that are off give theirs back first."""
+        """What every machine with a process takes; machines that are off are ended first."""
         if time.monotonic() - self._settled > _SETTLE:
             self._settled = time.monotonic()
             self._settle_all()
@@ -309,14 +369,17 @@ class QemuCompute:
             record = machine.read()
             if record is None or record.process is None or self._runs.state(machine) is not MachineState.STOPPED:
                 continue
-            with contextlib.suppress(ImageflowError), locked(machine.lock, at_once):  # who holds it, works with it
+            with (
+                contextlib.suppress(ImageflowError),
+                locked(machine.lock, at_once),
+            ):  # its holder works with the machine
                 if self._runs.state(machine) is MachineState.STOPPED:
                     self._runs.settle(machine)
 
     def _folder(self, name: str) -> Folder:
         return folder.of(self._site, name)
 
-    def _as_machine(self, machine: Folder, record: Record) -> Machine:
+    def _as_machine(self, machine: Folder, record: MachineRecord) -> Machine:
         assert record.process is not None
         process = f"{record.process.pid}:{record.process.start}"
         return Machine(machine.name, MachineState.RUNNING, process, record.accelerator)

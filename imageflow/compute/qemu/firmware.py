@@ -1,4 +1,4 @@
-"""Finds UEFI firmware: as QEMU's firmware descriptors say, else where distributions put it."""
+"""Finds UEFI firmware: by QEMU's firmware descriptors, otherwise where distributions install it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PLACES = (
 
 
 class Firmware(NamedTuple):
-    """Two files of flash memory."""
+    """The two files of UEFI flash memory."""
 
     code: Path
     code_format: str  # raw, qcow2
-    variables: Path  # empty; every machine gets a copy of its own
+    variables: Path  # empty template; every machine gets its own copy
     variables_format: str
 
 

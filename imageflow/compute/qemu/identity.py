@@ -1,4 +1,4 @@
-"""Which process is a machine's QEMU: by pid and start time, and by the mark in its environment.
+"""Identifies a machine's QEMU process: by pid and start time, and by a mark in its environment.
 
 The mark finds a QEMU whose worker was killed before it could store the pid.
 """
@@ -12,16 +12,17 @@ import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from imageflow.process import Detached, start_of
+from imageflow.host.alive import start_of
+from imageflow.host.process import Detached
 
 NAME = "IMAGEFLOW_MACHINE"  # the machine's name
 SITE = "IMAGEFLOW_MACHINES"  # the folder of all machines: two sites on a host don't meet
 RUN = "IMAGEFLOW_MACHINE_RUN"  # which start of the machine it is, counted from 1
-_KILL_PATIENCE = 15.0  # seconds that the kernel may need to take a large process apart
+_KILL_PATIENCE = 15.0  # seconds that the kernel may need to tear down a large process
 
 
 def environment(site: Path, name: str, run: int) -> dict[str, str]:
-    """The whole environment of a machine's QEMU: nothing of the worker's, which may hold secrets."""
+    """The whole environment of a machine's QEMU: nothing from the worker's, which may hold secrets."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "LC_ALL": "C.UTF-8",
@@ -32,7 +33,7 @@ def environment(site: Path, name: str, run: int) -> dict[str, str]:
 
 
 def marked(site: Path) -> dict[Detached, Mapping[str, str]]:
-    """Every living process of this site's machines -> its environment."""
+    """Every running process of this site's machines -> its environment."""
     mark = f"{SITE}={site.resolve()}".encode()
     found: dict[Detached, Mapping[str, str]] = {}
     for entry in Path("/proc").iterdir():
@@ -50,18 +51,18 @@ def marked(site: Path) -> dict[Detached, Mapping[str, str]]:
 
 
 def lives(process: Detached) -> bool:
-    """Whether that very process is there, and not only a zombie: its files are open, its memory is taken."""
+    """Whether exactly this process still runs and is not a zombie, i.e. holds its files and memory."""
     return not await_end(process, 0.0)
 
 
 def await_end(process: Detached, timeout: float) -> bool:
-    """Wait for its end; -> whether it has ended."""
+    """Wait for the process to end; -> whether it has ended."""
     with _handle(process) as handle:
         return handle is None or _ended(handle, timeout)
 
 
 def kill(process: Detached) -> bool:
-    """End it at once, and nobody who has got its pid since; -> whether it has ended."""
+    """Kill it, and never a process that reuses its pid; -> whether it has ended."""
     with _handle(process) as handle:
         if handle is None:
             return True
@@ -72,7 +73,7 @@ def kill(process: Detached) -> bool:
 
 @contextlib.contextmanager
 def _handle(process: Detached) -> Iterator[int | None]:
-    """A pidfd of that very process, None when it is gone."""
+    """A pidfd of exactly this process, None when it is gone."""
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -85,7 +86,7 @@ def _handle(process: Detached) -> Iterator[int | None]:
 
 
 def _ended(handle: int, timeout: float) -> bool:
-    """A pidfd can be read when the last thread has ended; the first one can be a zombie long before."""
+    """Whether it has ended: a pidfd is readable once the last thread has; the first may be a zombie long before."""
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     return bool(poll.poll(timeout * 1000))

@@ -1,7 +1,7 @@
-"""The runs of machines: which process is a machine's now, what QEMU says of it, and its end.
+"""The runs of machines: a machine's current process, QEMU's state of it, and its end.
 
-A run is known by pid and start time, which are in the machine's record, or by the mark in its
-environment, when its worker died before it had written them.
+A run is known by pid and start time, stored in the machine's record, or by the mark in its environment
+when its worker died before it had written the record.
 """
 
 from __future__ import annotations
@@ -12,36 +12,39 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imageflow.compute import MachineState
-from imageflow.compute.qemu import accelerator, disks, identity
-from imageflow.compute.qemu.folder import Folder, Record
+from imageflow.compute.qemu import identity
+from imageflow.compute.qemu.folder import Folder, MachineRecord
 from imageflow.compute.qemu.qmp import Qmp
 from imageflow.errors import Unavailable
-from imageflow.process import Detached
+from imageflow.host import alive
+from imageflow.host.process import Detached
 
 OFF = "shutdown"  # QEMU's state when the guest has powered itself off
 BROKEN = frozenset({"guest-panicked", "internal-error", "io-error"})
-HELD_UP = frozenset({"io-error", "paused"})  # it goes on when it is told to
-_QUIT = 30.0  # seconds for QEMU's orderly end
+HELD_UP = frozenset({"io-error", "paused", "postmigrate"})  # it can be resumed
+_QUIT = 30.0  # seconds for a clean exit of QEMU
 
 
 class Runs:
-    """The runs of all machines of a site; `adopted` and `settle` are for who holds the machine's lock."""
+    """The runs of all machines of a site; `adopted` and `settle` need the machine's lock."""
 
     def __init__(self, site: Path) -> None:
         self._site = site
 
     def state(self, machine: Folder) -> MachineState:
-        """How a machine is, without changing anything."""
+        """A machine's state; changes nothing."""
         record = machine.read()
         process = self.process(machine, record)
+        if record is not None and record.parked and machine.memory.exists():
+            return MachineState.PARKED
         if process is None:
-            if record is not None and record.off and record.host_boot == accelerator.boot_id():
+            if record is not None and record.off and record.host_boot == alive.boot_id():
                 return MachineState.STOPPED
             return MachineState.ERROR if machine.exists() else MachineState.ABSENT
         try:
             status = self.status(machine)
         except Unavailable:
-            # It ended just now, was changed by another worker, or is too busy to answer.
+            # It has just ended, was changed by another worker, or is too busy to answer.
             again = machine.read()
             if again is not None and again != record:
                 return self.state(machine)
@@ -52,27 +55,25 @@ class Runs:
             return MachineState.STOPPED
         return MachineState.ERROR if status in BROKEN else MachineState.RUNNING
 
-    def process(self, machine: Folder, record: Record | None) -> Detached | None:
-        """The living process of a machine."""
+    def process(self, machine: Folder, record: MachineRecord | None) -> Detached | None:
+        """The running process of a machine."""
         if record is not None and record.process is not None:
-            return (
-                record.process if record.host_boot == accelerator.boot_id() and identity.lives(record.process) else None
-            )
+            return record.process if record.host_boot == alive.boot_id() and identity.lives(record.process) else None
         if not machine.exists() or (record is not None and record.off):
             return None
         return next(iter(self.marked(machine.name)), None)
 
     def marked(self, name: str) -> dict[Detached, int]:
-        """Living processes of this machine -> which start of it they are."""
+        """Running processes of this machine -> the number of their start."""
         found = identity.marked(self._site).items()
         return {process: int(words[identity.RUN]) for process, words in found if words[identity.NAME] == name}
 
     def names(self) -> Iterable[str]:
-        """Of the machines that have a living process."""
+        """Names of the machines with a running process."""
         return {words[identity.NAME] for words in identity.marked(self._site).values()}
 
-    def adopted(self, machine: Folder) -> Record | None:
-        """The record with the process that is there in truth, or None for it; ends those of starts that were overtaken."""
+    def adopted(self, machine: Folder) -> MachineRecord | None:
+        """The record with the process that actually runs, or None for it; ends processes of superseded starts."""
         record = machine.read()
         processes = self.marked(machine.name)
         mine = [process for process, run in processes.items() if record is not None and run == record.run]
@@ -82,12 +83,12 @@ class Runs:
             return None if record is None else dataclasses.replace(record, process=None)
         if record.process != mine[0] or record.port is None:
             with Qmp(machine.path, machine.monitor(record.run)) as monitor:
-                port = disks.forwarded_port(monitor)
+                port = monitor.forwarded_port()
             record = machine.write(dataclasses.replace(record, process=mine[0], port=port, off=False))
         return record
 
     def settle(self, machine: Folder) -> None:
-        """End the process of a machine that is powered off, or is to be powered off now."""
+        """End the process of a machine that is powered off or is to be powered off now."""
         record = self.adopted(machine)
         if record is None or record.process is None:
             return
@@ -107,7 +108,7 @@ class Runs:
     # -- what QEMU says ------------------------------------------------------------------------------
 
     def monitor(self, machine: Folder) -> Qmp:
-        """Talk to its QEMU; raises Unavailable when it does not run."""
+        """Connect to its QEMU; raises Unavailable when it does not run."""
         record = machine.read()
         process = self.process(machine, record)
         if process is None:
@@ -116,11 +117,11 @@ class Runs:
         return Qmp(machine.path, machine.monitor(run))
 
     def status(self, machine: Folder) -> str:
-        """What QEMU calls its state."""
+        """QEMU's name for its state."""
         with self.monitor(machine) as monitor:
             return str(monitor.call("query-status")["status"])
 
     def ask(self, machine: Folder, command: str) -> None:
-        """Say something that needs no answer; that it has ended meanwhile is fine."""
+        """Send a command whose answer does not matter; QEMU may have ended meanwhile."""
         with contextlib.suppress(Unavailable), self.monitor(machine) as monitor:
             monitor.call(command)

@@ -1,4 +1,4 @@
-"""Makes a PNG of what a screen shows: QEMU writes PPM everywhere, but PNG only in newer versions and some builds."""
+"""Converts screenshots to PNG: every QEMU writes PPM, but only newer versions and some builds write PNG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PPM = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s", re.DOTALL)
 
 
 def png(ppm: bytes) -> bytes:
-    """Raises ValueError when it is no binary PPM of eight bits a colour."""
+    """Convert a binary PPM with eight bits per colour; raises ValueError for anything else."""
     head = _PPM.match(ppm)
     if head is None:
         raise ValueError("not a PPM file")

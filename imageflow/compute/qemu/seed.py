@@ -1,4 +1,4 @@
-"""Writes what a machine is told at its first boot: a NoCloud volume, and systemd's credentials for the SMBIOS.
+"""Writes the data for a machine's first boot: a NoCloud volume, and systemd's credentials for the SMBIOS.
 
 Both may hold private keys: files of mode 0600, nothing on a command line.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from imageflow.compute import Seed
 
 VOLUME = "seed.iso"
-LABEL = "cidata"  # what cloud-init looks for
+LABEL = "cidata"  # the volume label that cloud-init looks for
 _CREDENTIALS = "credential-"
 
 
 def write(seed: Seed, folder: Path) -> list[str]:
-    """Write both into the machine's folder; -> names of the files of SMBIOS strings."""
+    """Write both into the machine's folder; -> names of the files with SMBIOS strings."""
     remove(folder)
     meta = f"instance-id: {json.dumps(seed.instance_id)}\nlocal-hostname: {json.dumps(seed.hostname)}\n"
     _private(folder / VOLUME, _volume({"meta-data": meta, "user-data": seed.user_data}))
@@ -31,8 +31,13 @@ def write(seed: Seed, folder: Path) -> list[str]:
     return names
 
 
+def blank(folder: Path) -> None:
+    """Write a volume with nothing on it."""
+    _private(folder / VOLUME, bytes(2048))
+
+
 def remove(folder: Path) -> None:
-    """Absent is fine."""
+    """Remove the seed, if there is one."""
     for file in (folder / VOLUME, *folder.glob(f"{_CREDENTIALS}*")):
         file.unlink(missing_ok=True)
 

@@ -2,105 +2,111 @@
 
 from __future__ import annotations
 
+import re
+import zoneinfo
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 from imageflow.errors import BadInput
 from imageflow.iso import Additions
-from imageflow.iso.answers.problem import Problem, key_commands, marker_command
-from imageflow.recipe.problems import did_you_mean, short
+from imageflow.iso.answers import autoinstall_schema as schema
+from imageflow.iso.answers.problem import AnswerProblem, key_commands, marker_command, remark
+from imageflow.recipe import parsing
+from imageflow.recipe.problems import did_you_mean, listed, short
 
-_KEYS: dict[str, type | tuple[type, ...]] = {
-    "version": int,
-    "interactive-sections": list,
-    "early-commands": list,
-    "locale": str,
-    "refresh-installer": dict,
-    "keyboard": dict,
-    "source": dict,
-    "network": dict,
-    "proxy": (str, type(None)),
-    "apt": dict,
-    "storage": dict,
-    "identity": dict,
-    "active-directory": dict,
-    "ubuntu-pro": dict,
-    "ubuntu-advantage": dict,
-    "ssh": dict,
-    "codecs": dict,
-    "drivers": dict,
-    "oem": dict,
-    "snaps": list,
-    "debconf-selections": str,
-    "packages": list,
-    "kernel": dict,
-    "kernel-crash-dumps": dict,
-    "timezone": str,
-    "updates": str,
-    "shutdown": str,
-    "late-commands": list,
-    "error-commands": list,
-    "reporting": dict,
-    "user-data": dict,
-    "zdevs": list,
-}
-_WORDS = {dict: "a mapping", list: "a list", str: "text", int: "a whole number"}
+_JINJA = re.compile(r"##\s*template:\s*jinja\s*$", re.MULTILINE)  # cloud-init fills in such a file before it reads it
+# keys of autoinstall that mean nothing to cloud-init beside 'autoinstall'
+_OURS_ONLY = (
+    "identity", "storage", "early-commands", "late-commands", "error-commands", "interactive-sections", "version",
+    "refresh-installer", "source", "updates", "shutdown", "drivers", "codecs", "oem", "user-data",
+)  # fmt: skip
+_QUOTE = "put such text between quotes, or write it below '- |'"
 
 
-def check(text: str, _release: str | None) -> list[Problem]:
-    """What subiquity refuses, and what it would ask."""
+def check(text: str, _release: str | None) -> list[AnswerProblem]:
+    """What subiquity would refuse or ask, and what it ignores."""
     try:
+        data = parsing.load(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+    except parsing.TooMuch as error:
+        return [AnswerProblem(error.line, error.message, error.hint)]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         why = short(getattr(error, "problem", None) or error, 200)
-        return [Problem(mark.line + 1 if mark else 0, f"this is not YAML: {why}")]
-    except (ValueError, RecursionError) as error:
-        return [Problem(0, f"this is not YAML: {short(error, 200)}")]
+        hint = "only {{ … }} inside of quoted text can be checked" if _JINJA.match(text) else _QUOTE
+        return [AnswerProblem(mark.line + 1 if mark else 0, f"this is not YAML: {why}", hint)]
     if not isinstance(root, yaml.MappingNode) or not isinstance(data, dict):
-        return [Problem(1, "a mapping with the key 'autoinstall' is wanted", "begin with 'autoinstall:'")]
-    found: list[Problem] = []
-    node = _value(root, "autoinstall")
-    if node is None:
-        hint = "indent all of it below 'autoinstall:'" if "version" in data else "begin with 'autoinstall:'"
-        return [Problem(1, "there is no key 'autoinstall'", hint)]
-    answers = data["autoinstall"]
+        return [AnswerProblem(1, "expected a mapping with the key 'autoinstall'", "begin with 'autoinstall:'")]
+    found: list[AnswerProblem] = []
+    node = schema.value(root, "autoinstall")
+    if node is None and "version" in data:
+        found.append(remark(1, "there is no key 'autoinstall'", "all of it is put below one on the medium"))
+        node, answers = root, data
+    elif node is None:
+        return [AnswerProblem(1, "there is no key 'autoinstall'", "begin with 'autoinstall:'")]
+    else:
+        answers = data["autoinstall"]
+        found += _beside(root)
     if not isinstance(node, yaml.MappingNode) or not isinstance(answers, dict):
-        return [Problem(node.start_mark.line + 1, "'autoinstall' is not a mapping", "add 'version: 1' below it")]
-    if "version" not in answers:
-        found.append(Problem(node.start_mark.line + 1, "'version' is missing", "add 'version: 1'"))
-    elif answers["version"] != 1 or isinstance(answers["version"], bool):
-        found.append(Problem(_line(node, "version"), f"version {short(answers['version'])} is not known", "write 1"))
+        return [AnswerProblem(node.start_mark.line + 1, "'autoinstall' is not a mapping", "add 'version: 1' below it")]
+    return [*found, *_keys(node), *schema.problems(answers, node), *_asked(answers, node), *_places(answers, node)]
+
+
+def _beside(root: yaml.MappingNode) -> Iterator[AnswerProblem]:
+    for key, _ in root.value:
+        if key.value in _OURS_ONLY:
+            what = f"{key.value!r} beside 'autoinstall' is not read by the installer"
+            yield remark(key.start_mark.line + 1, what, "indent it below 'autoinstall:'")
+
+
+def _keys(node: yaml.MappingNode) -> Iterator[AnswerProblem]:
+    """Keys that subiquity reads over."""
     seen: set[str] = set()
-    for key_node, _ in node.value:
+    for key_node, value in node.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
         if key in seen:
-            found.append(Problem(line, f"{short(key)!r} is there twice", "keep one"))
+            yield remark(line, f"{short(key)!r} is there twice", "the last one counts: keep one")
+        elif key != "<<" and key not in schema.known_keys():
+            hint = did_you_mean(key, schema.known_keys(), "remove it")
+            yield remark(line, f"there is no key {short(key)!r}: the installer ignores it", hint)
         seen.add(key)
-        if key not in _KEYS:
-            found.append(Problem(line, f"there is no key {short(key)!r}", did_you_mean(key, _KEYS, "remove it")))
-            continue
-        wanted = _KEYS[key]
-        if not isinstance(answers.get(key), wanted):
-            kind = wanted[0] if isinstance(wanted, tuple) else wanted
-            found.append(Problem(line, f"{key!r} is not {_WORDS[kind]}"))
+        known = schema.known_below(key)
+        for below, _ in value.value if known and isinstance(value, yaml.MappingNode) else ():
+            if below.value not in known and below.value != "<<":
+                what = f"{key} has no key {short(below.value)!r}: the installer ignores it"
+                yield remark(
+                    below.start_mark.line + 1, what, did_you_mean(str(below.value), known, listed(sorted(known)))
+                )
+
+
+def _asked(answers: dict[str, Any], node: yaml.MappingNode) -> Iterator[AnswerProblem]:
+    """What would wait for a person."""
     if answers.get("interactive-sections"):
-        found.append(Problem(_line(node, "interactive-sections"), "the installer would stop and ask", "remove the key"))
+        line = schema.line(node, ("interactive-sections",))
+        yield AnswerProblem(line, "the installer would stop and ask", "remove the key")
     if "identity" not in answers and "user-data" not in answers:
-        line = node.start_mark.line + 1
-        found.append(Problem(line, "'identity' is missing: the installer would ask", "add identity, or user-data"))
-    elif isinstance(answers.get("identity"), dict):
-        for key in ("username", "password"):
-            if not isinstance(answers["identity"].get(key), str):
-                found.append(Problem(_line(node, "identity"), f"identity has no {key!r}", "text is wanted"))
-    return found
+        what = "'identity' is missing: the installer would ask"
+        yield AnswerProblem(node.start_mark.line + 1, what, "add identity, or user-data")
 
 
-def compose(text: str, additions: Additions) -> str:
-    """The user's answers, our late commands behind theirs; a failing one ends the installation."""
-    data = yaml.safe_load(text)
+def _places(answers: dict[str, Any], node: yaml.MappingNode) -> Iterator[AnswerProblem]:
+    """A time zone that there is not."""
+    zone = answers.get("timezone")
+    if isinstance(zone, str) and zone not in ("", "geoip") and zone not in zoneinfo.available_timezones():
+        hint = did_you_mean(zone, zoneinfo.available_timezones(), "such as Europe/Berlin or UTC")
+        yield AnswerProblem(schema.line(node, ("timezone",)), f"there is no time zone {short(zone)!r}", hint)
+
+
+def compose(text: str, additions: Additions, _release: str | None) -> str:
+    """The user's answers, with our late commands after theirs; a failing command ends the installation."""
+    try:
+        data = parsing.load(text)
+    except yaml.YAMLError:
+        data = None
+    if isinstance(data, dict) and "autoinstall" not in data and "version" in data:
+        data = {"autoinstall": data}
     answers: Any = data.get("autoinstall") if isinstance(data, dict) else None
     if not isinstance(answers, dict) or not isinstance(answers.get("late-commands", []), list):
         raise BadInput("the autoinstall file is not usable", hint="see 'imageflow recipe validate'")
@@ -113,12 +119,5 @@ def compose(text: str, additions: Additions) -> str:
         marker_command(additions),
     ]
     answers["shutdown"] = "poweroff"
-    return "#cloud-config\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
-
-
-def _value(node: yaml.MappingNode, key: str) -> Any:
-    return next((value for name, value in node.value if name.value == key), None)
-
-
-def _line(node: yaml.MappingNode, key: str) -> int:
-    return next((int(name.start_mark.line) + 1 for name, _ in node.value if name.value == key), 0)
+    head = "## template: jinja\n" if _JINJA.match(text) else ""
+    return f"{head}#cloud-config\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)

@@ -1,63 +1,50 @@
-"""Kickstarts: Anaconda's by pykickstart's grammar of a release, and Debian's dialect by kickseed's own rules."""
+"""Kickstarts: Anaconda's by pykickstart's grammar of a release, Debian's dialect by kickseed's rules."""
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from imageflow.iso import Additions
 from imageflow.iso.answers import kickseed
-from imageflow.iso.answers.problem import Problem, key_commands, marker_command
-from imageflow.recipe.problems import did_you_mean, short
+from imageflow.iso.answers.kickseed import ANY_RELEASE
+from imageflow.iso.answers.problem import AnswerProblem, key_commands, marker_command, remark
+from imageflow.iso.answers.sections import NAMES, sections
+from imageflow.recipe.problems import short
 
 _ENDS = ("reboot", "halt", "shutdown", "poweroff")
-_SECTIONS = (
-    "%pre",
-    "%pre-install",
-    "%post",
-    "%packages",
-    "%addon",
-    "%onerror",
-    "%traceback",
-    "%certificate",
-    "%anaconda",
-)
 _LOGINS = ("rootpw", "user", "sshkey")
 _STORAGE = ("autopart", "part", "partition", "reqpart", "mount", "raid", "logvol", "btrfs", "snapshot")
+_MOST = 40  # errors of the newest grammar in a file that an older one may take
+_VERSION = re.compile(r"^#version=(\w+)", re.MULTILINE)
+_OLDER = ("RHEL10", "RHEL9", "RHEL8", "RHEL7", "RHEL6")  # tried when no release is said, after the newest
 
 
-def check(text: str, release: str | None) -> list[Problem]:
-    """What the installer's grammar refuses, and what it would certainly ask."""
-    if _is_kickseed(text, release):
+def check(text: str, release: str | None) -> list[AnswerProblem]:
+    """What the installer's grammar refuses, what the installer would certainly ask, and what it warns of."""
+    if is_kickseed(text, release):
         return kickseed.check(text)
-    from pykickstart import version
+    from imageflow.iso.answers import grammar
 
-    name = _release(release)
-    if name is None:
-        names = sorted(version.versionMap)
-        hint = did_you_mean(str(release).upper(), [*names, "KICKSEED"], f"for example RHEL9, {names[-1]}, or kickseed")
-        return [Problem(0, f"{short(release)!r} is not a release whose kickstart grammar is known", hint)]
-    found = _parsed(text, name)
-    if not found:
-        found = list(_questions(text))
+    if not grammar.available():
+        found = [remark(0, f"the kickstart {grammar.MISSING}", grammar.WAY_OUT)]
+    elif release in (None, ANY_RELEASE):
+        found = list(_fitting(text))
+    elif (name := grammar.release_of(str(release))) is not None:
+        found = grammar.problems(text, name)
+    else:
+        message = f"{short(release)!r} is not a release whose kickstart grammar is known"
+        return [AnswerProblem(0, message, grammar.suggestion(str(release)))]
+    found += _fetched(text)
+    if all(problem.remark for problem in found):
+        found += _questions(text)
     return found
 
 
-def compose(text: str, additions: Additions) -> str:
-    """The user's file, which powers the machine off and ends with our %post."""
-    debian = _is_kickseed(text, None)
-    lines = ["poweroff"]
-    for line, section in _sections(text):
-        word = line.split(None, 1)[0] if line.strip() else ""
-        if not section and word in _ENDS:
-            continue
-        if word == "%post" and not debian and "--erroronfail" not in line:
-            line = line.replace("%post", "%post --erroronfail", 1)
-        lines.append(line)
-        if word == "%post" and debian and not re.search(r"--(interpreter|nochroot)", line):
-            lines.append(f"trap '[ $? = 0 ] || touch {kickseed.FAILED}' EXIT")
+def compose(text: str, additions: Additions, release: str | None) -> str:
+    """The user's file, with a power-off at the end and our %post as the last."""
+    debian = is_kickseed(text, release)
+    lines = ["poweroff", *(_for_kickseed(text) if debian else _for_anaconda(text))]
     commands = ["set -e", *key_commands(additions)]
     if debian:
         commands.insert(1, f"if [ -e {kickseed.FAILED} ]; then rm {kickseed.FAILED}; exit 1; fi")
@@ -73,115 +60,95 @@ def compose(text: str, additions: Additions) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _is_kickseed(text: str, release: str | None) -> bool:
-    """Debian's dialect: it is said to be, or it has the command that only Debian has."""
+def _for_anaconda(text: str) -> Iterator[str]:
+    """The user's lines, with scripts that end the installation when they fail."""
+    for line, section in sections(text):
+        word = line.split(None, 1)[0] if line.strip() else ""
+        if not section and word in _ENDS:
+            continue
+        if word == "%post" and "--erroronfail" not in line:
+            line = line.replace("%post", "%post --erroronfail", 1)
+        yield line
+
+
+def _for_kickseed(text: str) -> Iterator[str]:
+    """The user's lines for an installer that knows no %end: commands first, then its sections, whose failures are noted."""
+    below: list[str] = []
+    head = ""
+    for line, section in sections(text):
+        word = line.split(None, 1)[0] if line.strip() else ""
+        if not section and word in NAMES:
+            head = word
+        if word == "%end" and not section:
+            head = ""
+        elif not head and word not in _ENDS:
+            yield line
+        elif head in kickseed.SECTIONS:
+            below.append(line)
+            if not section and word == "%post" and not re.search(r"--(interpreter|nochroot)", line):
+                below.append(f"trap '[ $? = 0 ] || touch {kickseed.FAILED}' EXIT")
+    yield from below
+
+
+def is_kickseed(text: str, release: str | None) -> bool:
+    """Whether it is Debian's dialect: declared as such, with the command that only Debian has, or right only there."""
     if release is not None:
-        return release.lower() == "kickseed"
-    sections = list(_sections(text))
-    if any(not section and line.split(None, 1)[:1] == ["preseed"] for line, section in sections):
+        return kickseed.RELEASE.fullmatch(release.strip()) is not None
+    lines = list(sections(text))
+    if any(not section and line.split(None, 1)[:1] == ["preseed"] for line, section in lines):
         return True
-    starts = any(line.lstrip().startswith(("%post", "%packages", "%pre")) for line, _ in sections)
-    return starts and not any(line.strip() == "%end" for line, _ in sections)
+    starts = any(line.lstrip().startswith(("%post", "%packages", "%pre")) for line, _ in lines)
+    if not starts or any(line.strip() == "%end" for line, _ in lines):
+        return False
+    return not kickseed.check(text)
 
 
-def _release(release: str | None) -> str | None:
-    from pykickstart import version
+def _fitting(text: str) -> Iterator[AnswerProblem]:
+    """The problems in the grammar that takes the file, or most of it: the newest, or else an older release's.
 
-    if release is None:
-        return str(version.versionToString(version.DEVEL, skipDevel=True))
-    name = next((name for name in version.versionMap if name.lower() == release.strip().lower()), None)
-    return None if name is None else str(version.versionToString(version.versionMap[name], skipDevel=True))
+    The one that Anaconda writes into the files that it leaves, '#version=RHEL9', is tried before the other older ones.
+    """
+    from imageflow.iso.answers import grammar
 
-
-def _grammar(release: str) -> Any:
-    """Pykickstart's handler; its own way to it puts a folder on sys.path each time."""
-    module = importlib.import_module(f"pykickstart.handlers.{release.lower()}")
-    return getattr(module, f"{release}Handler")()
-
-
-def _parsed(text: str, release: str) -> list[Problem]:
-    """Every error of the grammar; nothing that the file names is read or fetched."""
-    import contextlib
-    import io
-    import warnings
-
-    from pykickstart import parser
-    from pykickstart.errors import KickstartError
-
-    found: list[Problem] = []
-
-    class Parser(parser.KickstartParser):  # type: ignore[misc]
-        def _tryFunc(self, fn: Callable[[], Any]) -> None:  # noqa: N802  # pykickstart's name: it prints the errors
-            try:
-                fn()
-            except KickstartError as error:
-                found.append(_problem(error))
-            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-                found.append(Problem(0, short(error, 300)))
-
-    reader = Parser(_grammar(release), followIncludes=False, errorsAreFatal=False, unknownSectionIsFatal=True)
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stderr(io.StringIO()),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            reader.readKickstartFromString(text)
-        except KickstartError as error:
-            found.append(_problem(error))
-        except ValueError as error:  # of shlex, which does not know the line
-            found.append(Problem(_line_of(text), f"{short(error)}", "close the quote"))
-    return found
+    found = {grammar.newest(): grammar.problems(text, grammar.newest())}
+    errors = {name: [p for p in all_of if not p.remark] for name, all_of in found.items()}
+    if not 0 < len(errors[grammar.newest()]) <= _MOST:
+        yield from found[grammar.newest()]
+        return
+    written = _VERSION.search(text)
+    named = grammar.release_of(written[1]) if written else None
+    found |= grammar.problems_by_release(text, dict.fromkeys(([named] if named else []) + [*_OLDER]))
+    for name, all_of in found.items():
+        errors[name] = [problem for problem in all_of if not problem.remark]
+    best = min(errors, key=lambda name: len(errors[name]))
+    yield from found[best]
+    if best == grammar.newest():
+        return
+    first = errors[grammar.newest()][0]
+    hint = f"say which system it installs, such as release: {best.lower()}; and 'recipe validate' checks it for that"
+    yield remark(first.line, f"newer releases refuse this ({first.message}); it is checked as for {best}", hint)
 
 
-def _problem(error: Any) -> Problem:
-    message = short(" ".join(str(getattr(error, "value", "") or error).split()), 300)
-    message = re.sub(r"^The following problem occurred on line \d+ of the kickstart file: ", "", message)
-    line = getattr(error, "lineno", 0) or 0
-    hint = "add %end at the section's end" if "does not end with %end" in message else ""
-    if "Unknown command: preseed" in message:
-        hint = "Debian's kickstarts are checked with 'release: kickseed'"
-    return Problem(line, message, hint)
+def _fetched(text: str) -> Iterator[AnswerProblem]:
+    """What is fetched while it installs."""
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.split()
+        if len(words) > 1 and words[0] in ("%include", "%ksappend") and "://" in words[1]:
+            what = f"{words[0]} {short(words[1])}: what the installer fetches there is not pinned"
+            yield remark(number, what, "a change of it makes no new build; write its lines here")
 
 
-def _line_of(text: str) -> int:
-    """The first line of the commands that a shell-like reader can't split."""
-    import shlex
-
-    for number, (line, section) in enumerate(_sections(text), 1):
-        if not section:
-            try:
-                shlex.split(line, comments=True)
-            except ValueError:
-                return number
-    return 0
-
-
-def _questions(text: str) -> Iterator[Problem]:
-    """What Anaconda certainly asks somebody, if nothing is included or made at run time."""
-    lines = list(_sections(text))
+def _questions(text: str) -> Iterator[AnswerProblem]:
+    """What Anaconda would certainly ask, if nothing is included or generated at run time."""
+    lines = list(sections(text))
     if any(line.lstrip().startswith(("%include", "%ksappend", "%pre")) for line, _ in lines):
         return
     words = {line.split()[0] for line, section in lines if not section and line.strip()}
     if not words & set(_LOGINS):
-        yield Problem(0, "nobody could log in: the installer would ask for a password", "add 'rootpw --lock' or a user")
-    if not words & set(_STORAGE):
-        yield Problem(
-            0, "the disk is not said how to be used: the installer would ask", "add 'clearpart --all' and 'autopart'"
+        yield AnswerProblem(
+            0, "no login is possible: the installer would ask for a password", "add 'rootpw --lock' or a user"
         )
-
-
-def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """(line, section it is inside of or ''); the lines that begin and end a section are outside."""
-    section = ""
-    for line in text.rstrip("\n").split("\n"):
-        word = line.split(None, 1)[0] if line.strip() else ""
-        if word == "%end":
-            section = ""
-            yield line, ""
-        elif word in _SECTIONS:
-            yield line, ""
-            section = word
-        else:
-            yield line, section
+    if not words & set(_STORAGE):
+        yield AnswerProblem(
+            0, "the use of the disk is not specified: the installer would ask", "add 'clearpart --all' and 'autopart'"
+        )

@@ -1,4 +1,4 @@
-"""What is wrong with an answer file, at which line; and what goes into one on its way to the medium."""
+"""A problem of an answer file with its line, and the commands added to answer files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,31 @@ from imageflow.iso import Additions
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with an answer file."""
+class AnswerProblem:
+    """One problem of an answer file."""
 
     line: int  # from 1; 0: the file as a whole
     message: str
     hint: str = ""
+    remark: bool = False  # the installer warns of it at most: the build goes on
+
+    def shown(self, name: str) -> str:
+        """As a line for people; `name` is the file's."""
+        return f"{name}:{self.line or 1}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+def remark(line: int, message: str, hint: str = "") -> AnswerProblem:
+    """A problem that does not stop the installer."""
+    return AnswerProblem(line, message, hint, remark=True)
 
 
 def cleaned(additions: Additions) -> Additions:
-    """The additions, which end up between quotes of several languages; raises BadInput when they can't."""
+    """The additions, if safe between quotes of all the languages; otherwise raises BadInput."""
     for what, text in (("key", additions.authorized_key), ("marker", additions.marker), ("console", additions.console)):
         if not re.fullmatch(r"[\w @+=:,./()~-]+", text.strip(), re.ASCII):
-            raise BadInput(f"the {what} for the installed system has characters that an answer file can't hold")
+            raise BadInput(
+                f"the {what} for the installed system contains characters that an answer file can't represent"
+            )
     return replace(
         additions,
         authorized_key=additions.authorized_key.strip(),
@@ -37,7 +49,7 @@ def tty(additions: Additions) -> str:
 
 
 def key_commands(additions: Additions, root: str = "") -> list[str]:
-    """Shell commands that let root in by the key, in a system mounted at `root`; each fails when it can't."""
+    """Shell commands that authorize root's key in a system mounted at `root`; each fails on an error."""
     ssh = f"{root}/root/.ssh"
     servers = " -o ".join(f"-x {root}{path}" for path in ("/usr/sbin/sshd", "/usr/sbin/dropbear", "/usr/bin/sshd"))
     return [
@@ -50,6 +62,6 @@ def key_commands(additions: Additions, root: str = "") -> list[str]:
 
 
 def marker_command(additions: Additions) -> str:
-    """The last shell command: says that all before it went well."""
+    """The last shell command: reports that everything before it succeeded."""
     hold = f"; sleep {additions.hold}" if additions.hold else ""
     return f"sync; echo '{additions.marker}'; echo '{additions.marker}' > {tty(additions)}{hold}"

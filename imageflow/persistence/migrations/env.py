@@ -1,4 +1,4 @@
-"""What alembic runs: the migrations, on the connection and in the transaction that schema.py holds."""
+"""Run by alembic: the migrations, on the connection and in the transaction that schema.py holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A version on its way into Glance: its files are sent, then made a version for readers; by one publisher or several."""
+"""Adds a version to Glance: its files are sent, then published for readers; safe for several publishers at once."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imageflow.config.clouds import GlanceConfig
-from imageflow.control import Control
 from imageflow.errors import ClaimLost, Corrupt, ImageflowError, NotFound, Refused, TimedOut, Unavailable
+from imageflow.host.control import Control
 from imageflow.model import Artifact
-from imageflow.openstack.image import BUILD, CREATED, WHOLE, Image
+from imageflow.openstack import uploads
+from imageflow.openstack.cloud_errors import OverQuota
+from imageflow.openstack.image import BUILD, CREATED, WHOLE, GlanceImage
 from imageflow.openstack.images import Images
-from imageflow.openstack.trouble import OverQuota
 from imageflow.stores import About
 from imageflow.stores.glance.sets import ARTIFACT, DIGEST, KIND, VERSION, ImageSet, described
 from imageflow.stores.glance.versions import remove, versions
 
 LOG = logging.getLogger(__name__)
-_RESUMED = (Unavailable, TimedOut, ClaimLost)  # after these somebody goes on, with what has arrived already
-_TRIES = 4  # to publish what others take away
+_RESUMED = (Unavailable, TimedOut, ClaimLost)  # after these another attempt continues with what has arrived already
+_TRIES = 4  # attempts to publish while other processes remove images
 
 
 class _WentAway(Unavailable):
-    """Somebody removed an image of ours: another publisher of the same build whose set is the one that stays, or a person."""
+    """One of our images was removed: by a user, or by another publisher of the same build, whose set stays."""
 
 
 class Addition:
-    """One version that one build adds; what an interrupted one has sent already is not sent again."""
+    """Adds one version of one build; files that an interrupted attempt sent are not sent again."""
 
     def __init__(
         self,
@@ -49,9 +50,9 @@ class Addition:
         self._control, self._progress = control, progress
 
     def run(self) -> ImageSet:
-        """Send and publish, once more where another publisher of the same build took an image of ours away.
+        """Send and publish, again if another publisher of the same build removed one of our images.
 
-        Raises NotFound, Corrupt (of a file), Refused, Unavailable; what was refused leaves nothing behind.
+        Raises NotFound, Corrupt (of a file), Refused, Unavailable; a refused version leaves nothing behind.
         """
         self._check_files()
         self._check_cloud()
@@ -67,7 +68,7 @@ class Addition:
             except _WentAway as error:
                 if not tries_left:
                     raise
-                LOG.info("%s: looking what is there", error)
+                LOG.info("%s: checking what is there", error)
                 self._control.wait(random.uniform(0.1, 0.5))  # not in step with the other one
             except _RESUMED:
                 raise
@@ -90,13 +91,13 @@ class Addition:
                 raise Corrupt(f"{path} has {size} bytes, and should have {artifact.size}")
 
     def _check_cloud(self) -> None:
-        """What would be refused when everything has been sent is refused now."""
+        """Refuse now what Glance would refuse only after everything was sent."""
         if self._config.import_method != "upload":
             self._images.check_import(self._config.import_method)
         if self._config.stores:
             self._images.check_stores(self._config.stores)
         if self._visibility in ("public", "community"):
-            # An image without data or a name, for a moment, and not in anybody's list.
+            # A short-lived image without data or name, hidden from lists.
             empty = {"os_hidden": True, "disk_format": "raw", "container_format": "bare", **self._identity}
             try:
                 probe = self._images.create({"visibility": self._visibility, **empty}, self._control)
@@ -105,13 +106,14 @@ class Addition:
             self._images.remove(probe.id, self._control)
 
     def send(self) -> None:
-        """All files, each as an image of its own that readers do not take for the version yet."""
+        """Send all files, each as its own image, not yet visible to readers as the version."""
         artifacts = [artifact for _, artifact in self._files]
         total = sum(artifact.size for artifact in artifacts) or 1
         before = 0
         for position, (path, artifact) in enumerate(self._files):
             name, said = described(self._about, artifacts, position)
-            self._images.upload(
+            uploads.upload(
+                self._images,
                 path,
                 name=name,
                 disk_format=said.pop("disk_format"),
@@ -127,7 +129,7 @@ class Addition:
             self._progress(min(1.0, before / total))
 
     def _publish(self) -> ImageSet:
-        """Make it whole for readers, the primary image last; -> what is there then."""
+        """Mark it as complete for readers, the primary image last; -> the published set."""
         there = self._there()
         if there is None or [image.says(ARTIFACT) for image in there.images] != [one.name for _, one in self._files]:
             raise _WentAway(f"{self._cloud}: images of {self._digest[:12]} went away while they were stored")
@@ -145,7 +147,7 @@ class Addition:
         if done.others:
             for image in done.others:
                 self._images.try_to_remove(image.id)
-            done = self._published()  # another publisher, who saw less of this, may have chosen what we removed
+            done = self._published()  # another publisher with an older view may have chosen the images we removed
         return done
 
     def _published(self) -> ImageSet:
@@ -154,8 +156,8 @@ class Addition:
             raise _WentAway(f"{self._cloud}: images of {self._digest[:12]} went away while they were published")
         return there
 
-    def _kernels(self, images: Sequence[Image]) -> dict[str, str]:
-        """What a disk without a boot loader says that it starts with."""
+    def _kernels(self, images: Sequence[GlanceImage]) -> dict[str, str]:
+        """The properties that name kernel and initrd of a disk without a boot loader."""
         by_format = {artifact.format: image.id for (_, artifact), image in zip(self._files, images, strict=True)}
         names = {"kernel_id": "kernel", "ramdisk_id": "initrd"}
         return {name: by_format[format] for name, format in names.items() if format in by_format}
@@ -169,7 +171,7 @@ class Addition:
         )
 
     def _discard(self) -> None:
-        """Nothing is left of a version that was refused; what can't be removed now, the janitor does."""
+        """Remove all of a refused version; what can't be removed now is left to the janitor."""
         try:
             for one in versions(self._images, self._digest, self._build_id):
                 if not one.whole:
@@ -179,5 +181,5 @@ class Addition:
 
 
 def _share(progress: Callable[[float], None], begin: float, share: float) -> Callable[[float], None]:
-    """The progress of a part of something."""
+    """A progress function for one part of the whole."""
     return lambda part: progress(min(1.0, begin + share * part))

@@ -1,8 +1,8 @@
-"""Glance as a store: a version is one set of images, one for each of its files, made by one build.
+"""Glance as a store: a version is a set of images, one for each of its files, made by one build.
 
-Every image says of which version it is, and which file of it (`imageflow:digest`, `imageflow:artifact` …). The version
-is there for readers when all of its images are active and the primary one says `imageflow:whole`, which is set last,
-together with its visibility. Two builds that made the same bytes have a set each: nothing is shared, nothing raced for.
+The properties of every image tell its version and file (`imageflow:digest`, `imageflow:artifact` …). Readers see the
+version once all of its images are active and the primary one has `imageflow:whole`, which is set last, together with
+its visibility. Two builds that made the same bytes have a set each: nothing is shared, so there are no races.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from imageflow.config import Config
-from imageflow.control import Control
 from imageflow.errors import ConfigError, Corrupt, NotFound, Refused
+from imageflow.host.control import Control
 from imageflow.model import Artifact
 from imageflow.openstack import Cloud
-from imageflow.openstack.image import BUILD, Image
+from imageflow.openstack.cloud_errors import Busy
+from imageflow.openstack.image import BUILD, GlanceImage
 from imageflow.openstack.images import Images
 from imageflow.openstack.properties import checked, formats
-from imageflow.openstack.trouble import Busy
 from imageflow.stores import About, ImageRef
 from imageflow.stores.glance.addition import Addition
 from imageflow.stores.glance.sets import ARTIFACT, CORRUPT, KIND, VERSION, ImageSet, sets_of
@@ -34,17 +34,17 @@ from imageflow.stores.glance.versions import BUSY, remove, versions
 from imageflow.stores.places import appearing, artifact_of, check_names
 
 LOG = logging.getLogger(__name__)
-_PATIENCE = 20.0  # seconds within one attempt of a publisher: the next one comes anyway, and says what is wrong
+_PATIENCE = 20.0  # seconds within one attempt of a publisher: another attempt follows and reports the error
 
 
 class GlanceStore:
-    """Image versions in the Glance of one cloud, in our own project; safe for any number of processes at once."""
+    """Image versions in one cloud's Glance, in our own project; safe for any number of processes at once."""
 
     name = "glance"
     shared = True
 
     def __init__(self, config: Config) -> None:
-        """Raises ConfigError where [glance] contradicts itself; the cloud is not reached yet."""
+        """Raises ConfigError when [glance] contradicts itself; makes no connection yet."""
         if len(config.glance.stores) > 1 and config.glance.import_method == "upload":
             raise ConfigError(
                 "[glance] stores: an upload goes into one store", hint="set [glance] import_method = glance-direct"
@@ -68,22 +68,22 @@ class GlanceStore:
         _ = self._images.cloud.session
 
     def ready(self, *, used: bool) -> None:
-        """See the protocol: whoever asks Glance is told."""
+        """See the protocol: any request to Glance reports it."""
 
     def check_properties(self, properties: Mapping[str, Any]) -> None:
-        """See the protocol: what Glance would refuse when all is built."""
+        """See the protocol: refuse early what Glance would refuse after the build."""
         checked(properties)
 
     # -- finding -------------------------------------------------------------------------------------
 
     def find(self, digest: str, build_id: str | None = None) -> ImageRef | None:
-        """See the protocol; the oldest set that is whole."""
+        """See the protocol; the oldest complete set."""
         whole = [one for one in versions(self._images, digest) if one.whole]
         own = [one for one in whole if one.build_id == build_id]
         return (own or whole)[0].ref(self.name) if whole else None
 
     def list(self, build_id: str | None = None) -> Sequence[ImageRef]:
-        """See the protocol; oldest first, one of each digest."""
+        """See the protocol; oldest first, one per digest."""
         found: dict[str, ImageRef] = {}
         for one in sets_of(self._images.find({KIND: VERSION} | ({BUILD: build_id} if build_id else {}))):
             if one.whole:
@@ -102,7 +102,7 @@ class GlanceStore:
         about: About | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> ImageRef:
-        """See the protocol. What an interrupted one has sent already is not sent again."""
+        """See the protocol. Files that an interrupted attempt sent are not sent again."""
         check_names([artifact for _, artifact in files])
         digest = files[0][1].digest
         about = about or About(Path(files[0][1].name).stem)
@@ -121,7 +121,7 @@ class GlanceStore:
     # -- reading -------------------------------------------------------------------------------------
 
     def open(self, ref: ImageRef, artifact: str | None = None) -> IO[bytes]:
-        """See the protocol. At its end the hash is compared: raises Corrupt, and Unavailable when it breaks off."""
+        """See the protocol. The hash is compared at the end: reading raises Corrupt, and Unavailable when it is cut off."""
         wanted = artifact_of(ref, artifact)
         image = self._image(ref, wanted)
         return io.BufferedReader(Stream(self._images.chunks(image, Control()), wanted), 1 << 20)
@@ -137,8 +137,8 @@ class GlanceStore:
                 os.fsync(file.fileno())
             return whole
 
-    def _image(self, ref: ImageRef, artifact: Artifact) -> Image:
-        """The image with this artifact: of the set that the ref is of, or else of the oldest that is whole."""
+    def _image(self, ref: ImageRef, artifact: Artifact) -> GlanceImage:
+        """The image with this artifact: of the ref's own set, otherwise of the oldest complete one."""
         whole = [one for one in versions(self._images, ref.digest) if one.whole]
         whole.sort(key=lambda one: one.images[0].id != ref.path)
         for one in whole:
@@ -148,7 +148,7 @@ class GlanceStore:
         raise NotFound(f"image {ref.digest[:12]} is not in {self._images.cloud.name}")
 
     def verify(self, digest: str, control: Control, progress: Callable[[float], None] = lambda _: None) -> None:
-        """See the protocol. All sets that are whole are read; one that fails is hidden, and no longer found until it passes."""
+        """See the protocol. All complete sets are read; one that fails is hidden and no longer found until it passes."""
         found = versions(self._images, digest)
         looked = [one for one in found if one.whole] or [one for one in found if one.published]
         if not looked:
@@ -159,7 +159,7 @@ class GlanceStore:
         def report(count: int) -> None:
             nonlocal done, told
             done += count
-            told = max(told, min(1.0, done / total))  # what breaks off begins again
+            told = max(told, min(1.0, done / total))  # an interrupted download starts over
             progress(told)
 
         wrong: Corrupt | None = None
@@ -177,7 +177,7 @@ class GlanceStore:
         progress(1.0)
 
     def _mark(self, one: ImageSet, *, corrupt: bool) -> None:
-        """Whether the version is damaged; then nobody sees it in a list any more."""
+        """Mark whether the version is damaged; a damaged one no longer appears in lists."""
         for image, artifact in zip(one.images, one.artifacts, strict=True):
             hidden = corrupt or bool(formats(artifact.format).get("os_hidden"))
             change: dict[str, Any] = {"os_hidden": hidden} | ({CORRUPT: "true"} if corrupt else {})
@@ -189,7 +189,7 @@ class GlanceStore:
     # -- removing ------------------------------------------------------------------------------------
 
     def delete(self, digest: str, build_id: str | None = None) -> None:
-        """See the protocol. Raises Busy while an image is used, Refused when it is protected."""
+        """See the protocol. Raises Busy while an image is in use, Refused when it is protected."""
         for one in versions(self._images, digest, build_id):
             remove(self._images, one)
 
@@ -201,12 +201,12 @@ class GlanceStore:
                 continue
             for one in versions(
                 self._images, found.digest, found.build_id
-            ):  # a list takes two looks: it may have grown meanwhile
+            ):  # listing takes two requests: the set may have grown meanwhile
                 for image in one.superfluous:
                     said = f"image {image.id} ({image.name or 'nameless'}) of build {one.build_id}"
                     try:
                         self._images.remove(image.id, patience=BUSY)
-                    except (Refused, Busy) as error:  # one that is protected, or used, must not keep the others
+                    except (Refused, Busy) as error:  # a protected or used one must not block the others
                         LOG.info("%s is left: %s", said, error)
                     else:
                         removed.append(said)

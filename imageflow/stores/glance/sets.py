@@ -1,4 +1,4 @@
-"""What the images of a version say in Glance, and the version that a list of images is: pure."""
+"""Maps versions to the properties of images in Glance, and lists of images to versions: pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from imageflow.model import Artifact
-from imageflow.openstack.image import BUILD, KEY, PREFIX, RECIPE, WHOLE, Image
+from imageflow.openstack.image import BUILD, KEY, PREFIX, RECIPE, WHOLE, GlanceImage
 from imageflow.openstack.properties import LONGEST_NAME, checked, formats, hardware, is_disk
 from imageflow.stores import About, ImageRef
 
-KIND, VERSION = f"{PREFIX}kind", "version"  # what kind of thing of ours an image is, and this one
+KIND, VERSION = f"{PREFIX}kind", "version"  # the kind of an imageflow image, and the kind used here
 DIGEST = f"{PREFIX}digest"  # SHA-256 of the primary artifact: the version
-IMAGE = f"{PREFIX}image"  # the name that it is published under
+IMAGE = f"{PREFIX}image"  # the name it is published under
 POSITION = f"{PREFIX}position"  # of the artifact in the version; 0: the primary one
-FILES = f"{PREFIX}files"  # names of all artifacts of the version, with '/' between them
-ARTIFACT = f"{PREFIX}artifact"  # its file name
+FILES = f"{PREFIX}files"  # names of all artifacts of the version, separated by '/'
+ARTIFACT = f"{PREFIX}artifact"  # the artifact's file name
 FORMAT, SHA256, SIZE = f"{PREFIX}format", f"{PREFIX}sha256", f"{PREFIX}size"
 VIRTUAL_SIZE = f"{PREFIX}virtual_size"
 CORRUPT = f"{PREFIX}corrupt"  # a verify failed
@@ -25,10 +25,10 @@ _GIB = 1 << 30
 
 
 def described(about: About, artifacts: Sequence[Artifact], position: int) -> tuple[str, dict[str, Any]]:
-    """(name, everything else) that the image of one artifact says; raises RecipeError.
+    """(name, other attributes) of the image for one artifact; raises RecipeError.
 
-    The primary disk has the name that users boot by. What the recipe says of the image is said by its disks, and wins
-    over what follows from the build.
+    The primary disk has the name by which users boot. The recipe's properties are set on the disks, and take precedence
+    over those derived from the build.
     """
     artifact = artifacts[position]
     name = about.image if position == 0 else f"{about.image}.{artifact.format}"
@@ -38,7 +38,7 @@ def described(about: About, artifacts: Sequence[Artifact], position: int) -> tup
         if artifact.virtual_size:
             said["min_disk"] = math.ceil(artifact.virtual_size / _GIB)
         wins = checked(about.properties)
-        lower = {key.lower() for key in wins}  # names that differ in their case only are one name to Glance
+        lower = {key.lower() for key in wins}  # Glance's property names are case-insensitive
         said = {key: value for key, value in said.items() if key.lower() not in lower} | wins
     ours = {
         IMAGE: about.image,
@@ -57,42 +57,42 @@ def described(about: About, artifacts: Sequence[Artifact], position: int) -> tup
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """The images of one version by one build, half made or whole."""
+    """The images of one version by one build, half-made or complete."""
 
     build_id: str
     digest: str
-    images: tuple[Image, ...]  # one for each artifact that is there, with all of its data, in their order
-    all: tuple[Image, ...]  # these, and copies and half-made ones
+    images: tuple[GlanceImage, ...]  # one for each artifact with complete data, in the order of the artifacts
+    all: tuple[GlanceImage, ...]  # these, and duplicates and half-made ones
 
     @property
-    def superfluous(self) -> tuple[Image, ...]:
-        """What may go when nobody works on it: all of a version that never was whole, or lost its primary image.
+    def superfluous(self) -> tuple[GlanceImage, ...]:
+        """Images that may be removed when no build works on them: all of a version never completed, or without its primary.
 
-        What an administrator deactivated stays: it may come back.
+        Images deactivated by an administrator stay: they may come back.
         """
         primary = next((image for image in self.images if image.says(POSITION) == "0"), None)
         found = self.others if primary is not None and primary.says(WHOLE) else self.all
         return () if any(image.status == "deactivated" for image in self.all) else found
 
     @property
-    def others(self) -> tuple[Image, ...]:
-        """Those that are not needed."""
+    def others(self) -> tuple[GlanceImage, ...]:
+        """The images that are not needed."""
         return tuple(image for image in self.all if image not in self.images)
 
     @property
     def names(self) -> list[str]:
-        """Of all files that it has when it is whole."""
+        """Names of all files of the complete version."""
         return self.all[0].says(FILES).split("/")
 
     @property
     def missing(self) -> str | None:
-        """A file that it should have, and that is not there."""
+        """A file of the version that is missing, or None."""
         there = [image.says(ARTIFACT) for image in self.images]
         return next((name for name in self.names if name not in there), None)
 
     @property
     def published(self) -> bool:
-        """Whether it was whole once."""
+        """Whether it was ever complete."""
         return any(image.says(WHOLE) for image in self.images)
 
     @property
@@ -102,7 +102,7 @@ class ImageSet:
 
     @property
     def whole(self) -> bool:
-        """Whether readers may have it."""
+        """Whether readers may use it."""
         return bool(
             self.images
             and self.images[0].says(POSITION) == "0"
@@ -126,21 +126,21 @@ class ImageSet:
         )
 
     def ref(self, store: str) -> ImageRef:
-        """As a store says it; its path is the id of the primary image."""
+        """Its reference; the path is the id of the primary image."""
         return ImageRef(store, self.digest, self.images[0].id, self.artifacts, image=self.images[0].id)
 
 
-def sets_of(images: Iterable[Image]) -> list[ImageSet]:
-    """The versions that these images are of, the oldest first; `images` are in the order of their age."""
-    found: dict[tuple[str, str], list[Image]] = {}
+def sets_of(images: Iterable[GlanceImage]) -> list[ImageSet]:
+    """The versions of these images, oldest first; `images` are sorted by age."""
+    found: dict[tuple[str, str], list[GlanceImage]] = {}
     for image in images:
         found.setdefault((image.says(BUILD), image.says(DIGEST)), []).append(image)
     return [_set(build_id, digest, there) for (build_id, digest), there in found.items()]
 
 
-def _set(build_id: str, digest: str, there: list[Image]) -> ImageSet:
-    chosen: dict[int, Image] = {}
-    for image in sorted(there, key=lambda i: not i.says(WHOLE)):  # what was published stays; the oldest else
+def _set(build_id: str, digest: str, there: list[GlanceImage]) -> ImageSet:
+    chosen: dict[int, GlanceImage] = {}
+    for image in sorted(there, key=lambda i: not i.says(WHOLE)):  # the published one is kept, otherwise the oldest
         if _has_data(image) and image.says(POSITION).isdecimal():
             chosen.setdefault(int(image.says(POSITION)), image)
     images = tuple(image for _, image in sorted(chosen.items()))
@@ -148,9 +148,9 @@ def _set(build_id: str, digest: str, there: list[Image]) -> ImageSet:
     return ImageSet(build_id, digest, images, images + rest)
 
 
-def _has_data(image: Image) -> bool:
-    """Whether all of its data is there: what an upload that broke off leaves may be active, and short.
+def _has_data(image: GlanceImage) -> bool:
+    """Whether all of its data is there: an interrupted upload may leave an active but truncated image.
 
-    What was published had it all: should it have another size now, that is for a verify to say.
+    A published one was complete: should its size differ now, a verify reports it.
     """
     return image.active and bool(image.says(WHOLE) or image.says(SIZE) == str(image.size))

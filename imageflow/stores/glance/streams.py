@@ -1,4 +1,4 @@
-"""Images as files: read in pieces with their hash compared, and written with holes where there are zeros."""
+"""Images as files: read in pieces with a hash check, and written with holes for zeros."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BLOCK = 1 << 16  # bytes; zeros of this length become a hole
 
 
 class Stream(io.RawIOBase):
-    """The pieces of an image as a file that is read once, from its beginning."""
+    """The pieces of an image as a file that is read once from the start."""
 
     def __init__(self, pieces: Iterator[bytes], artifact: Artifact) -> None:
         self._pieces, self._artifact = pieces, artifact
@@ -25,7 +25,7 @@ class Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, as far as the next piece goes."""
+        """Fill the buffer from the next piece, possibly only in part."""
         if not self._left:
             self._left = next(self._pieces, b"")
             self._sha256.update(self._left)
@@ -44,7 +44,7 @@ class Stream(io.RawIOBase):
 
 
 class Sparse:
-    """A file to which a run of zeros is not written; it is truncated where its writer stands in the end."""
+    """Writes a file but leaves holes for runs of zeros; finally truncates it at the write position."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Whether what Glance has of a version is what was stored: all of it is read."""
+"""Checks that Glance still has a version as it was stored, by reading all of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 
-from imageflow.control import Control
+from imageflow.background.backoff import Backoff
 from imageflow.errors import Corrupt
-from imageflow.openstack.image import Image
+from imageflow.host.control import Control
+from imageflow.openstack.cloud_errors import BrokeOff
+from imageflow.openstack.image import GlanceImage
 from imageflow.openstack.images import Images
-from imageflow.openstack.trouble import BrokeOff
 from imageflow.stores.glance.sets import ARTIFACT, ImageSet
 
-_SAME_PLACE = 3  # downloads that end at the same byte: the data is short, it is not the connection
+_SAME_PLACE = 3  # downloads that end at the same byte: the data is truncated, not the connection broken
+_PAUSE = (0.4, 6.4)  # seconds until it is read again: after the first failure, and at most
 
 
 def compare(images: Images, one: ImageSet, control: Control, report: Callable[[int], None]) -> None:
-    """Raise Corrupt, naming the file that differs; `report` gets bytes read, less than none when it begins again."""
+    """Raise Corrupt, naming the file that differs; `report` gets bytes read, negative when a download starts over."""
     if missing := one.missing:
         raise Corrupt(f"{missing} of {one.digest[:12]} is missing in {images.cloud.name}")
-    # All are asked for first: a version that is deleted meanwhile can still be read to its end, where Glance can.
+    # All are requested first: a version deleted meanwhile can still be read to its end, if Glance can do that.
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(contextlib.closing(images.chunks(image, control))) for image in one.images]
         for image, stream, artifact in zip(one.images, streams, one.artifacts, strict=True):
@@ -29,9 +31,10 @@ def compare(images: Images, one: ImageSet, control: Control, report: Callable[[i
 
 
 def _digest(
-    images: Images, image: Image, stream: Iterator[bytes], control: Control, report: Callable[[int], None]
+    images: Images, image: GlanceImage, stream: Iterator[bytes], control: Control, report: Callable[[int], None]
 ) -> str:
     ends: list[int | None] = []
+    backoff = Backoff(*_PAUSE)
     while True:
         digest, done = hashlib.sha256(), 0
         try:
@@ -49,5 +52,5 @@ def _digest(
             if len(ends) == 2 * _SAME_PLACE:
                 raise
         report(-done)
-        control.wait(0.2 * 2 ** len(ends))
+        control.wait(backoff.next())
         stream = images.chunks(image, control)

@@ -1,4 +1,4 @@
-"""The images of a version: found, whole or not, and removed."""
+"""Finds and removes the images of a version, complete or not."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from imageflow.openstack.images import Images
 from imageflow.stores.glance.sets import DIGEST, KIND, VERSION, ImageSet, sets_of
 from imageflow.stores.places import DIGEST as IS_DIGEST
 
-BUSY = 30.0  # seconds that an image which is used is asked to go: the janitor comes again
+BUSY = 30.0  # seconds that deleting an image in use is retried: the janitor tries again later
 
 
 def versions(images: Images, digest: str, build_id: str | None = None) -> Sequence[ImageSet]:
-    """What there is of a version (made by this build), the oldest first: a set for each build that made it."""
+    """The sets of a version (made by this build), oldest first: one for each build that made it."""
     if not IS_DIGEST.fullmatch(digest):
         return []
     wanted = {KIND: VERSION, DIGEST: digest} | ({BUILD: build_id} if build_id else {})
@@ -21,6 +21,6 @@ def versions(images: Images, digest: str, build_id: str | None = None) -> Sequen
 
 
 def remove(images: Images, one: ImageSet) -> None:
-    """The primary image first: a version is gone for readers when its removal begins. Raises Busy, Refused."""
+    """Remove a set, the primary image first: readers lose the version at once. Raises Busy, Refused."""
     for image in one.all:
         images.remove(image.id, patience=BUSY)

@@ -1,6 +1,6 @@
 """The first tables: imageflow's own and TaskFlow's.
 
-Each one only if it is not there: MariaDB commits at each of them, and a killed upgrade goes on here.
+Each one only if it does not exist: MariaDB commits each of them, and a killed upgrade continues here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _times() -> tuple[sa.Column[Any], ...]:
 
 
 def _enum(stock: sa.Enum) -> Any:
-    """On PostgreSQL a type of its own, made before the tables."""
+    """On PostgreSQL an own type, created before the tables."""
     return postgresql.ENUM(name=stock.name, create_type=False).with_variant(stock, "sqlite", "mysql", "mariadb")
 
 

@@ -21,7 +21,7 @@ SERVER = {
 
 def upgrade() -> None:
     known = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("versions")}
-    if "content" not in known:  # MariaDB commits at each statement, and a killed upgrade goes on here
+    if "content" not in known:  # MariaDB commits each statement, and a killed upgrade continues here
         op.add_column("versions", sa.Column("content", sa.String(64)))
     _inbox()
     _recipes()

@@ -1,4 +1,4 @@
-"""Publication targets: where versions are published besides their store, and how far each of them is."""
+"""Publication targets: where versions are published besides their store, and the state of each publication."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One module per migration; never changed once it was in a release."""
+"""One module per migration; never changed after its release."""

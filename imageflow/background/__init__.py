@@ -1,0 +1,1 @@
+"""What every background thread needs: a flag to wait for, backoff, rate-limited warnings, polling rounds."""

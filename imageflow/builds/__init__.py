@@ -1,0 +1,1 @@
+"""From a request to images: submission, conductor, engine, and the states of builds."""

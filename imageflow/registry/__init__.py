@@ -1,0 +1,1 @@
+"""The recipes that events can build, from files and from git."""

@@ -1,0 +1,1 @@
+"""What every driver of a kind promises: suites that the tests of each driver inherit."""
