@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from imageflow.config import Config
 from imageflow.errors import InboxFull
@@ -30,6 +31,7 @@ class Bound:
         self._most = most
         self._lock = threading.Lock()
         self._count = self._bytes = 0
+        self._under_way = self._bytes_under_way = 0  # admitted, and in nobody's count of the rows yet
         self._counted = self._refused = float("-inf")
 
     @classmethod
@@ -37,19 +39,35 @@ class Bound:
         """The bound that is configured."""
         return cls(database, config.events.max_size * 2**30, config.events.max_count)
 
-    def admit(self, batch: Sequence[Event]) -> None:
-        """Make room for these events, or for any one. Raises InboxFull when everything that is kept still waits."""
+    @contextmanager
+    def admitted(self, batch: Sequence[Event]) -> Iterator[None]:
+        """Make room for these events, or for any one, while they are stored.
+
+        Raises InboxFull when everything that is kept still waits.
+        """
         more, size = max(1, len(batch)), sum(map(events.size, batch))
         with self._lock:
             if time.monotonic() - self._counted > _FRESH:
                 self._recount()
             if not self._has_room(more, size):
                 self._make_room(more, size)
-            self._count += len(batch)
-            self._bytes += size
+            self._under_way += len(batch)
+            self._bytes_under_way += size
+        stored = False
+        try:
+            yield
+            stored = True
+        finally:
+            with self._lock:
+                self._under_way -= len(batch)
+                self._bytes_under_way -= size
+                if stored:
+                    self._count += len(batch)
+                    self._bytes += size
 
     def _has_room(self, more: int, size: int, share: float = 1.0) -> bool:
-        return self._count + more <= share * self._most and self._bytes + size <= share * self._most_bytes
+        count, size = self._count + self._under_way + more, self._bytes + self._bytes_under_way + size
+        return count <= share * self._most and size <= share * self._most_bytes
 
     def _make_room(self, more: int, size: int) -> None:
         if time.monotonic() - self._refused > _FULL:

@@ -79,8 +79,8 @@ class SqlInbox:
         if not batch:
             return []
         batch = [replace(event, listener=listener) for event in batch]
-        self._bound.admit(batch)
-        receipts = self._store_proven(batch, proof) if proof else self._store_with_others(batch)
+        with self._bound.admitted(batch):
+            receipts = self._store_proven(batch, proof) if proof else self._store_with_others(batch)
         if new := [receipt.event for receipt in receipts if receipt.new]:
             self._heard(new)
             self._wake()
@@ -94,7 +94,6 @@ class SqlInbox:
             type=UNREADABLE,
             data={"raw": _printable(raw[:_QUARANTINE].decode(errors="replace")), "bytes": len(raw)},
         )
-        self._bound.admit([event])
         LOG.warning("%s: an event from %s can't be read, it is in quarantine: %s", listener, event.source, reason)
 
         def store(conn: sa.Connection) -> Receipt:
@@ -103,7 +102,8 @@ class SqlInbox:
             )
             return Receipt(stored, new)
 
-        return self._database.transact(store, patience=EVENT)
+        with self._bound.admitted([event]):
+            return self._database.transact(store, patience=EVENT)
 
     def refuse(self, endpoint: str, reason: str) -> None:
         """See listeners.Inbox."""
@@ -127,8 +127,8 @@ class SqlInbox:
 
     def ready(self) -> None:
         """See listeners.Inbox."""
-        self._bound.admit([])
-        self._database.transact(lambda conn: observations.see(conn, "imageflow: ready", "yes", time.time()))
+        with self._bound.admitted([]):
+            self._database.transact(lambda conn: observations.see(conn, "imageflow: ready", "yes", time.time()))
 
     def _store_with_others(self, batch: Sequence[Event]) -> list[Receipt]:
         mine = _Batch(batch)

@@ -104,6 +104,18 @@ def until_room(inbox: SqlInbox) -> None:
     raise AssertionError("there is room, and nobody noticed")
 
 
+def test_events_that_are_just_being_stored_count(database: Database) -> None:
+    bound = Bound(database, most=3)
+    inbox = SqlInbox(database, bound=bound)
+    inbox.receive([replace(PUSH, id="1"), replace(PUSH, id="2")], listener="http")
+    with pytest.raises(ZeroDivisionError), bound.admitted([PUSH]):
+        with pytest.raises(InboxFull):
+            inbox.receive([replace(PUSH, id="3")], listener="http")
+        raise ZeroDivisionError("the first one could not be stored")
+    inbox.receive([replace(PUSH, id="3")], listener="http")
+    assert kept(database) == ["1", "2", "3"]
+
+
 def test_what_many_send_at_once_is_bounded_together(database: Database) -> None:
     inbox = SqlInbox(database, bound=Bound(database, most=200))
     stop = threading.Event()
