@@ -99,6 +99,15 @@ def test_asking_again_is_the_same_request(office: Office) -> None:
     assert office.requests.select("acme") == []
 
 
+def test_a_request_keeps_its_version_when_the_inputs_move_on(office: Office) -> None:
+    office.yard.register(WEB)
+    held = office.ask_for("mine", "web").request.build_id
+    office.yard.work()
+    (office.yard.site.folder / "motd").write_text("of a later day")
+    assert office.ask_for("mine", "web").request.build_id == held
+    assert office.builds() == 1
+
+
 def test_a_failed_build_is_asked_for_again_and_a_paused_one_is_not(office: Office) -> None:
     image = office.ask("mine").request.image
     office.trace.set(f"fail-{image}")
