@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imageflow.background import remembered
 from imageflow.builds.wanted import Wanted
 from imageflow.errors import RecipeError, Unavailable
 from imageflow.wants import pinning
@@ -43,7 +44,7 @@ def test_many_at_once_are_one_look() -> None:
 
 def test_old_pins_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(pinning.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(remembered.clock, "monotonic", lambda: now[0])
     pinned, pins = Pinning(fresh=60.0, patience=1.0), Pins()
     looks = []
     for seconds in (0.0, 59.0, 2.0, 59.0, 2.0):
@@ -83,6 +84,6 @@ def test_nobody_waits_for_ever_and_few_look_at_a_time() -> None:
 def test_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pinning, "_MOST", 2)
     pinned, pins = Pinning(fresh=60.0, patience=1.0), Pins()
-    for name in ("a", "b", "a", "c", "a", "b"):
+    for name, looks in (("a", 1), ("b", 2), ("a", 2), ("c", 3), ("b", 3), ("a", 4)):
         pinned.wanted({"name": name}, pins)
-    assert pins.count == 4
+        assert pins.count == looks
