@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,11 +26,10 @@ def put(conn: sa.Connection, request: ImageRequest, now: float) -> ImageRequest:
     """Store a request in place of the one with its name; -> it, with its times."""
     before = find(conn, request.project, request.name)
     values = {f.name: getattr(request, f.name) for f in fields(ImageRequest)}
-    values |= {"user": dict(request.user), "created": now, "changed": now}
+    stored = replace(request, created=now if before is None else before.created, changed=now)
+    values |= {"user": dict(request.user), "created": stored.created, "changed": now}
     key = ("project", "name")
     insert_or_update(conn, table, values, key, {k: v for k, v in values.items() if k not in (*key, "created")})
-    stored = find(conn, request.project, request.name)
-    assert stored is not None
     conn.execute(sa.delete(unheld).where(unheld.c.build_id == stored.build_id))
     if before is not None:
         _let_go(conn, before, now)

@@ -104,7 +104,7 @@ class Requests:
             try:
                 if request.policy is BuildPolicy.NEVER:
                     return self.told(self._taken(request))
-                return self.told(self._built(request, recipe, cause))
+                return self._built(request, recipe, cause)
             except _Vanished:
                 continue
         raise Conflict(f"versions of {request.image} come and go", hint="ask again")
@@ -146,7 +146,7 @@ class Requests:
 
         return self._database.transact(take, patience=REQUEST)
 
-    def _built(self, request: ImageRequest, recipe: ImageRecipe | None, cause: str) -> ImageRequest:
+    def _built(self, request: ImageRequest, recipe: ImageRecipe | None, cause: str) -> Asked:
         """The version that is there for the present inputs, or a build of it."""
         made: list[ImageRequest] = []
         registered: int | None = None
@@ -156,17 +156,19 @@ class Requests:
                 raise Conflict(f"the recipe of {request.image} was changed at this moment", hint="ask again")
             build = submission.build
             if build.state is BuildState.SUCCEEDED and not versions.hold(conn, build.id):
-                raise _Vanished
+                raise _Vanished  # it ended, and went, since we looked
             made[:] = [requests.put(conn, replace(request, build_id=build.id), time.time())]
 
         try:
             wanted, registered = self._wanted(request, recipe)
-            self._submitter.ask(wanted, cause=cause, answer=answer)
+            submission = self._submitter.ask(wanted, cause=cause, answer=answer)
         except NoSpace:
             raise
         except (RecipeError, SecretMissing, Refused) as error:  # the request is good, what it names can't be built
             raise Conflict(f"{request.image} can't be built as it stands: {error.message}", hint=error.hint) from None
-        return made[0]
+        if submission.version is not None:
+            return _asked(made[0], submission.build, submission.version)
+        return self.told(made[0])
 
     def _wanted(self, request: ImageRequest, recipe: ImageRecipe | None) -> tuple[Wanted, int | None]:
         """The image as it would be built now, and the id of the registered recipe that it is in."""
