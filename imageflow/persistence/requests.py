@@ -13,6 +13,7 @@ from imageflow.persistence.tables import requests as table
 from imageflow.persistence.tables import unheld
 from imageflow.persistence.upsert import insert_or_update
 
+_CHEAP = [table.c[f.name] for f in fields(ImageRequest) if f.name != "wanted"]
 _COLUMNS = [table.c[f.name] for f in fields(ImageRequest)]
 
 
@@ -37,8 +38,8 @@ def put(conn: sa.Connection, request: ImageRequest, now: float) -> ImageRequest:
 
 
 def select(conn: sa.Connection, project: str, limit: int, after: str | None = None) -> list[ImageRequest]:
-    """A project's requests in the order of their names, those after this one."""
-    query = sa.select(*_COLUMNS).where(table.c.project == project)
+    """A project's requests in the order of their names, those after this one, without their wants: they hold files."""
+    query = sa.select(*_CHEAP).where(table.c.project == project)
     if after is not None:
         query = query.where(table.c.name > after)
     return [_request(row._mapping) for row in conn.execute(query.order_by(table.c.name).limit(limit))]

@@ -191,10 +191,12 @@ class Requests:
         return self.told(found)
 
     def select(self, project: str, limit: int = 1000, after: str | None = None) -> list[Asked]:
-        """A project's requests in the order of their names."""
+        """A project's requests in the order of their names, without their wants and the progress of their builds."""
         with self._database.read() as conn:
             found = requests.select(conn, project, limit, after)
-        return [self.told(one) for one in found]
+            ids = [request.build_id for request in found if request.build_id is not None]
+            known, made = builds.some(conn, ids), versions.made_by(conn, ids)
+        return [_asked(one, known.get(one.build_id or ""), made.get(one.build_id or "")) for one in found]
 
     def delete(self, project: str, name: str) -> None:
         """Let go of the version; it stays, and a build goes on. Raises NotFound."""
@@ -205,22 +207,15 @@ class Requests:
     def told(self, request: ImageRequest) -> Asked:
         """What has become of a request."""
         if request.build_id is None:
-            return Asked(
-                request,
-                RequestState.MISSING,
-                f"there is no version of {request.image}, and the request says that none is built",
-                "build it where it is tested, or ask with build: if-missing",
-            )
+            return _asked(request, None, None)
         with self._database.read() as conn:
-            version = versions.of(conn, request.build_id)
-            try:
-                build = builds.get(conn, request.build_id)
-            except NotFound:
-                build = None
-            if version is None and build is not None and build.state is BuildState.RUNNING:
-                found = estimate(build, steps.of(conn, build.id), steps.history(conn, build.image), time.time())
-                return replace(_asked(request, build, version), progress=found.progress, remaining=found.remaining)
-        return _asked(request, build, version)
+            version = versions.made_by(conn, [request.build_id]).get(request.build_id)
+            build = builds.some(conn, [request.build_id]).get(request.build_id)
+            asked = _asked(request, build, version)
+            if build is None or build.state is not BuildState.RUNNING:
+                return asked
+            found = estimate(build, steps.of(conn, build.id), steps.history(conn, build.image), time.time())
+        return replace(asked, progress=found.progress, remaining=found.remaining)
 
 
 def _newest(conn: Connection, image: str) -> Version | None:
@@ -239,6 +234,13 @@ def _asked(request: ImageRequest, build: Build | None, version: Version | None) 
             return Asked(request, RequestState.READY, "its image is there", build=build, version=version)
         why = version.why or f"its image is {version.state}"
         return Asked(request, RequestState.MISSING, why, "ask again", build=build, version=version)
+    if request.build_id is None:
+        return Asked(
+            request,
+            RequestState.MISSING,
+            f"there is no version of {request.image}, and the request says that none is built",
+            "build it where it is tested, or ask with build: if-missing",
+        )
     if build is None:
         return Asked(request, RequestState.FAILED, "its build is not known any more", "ask again")
     resume = f"imageflow build resume {build.id}"
