@@ -49,30 +49,34 @@ def below(folder: Path) -> Iterator[Path]:
     Raises Uncopyable for links that lead out, nowhere or in a circle, and for what is no file.
     """
     root = os.path.realpath(folder)
-    for count, path in enumerate(_below(folder, root, (root,))):
+    for count, path in enumerate(_below(folder, root, root, (root,))):
         if count >= _MANY:
             raise Uncopyable(folder, f"has more than {_MANY} files", "name the folders in it that are needed")
         yield path
 
 
-def _below(folder: Path, root: str, above: tuple[str, ...]) -> Iterator[Path]:
+def _below(folder: Path, real: str, root: str, above: tuple[str, ...]) -> Iterator[Path]:
+    """`real`: where the folder really is, so that only links have to be followed; `above`: those that it is in, and it."""
     try:
-        entries = sorted(folder.iterdir())
+        with os.scandir(real) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise Uncopyable(folder, f"can't be read: {error.strerror}", "check its permissions") from None
-    for path in entries:
-        real = os.path.realpath(path)
-        if os.path.commonpath([real, root]) != root:
-            raise Uncopyable(path, "leads out of its folder", "copy its target")
-        if path.is_dir():
-            if real in above:
+    for entry in entries:
+        path, target = folder / entry.name, entry.path
+        if entry.is_symlink():
+            target = os.path.realpath(target)
+            if os.path.commonpath([target, root]) != root:
+                raise Uncopyable(path, "leads out of its folder", "copy its target")
+        if os.path.isdir(target):
+            if target in above:
                 raise Uncopyable(path, "leads back to a folder that it is in", "remove the link")
-            yield from _below(path, root, (*above, real))
-        elif path.is_file():
-            if not os.access(path, os.R_OK):
+            yield from _below(path, target, root, (*above, target))
+        elif os.path.isfile(target):
+            if not os.access(target, os.R_OK):
                 raise Uncopyable(path, "can't be read", "check its permissions")
             yield path
-        elif path.is_symlink():
+        elif entry.is_symlink():
             raise Uncopyable(path, "is a link that leads nowhere", "remove it, or put its target there")
         else:
             raise Uncopyable(path, "is neither a file nor a folder", "remove it")
