@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from heat.engine.clients import client_plugin
 from keystoneauth1 import exceptions
@@ -23,11 +22,11 @@ class Client:
 
     def ask(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask for an image under this name; -> the request. Asking twice is one request."""
-        return self._send("PUT", f"/v1/requests/{name}", json=body)
+        return self._document("PUT", f"/v1/requests/{name}", json=body)
 
     def request(self, name: str) -> dict[str, Any]:
         """How it stands with a request."""
-        return self._send("GET", f"/v1/requests/{name}")
+        return self._document("GET", f"/v1/requests/{name}")
 
     def take_back(self, name: str) -> None:
         """End a request; the image stays."""
@@ -35,31 +34,44 @@ class Client:
 
     def systems(self) -> list[str]:
         """What the operator's catalog offers as `os`."""
-        return [entry["os"] for entry in self._send("GET", "/v1/catalog")["catalog"]]
+        return [entry["os"] for entry in self._document("GET", "/v1/catalog")["catalog"]]
 
-    def image(self, name: str) -> None:
-        """Raise what imageflow says when it has no image of this name, and no recipe for one."""
-        try:
-            self._send("GET", f"/v1/images/{quote(name, safe='')}/versions")
-        except exceptions.NotFound:  # none is built yet
-            self._send("PUT", "/v1/requests/heat-validates", params={"dry_run": "true"}, json={"image": name})
+    def check(self, **asked: Any) -> None:
+        """Raise what imageflow would say to a request for `wanted` or `image`; nothing is asked for."""
+        body = {**asked, "build": "never"}  # else it would look for the newest inputs
+        self._send("PUT", "/v1/requests/heat-validates", params={"dry_run": "true"}, json=body)
+
+    def _document(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self._send(method, path, **more).json()
+        return found
 
     def _send(self, method: str, path: str, **more: Any) -> Any:
-        answer = self._http.request(path, method, timeout=_PATIENCE, **more)
-        return answer.json() if answer.content else None
+        return self._http.request(path, method, timeout=_PATIENCE, **more)
 
 
 def is_passing(error: Exception) -> bool:
     """Whether imageflow could not be asked, and the same call may succeed later on."""
     if isinstance(error, exceptions.HttpError):
         return error.http_status in _PASSING
-    return isinstance(error, exceptions.ConnectionError) and not isinstance(error, exceptions.SSLFailure)
+    return isinstance(error, exceptions.ConnectionError) and not isinstance(error, exceptions.SSLError)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether imageflow says no.
+
+    If not, nothing is known: it is away; or a stack that has waited for another image has outlived its user's token.
+    """
+    return not is_passing(error) and not isinstance(error, exceptions.Unauthorized)
 
 
 def explain(error: Exception) -> str:
-    """An error of a call, with what imageflow says to do about it."""
-    said = getattr(error, "details", None) or getattr(error, "message", None) or str(error)
-    return f"imageflow: {said}"
+    """What went wrong with a call: imageflow's own words where it has answered, because they say what to do."""
+    response = getattr(error, "response", None)
+    try:
+        said = response.json()["message"] if response is not None else None
+    except (ValueError, LookupError, TypeError):  # a proxy has answered
+        said = None
+    return f"imageflow: {said or error}"
 
 
 class ImageflowClientPlugin(client_plugin.ClientPlugin):

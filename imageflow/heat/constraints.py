@@ -20,11 +20,8 @@ class _Constraint(constraints.BaseCustomConstraint):
     def validate_with_client(self, clients: Any, value: str) -> None:
         try:
             self._check(clients.client(client.NAME), value)
-        except exceptions.Unauthorized:
-            # a stack that waited for another image has outlived its user's token; its templates were checked before
-            return
         except exceptions.ClientException as error:
-            if not client.is_passing(error):  # the resource itself waits for an imageflow that is away
+            if client.is_refusal(error):
                 raise Unknown(client.explain(error)) from error
 
     def _check(self, api: client.Client, value: str) -> None:
@@ -44,4 +41,4 @@ class Image(_Constraint):
     """The name of an image."""
 
     def _check(self, api: client.Client, value: str) -> None:
-        api.image(value)
+        api.check(image=value)

@@ -21,13 +21,14 @@ def name_of(uuid: str) -> str:
 
 def body(properties: Mapping[str, Any], *, stack: str, stack_id: str, resource: str) -> dict[str, Any]:
     """The request of a resource with these properties. Who uses it is for people to read: stack, its id, resource."""
-    asked: dict[str, Any] = {"build": properties[BUILD]}
-    if properties.get(IMAGE):
-        asked["image"] = properties[IMAGE]
-    else:
-        asked["wanted"] = {key: _given(properties[key]) for key in WANTED if properties.get(key)}
-    asked["user"] = {"kind": "heat", "stack": stack, "stack_id": stack_id, "resource": resource}
-    return asked
+    what = {IMAGE: properties[IMAGE]} if properties.get(IMAGE) else {"wanted": wanted(properties)}
+    user = {"kind": "heat", "stack": stack, "stack_id": stack_id, "resource": resource}
+    return {**what, BUILD: properties[BUILD], "user": user}
+
+
+def wanted(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """What should be in the image."""
+    return {key: _given(properties[key]) for key in WANTED if properties.get(key)}
 
 
 def _given(value: Any) -> Any:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from heat.common.exception import Error, StackValidationFailed
+from heat.common.exception import Error, NotFound, StackValidationFailed
 from heat.engine import constraints, resource
 from heat.engine.attributes import Schema as Attribute
 from heat.engine.properties import Schema as Property
+from heat.objects.resource_data import ResourceData
 from keystoneauth1 import exceptions
 
 from imageflow.heat import client, request
@@ -24,6 +25,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 _AWAY = 600.0  # seconds that imageflow may give no answer while a stack waits: an upgrade, a fail-over
 _LIVE = ("state", "reason")
+_PREEMPTED = "preempted"
 
 
 @dataclass
@@ -109,10 +111,17 @@ class Image(resource.Resource):
     }
 
     def validate(self) -> None:
-        """Refuse properties that do not fit together."""
+        """Refuse properties that do not fit together, and what the catalog does not have, before anything is made."""
         super().validate()
         if problem := request.problem(self.properties):
             raise StackValidationFailed(message=problem)
+        # what follows from other resources is not known yet
+        if self.properties["os"] and not self.t.required_resource_names():
+            try:
+                self._call(lambda api: api.check(wanted=request.wanted(self.properties)))
+            except exceptions.ClientException as error:
+                if client.is_refusal(error):
+                    raise StackValidationFailed(message=client.explain(error)) from error
 
     def handle_create(self) -> Waiting:
         """Ask; the id is stored before the question is sent, so that no request is left that heat does not know."""
@@ -121,6 +130,8 @@ class Image(resource.Resource):
 
     def check_create_complete(self, waiting: Waiting) -> bool:
         """Ask again, ever more rarely, until the image is there."""
+        if self._is_preempted():
+            raise Error("a later update of the stack does not wait for it")
         try:
             answer = Answer(self._call(lambda api: self._ask(api) if not waiting.asked else self._look(api)))
         except exceptions.ClientException as error:
@@ -134,15 +145,21 @@ class Image(resource.Resource):
                 return True
         raise resource.PollDelay(request.delay(time.monotonic() - waiting.begun))
 
-    def handle_update(self, json_snippet: Any, tmpl_diff: Any, prop_diff: dict[str, Any]) -> Waiting:
-        """Ask again when `build` has changed: the image may be missing until now."""
-        if prop_diff:
-            self.properties = json_snippet.properties(self.properties_schema, self.context)
-        return Waiting(asked=not prop_diff)
+    def handle_update(self, json_snippet: Any, tmpl_diff: Any, prop_diff: dict[str, Any]) -> None:
+        """Nothing: `build` says what to do when the image is missing, and here it is there. One that failed is replaced."""
 
-    def check_update_complete(self, waiting: Waiting) -> bool:
-        """Wait as for a new one."""
-        return self.check_create_complete(waiting)
+    def handle_preempt(self) -> None:
+        """End the wait for a build that a rollback, or a later update, does not need: heat itself would wait it out.
+
+        This is another process than the one that waits, and the resource is locked: so it is told by a row of its own.
+        """
+        self.data_set(_PREEMPTED, "true")
+
+    def _is_preempted(self) -> bool:
+        try:
+            return _PREEMPTED in ResourceData.get_all(self)  # self.data() remembers what it has read
+        except NotFound:
+            return False
 
     def needs_replace_failed(self) -> bool:
         """Whether a failed resource has to be made anew: not when its image came after all, as its build was resumed.
@@ -181,6 +198,7 @@ class Image(resource.Resource):
     def handle_adopt(self, resource_data: Any = None) -> Waiting:
         """Go on with the request of an abandoned stack."""
         super().handle_adopt(resource_data)
+        self.data_delete(_PREEMPTED)
         return Waiting()
 
     def check_adopt_complete(self, waiting: Waiting) -> bool:

@@ -13,7 +13,17 @@ HOST = "cloud"  # the services' name for this machine
 REGION = "RegionOne"
 SECOND_REGION = "RegionTwo"  # has only a Glance of its own
 PROJECT = "imageflow"
-DATABASES = ("keystone", "glance", "glance_second", "placement", "nova_api", "nova_cell0", "nova_cell1", "neutron", "heat")
+DATABASES = (
+    "keystone",
+    "glance",
+    "glance_second",
+    "placement",
+    "nova_api",
+    "nova_cell0",
+    "nova_cell1",
+    "neutron",
+    "heat",
+)
 # What listens, in this order, from IMAGEFLOW_TEST_CLOUD_PORTS on.
 LISTENERS = (
     "keystone",
