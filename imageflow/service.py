@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from imageflow.registry.images import RegisteredImages
     from imageflow.registry.recipes import Recipes
     from imageflow.stores import Store
+    from imageflow.wants.catalog import Catalog
+    from imageflow.wants.requests import Requests
 
 BOARD = "builds"
 
@@ -241,6 +243,20 @@ class Service:
         from imageflow.registry.images import RegisteredImages
 
         return RegisteredImages(self.config, self.database, self.submitter, self.checkouts)
+
+    @functools.cached_property
+    def catalog(self) -> Catalog:
+        """What each `os` of a want stands for."""
+        from imageflow.wants.catalog import Catalog
+
+        return Catalog(self.config)
+
+    @functools.cached_property
+    def requests(self) -> Requests:
+        """Who asks for which image, and what has become of it."""
+        from imageflow.wants.requests import Requests
+
+        return Requests(self.config, self.database, self.catalog, self.submitter, self.registered_images)
 
     # -- builds ----------------------------------------------------------------------------------
 

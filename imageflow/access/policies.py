@@ -87,6 +87,7 @@ RULES = [
     _rule("recipes:get", "reader", "Show a registered recipe.", "GET /v1/recipes/{name}"),
     _rule("recipes:add", "manager", "Register a recipe: events build it from then on.", "POST /v1/recipes"),
     _rule("recipes:remove", "manager", "Remove a registered recipe.", "DELETE /v1/recipes/{name}"),
+    _rule("catalog:list", "reader", "See what may be asked for by its content.", "GET /v1/catalog"),
     _rule("requests:list", "reader", "List the requests for images.", "GET /v1/requests"),
     _rule("requests:get", "reader", "Show a request and its image.", "GET /v1/requests/{name}"),
     _rule("requests:put", "member", "Request an image, and claim it.", "PUT /v1/requests/{name}"),

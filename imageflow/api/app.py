@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -28,10 +30,12 @@ from imageflow.listeners import Surroundings
 _TAGS = [
     {"name": "builds", "description": "What is being built, and was."},
     {"name": "images", "description": "What was made."},
+    {"name": "requests", "description": "Images by what should be in them, and who uses them."},
     {"name": "events", "description": "CloudEvents 1.0."},
     {"name": "webhooks", "description": "What forges send."},
     {"name": "service", "description": "The process itself."},
 ]
+_WITH_TOKEN = ("builds", "images", "requests")
 _SECURITY = {
     "apiToken": {
         "type": "apiKey",
@@ -114,7 +118,7 @@ def _document(app: FastAPI) -> None:
     document["components"]["securitySchemes"] = _SECURITY
     for operations in document["paths"].values():
         for operation in operations.values():
-            if operation["tags"] in (["builds"], ["images"]):
+            if operation["tags"][0] in _WITH_TOKEN:
                 operation["security"] = [{"apiToken": []}, {"apiBearer": []}]
             if "HTTPValidationError" in json.dumps(operation["responses"].get("422", "")):
                 del operation["responses"]["422"]  # FastAPI writes it wherever there are parameters; ours is 400
@@ -149,8 +153,7 @@ def _say_no(app: FastAPI, surroundings: Surroundings) -> None:
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        places = ", ".join(".".join(map(str, one["loc"])) for one in error.errors()[:5])
-        return answer(request, malformed(f"not usable: {places}"))
+        return answer(request, malformed(f"not usable: {'; '.join(_told(one) for one in error.errors()[:5])}"))
 
     async def on_imageflow(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ImageflowError)
@@ -164,6 +167,15 @@ def _say_no(app: FastAPI, surroundings: Surroundings) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(ImageflowError, on_imageflow)
+
+
+def _told(wrong: Mapping[str, Any]) -> str:
+    """The place, and what our own checks say of it: pydantic's words would repeat what was sent."""
+    place = ".".join(map(str, wrong["loc"]))
+    if wrong["type"] != "imageflow":
+        return place
+    hint = wrong["ctx"].get("hint")
+    return f"{place}: {wrong['msg']}" + (f" ({hint})" if hint else "")
 
 
 def _methods(app: FastAPI, path: str) -> str:

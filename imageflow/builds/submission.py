@@ -22,7 +22,7 @@ from imageflow.builds.parts import Parts
 from imageflow.builds.wanted import Plan, PlanVerdict, Wanted, after, bases, batches, stage_plans, wanted_image
 from imageflow.errors import NotFound
 from imageflow.model import Build, BuildState, Submission, SubmissionVerdict, Version, VersionState
-from imageflow.persistence import builds, reactions, registry, steps, versions
+from imageflow.persistence import builds, reactions, registry, requests, steps, versions
 from imageflow.persistence.patience import REQUEST
 
 if TYPE_CHECKING:
@@ -156,9 +156,11 @@ class Submitter:
         return self._parts.database.transact(enlist, patience=REQUEST)
 
     def supersede(self, conn: Connection, new: Build) -> None:
-        """Withdraw the builds of the same image that only events requested and that never began."""
+        """Withdraw the builds of the same image that only events asked for and that never began."""
         for old in builds.select(conn, image=new.image, states=[BuildState.QUEUED]):
             if old.id == new.id or old.started is not None or not reactions.is_asked_for(conn, old.id):
+                continue
+            if requests.holding(conn, old.id) is not None:
                 continue
             transitions.supersede(conn, self._parts, old, new)
 

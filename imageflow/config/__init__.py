@@ -62,6 +62,7 @@ class Config:
     store_path: Path
     secrets_dir: Path
     recipes: building.RecipesConfig
+    catalog: building.CatalogConfig
     compute: str  # name of the driver
     qemu: building.QemuConfig
     layers: building.LayersConfig
@@ -242,6 +243,12 @@ def _freeze(conf: cfg.ConfigOpts, files: Sequence[str], state_dir: str | None) -
         store_path=Path(conf.store.path).absolute() if conf.store.path else state / "images",
         secrets_dir=Path(conf.secrets.directory),
         recipes=_record(building.RecipesConfig, conf.recipes),
+        catalog=building.CatalogConfig(
+            path=Path(conf.catalog.path).absolute(),
+            projects=tuple(conf.catalog.projects),
+            fresh=conf.catalog.fresh,
+            max_requests=conf.catalog.max_requests,
+        ),
         compute=conf.compute.driver,
         qemu=building.QemuConfig(
             accelerator=conf.qemu.accelerator,

@@ -205,6 +205,26 @@ RECIPES: list[cfg.Opt] = [
         help="Hold recipes that 'recipe add' takes from files to these lists, too; their repository is their folder.",
     ),
 ]
+CATALOG: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "path",
+        default="/etc/imageflow/catalog",
+        help="Folder with a file OS.yaml for each 'os' that a want may name: what it stands for; see doc/api.md.",
+    ),
+    cfg.ListOpt(
+        "projects",
+        default=[],
+        help="Projects that may request images besides that of [api] project; '*': all. Whoever asks for the same gets the "
+        "same image, so they share what they ask for.",
+    ),
+    cfg.FloatOpt(
+        "fresh",
+        default=60.0,
+        min=0.0,
+        help="Seconds for which the inputs of an image that was just asked for are not looked at again.",
+    ),
+    cfg.IntOpt("max_requests", default=10_000, min=1, help="Requests that one project may have."),
+]
 OPTIONS: list[tuple[str, list[cfg.Opt]]] = [
     ("conductor", CONDUCTOR),
     ("builds", BUILDS),
@@ -218,6 +238,7 @@ OPTIONS: list[tuple[str, list[cfg.Opt]]] = [
     ("downloads", DOWNLOADS),
     ("secrets", SECRETS),
     ("recipes", RECIPES),
+    ("catalog", CATALOG),
 ]
 
 
@@ -267,6 +288,16 @@ class RecipesConfig:
     secrets: tuple[str, ...]
     signed_by: str | None
     local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogConfig:
+    """What may be asked for by its content; see the option's help for each."""
+
+    path: Path
+    projects: tuple[str, ...]
+    fresh: float  # seconds
+    max_requests: int
 
 
 @dataclass(frozen=True, slots=True)

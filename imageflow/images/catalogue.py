@@ -16,7 +16,7 @@ from imageflow.config import Config
 from imageflow.errors import Conflict, Corrupt, ImageflowError, NotFound, Refused
 from imageflow.host.control import Control
 from imageflow.model import Json, ResourceKind, Version, VersionState
-from imageflow.persistence import builds, ledger, outbox, publications, versions
+from imageflow.persistence import builds, ledger, outbox, publications, requests, versions
 from imageflow.persistence.database import Database
 from imageflow.persistence.patience import REQUEST
 from imageflow.recipe import ImageRecipe
@@ -173,7 +173,7 @@ class Catalogue:
         return self._store.copy_out(self.ref(self.version(ref)), artifact, to, control)
 
     def delete(self, ref: str) -> Version:
-        """Delete a version; raises Conflict while a build uses it."""
+        """Delete a version; raises Conflict while a build uses it, or a request holds it."""
         version = self.version(ref)
         self._check_store(version)
         self._delete(version)
@@ -183,13 +183,15 @@ class Catalogue:
         name = f"{version.store}:{version.digest}"
 
         def forget(conn: Connection) -> None:
-            users = builds.using(conn, version.digest)
-            if users:
+            versions.mark(conn, version.id, VersionState.DELETED)  # first: who wants to hold it now waits for us
+            named = f"{version.image}@{version.digest[:12]}"
+            if users := builds.using(conn, version.digest):
+                raise Conflict(f"{named} is used by build {users[0]}", hint="wait for it to end, or abort it")
+            if (held := requests.holding(conn, version.build_id)) is not None:
                 raise Conflict(
-                    f"{version.image}@{version.digest[:12]} is used by build {users[0]}",
-                    hint="wait for it to end, or abort it",
+                    f"{named} is held by the request {held.name!r} of project {held.project!r}",
+                    hint=f"whoever uses it deletes the request, or 'imageflow request delete {held.name}' does",
                 )
-            versions.mark(conn, version.id, VersionState.DELETED)
             publications.unwant(conn, version.id)
             builds.drop_claim(conn, version.build_id)
             self._announce(conn, "delete", version)
@@ -207,7 +209,7 @@ class Catalogue:
         self._database.transact(forgotten, patience=REQUEST)
 
     def retire(self, image: str, recipe: Json) -> list[Version]:
-        """Delete the versions of an image past the recipe's `publish.keep`, except those that builds use.
+        """Delete the versions of an image past the recipe's `publish.keep`, except those that builds use and requests hold.
 
         Raises Unavailable, and at the end Refused, for what the janitor has to remove later.
         """

@@ -14,6 +14,7 @@ from imageflow.persistence.tables import (
     rebuilds,
     recipe_images,
     recipes,
+    requests,
     resources,
     versions,
 )
@@ -37,8 +38,8 @@ def ended_before(conn: sa.Connection, most: int) -> float | None:
 def builds_to_forget(conn: sa.Connection, before: float, limit: int, among: Sequence[str] | None = None) -> list[str]:
     """Ids of builds that ended before or at that moment and that nothing needs, the oldest first.
 
-    Needed are those of versions that exist (whose lineage they are), those with something of theirs left, the
-    newest build of each image, and its newest successful one.
+    Needed are those of versions that exist (whose lineage they are), those with something of theirs left, those that
+    a request names, the newest build of each image, and its newest successful one.
     """
     later = builds.alias("later")
     newer = sa.exists().where(
@@ -49,11 +50,12 @@ def builds_to_forget(conn: sa.Connection, before: float, limit: int, among: Sequ
     exists = sa.exists().where(versions.c.build_id == builds.c.id, versions.c.state != VersionState.DELETED)
     published = sa.exists().where(versions.c.build_id == builds.c.id, publications.c.version_id == versions.c.id)
     left = sa.exists().where(resources.c.build_id == builds.c.id, resources.c.closed.is_(None))
+    requested = sa.exists().where(requests.c.build_id == builds.c.id)
     registered = sa.exists().where(recipe_images.c.image == builds.c.image)
     query = (
         sa.select(builds.c.id)
         .where(builds.c.ended <= before, builds.c.state.in_(_ENDED))
-        .where(~exists, ~published, ~left, sa.or_(newer, ~registered))
+        .where(~exists, ~published, ~left, ~requested, sa.or_(newer, ~registered))
         .order_by(builds.c.ended)
         .limit(limit)
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 # Every migration in versions/, in order; the last one is this code's schema.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 VERSION_TABLE = "imageflow_version"
 _LOCK = 0x696D6167  # 'imag': of the advisory lock; GET_LOCK takes the name below
 _LOCK_NAME = "imageflow.upgrade"

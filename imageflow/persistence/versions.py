@@ -47,6 +47,12 @@ def of(conn: sa.Connection, build_id: str) -> Version | None:
     return _version(row) if row else None
 
 
+def hold(conn: sa.Connection, build_id: str) -> bool:
+    """Whether the version that a build made is whole; until the transaction ends nobody deletes it."""
+    query = sa.select(versions.c.state).where(versions.c.build_id == build_id).with_for_update()
+    return conn.scalar(query) == VersionState.STORED
+
+
 def select(
     conn: sa.Connection, image: str | None = None, *, everything: bool = False, limit: int | None = None
 ) -> list[Version]:

@@ -32,6 +32,11 @@ def load(path: Path | str, settings: Mapping[str, str] | None = None, images: Se
         for index, image in enumerate(document.images):
             if not images or relations.name_of(image) in images:
                 document.images[index] = setting.apply(image, key, value)
+    return from_document(document, path)
+
+
+def from_document(document: Document, path: Path) -> Recipe:
+    """Check a recipe that was read, whose local inputs are relative to the folder of `path`; raises RecipeError."""
     absolute = Path(os.path.abspath(path))
     if not _is_text(str(absolute.parent)):  # the path is stored with the build
         raise problems.error([Problem(path_name(path), "the folder's name is not text in UTF-8", "rename the folder")])

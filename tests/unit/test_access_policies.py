@@ -17,7 +17,7 @@ from imageflow.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 LEAST = {
     "reader": """builds:list builds:get images:list images:get images:download recipes:list recipes:get requests:list
-        requests:get rebuilds:list publications:list""",
+        requests:get catalog:list rebuilds:list publications:list""",
     "member": "builds:create builds:resume builds:abort builds:cancel builds:console requests:put requests:delete",
     "manager": "recipes:add recipes:remove rebuilds:release rebuilds:drop publications:retry",
     "admin": "outbox:list outbox:replay layers:list resources:list resources:reap conductors:list",

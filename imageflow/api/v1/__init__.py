@@ -11,6 +11,7 @@ from imageflow.api.access import Access
 from imageflow.api.v1.builds import builds_router
 from imageflow.api.v1.creation import creation_router
 from imageflow.api.v1.images import images_router
+from imageflow.api.v1.requests import catalog_router, requests_router
 from imageflow.api.v1.steering import steering_router
 from imageflow.service import Service
 
@@ -32,6 +33,8 @@ def api_router(service: Service, access: Access) -> APIRouter:
     router.include_router(creation_router(service, access))
     router.include_router(steering_router(service, access))
     router.include_router(images_router(service, access))
+    router.include_router(requests_router(service, access))
+    router.include_router(catalog_router(service, access))
     return router
 
 

@@ -38,6 +38,9 @@ API = [
     "/v1/images",
     "/v1/images/{image}/versions",
     "/v1/images/{image}/versions/{digest}",
+    "/v1/requests",
+    "/v1/requests/{name}",
+    "/v1/catalog",
 ]
 
 
@@ -64,7 +67,8 @@ def test_the_document_is_the_truth(path: str, roomy: Site) -> None:
             case.headers["Authorization"] = AUTHORISED["authorization"]
         if path in API:
             case.headers.update(token)
-        unknown = lost_marker if "marker" in (case.query or {}) else []
+        # a want that fits the document is 400, too, when the operator's catalog does not take it
+        unknown = lost_marker if "marker" in (case.query or {}) or "wanted" in str(case.body) else []
         case.call_and_validate(checks=CHECKS.get_all(), excluded_checks=[*unknown, *(own_token if path in API else [])])
         sender = SENDERS.get(path.rpartition("/")[2])
         if sender is not None:

@@ -1,0 +1,60 @@
+"""Requests for images: by whom, for what, and the build whose version each holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from imageflow.model import ImageRequest
+from imageflow.persistence.tables import requests as table
+from imageflow.persistence.upsert import insert_or_update
+
+_COLUMNS = [table.c[f.name] for f in fields(ImageRequest)]
+
+
+def find(conn: sa.Connection, project: str, name: str) -> ImageRequest | None:
+    """The request of this name in a project."""
+    row = conn.execute(sa.select(*_COLUMNS).where(table.c.project == project, table.c.name == name)).first()
+    return None if row is None else _request(row._mapping)
+
+
+def put(conn: sa.Connection, request: ImageRequest, now: float) -> ImageRequest:
+    """Store a request in place of the one with its name; -> it, with its times."""
+    values = {f.name: getattr(request, f.name) for f in fields(ImageRequest)}
+    values |= {"user": dict(request.user), "created": now, "changed": now}
+    key = ("project", "name")
+    insert_or_update(conn, table, values, key, {k: v for k, v in values.items() if k not in (*key, "created")})
+    stored = find(conn, request.project, request.name)
+    assert stored is not None
+    return stored
+
+
+def select(conn: sa.Connection, project: str, limit: int, after: str | None = None) -> list[ImageRequest]:
+    """A project's requests in the order of their names, those after this one."""
+    query = sa.select(*_COLUMNS).where(table.c.project == project)
+    if after is not None:
+        query = query.where(table.c.name > after)
+    return [_request(row._mapping) for row in conn.execute(query.order_by(table.c.name).limit(limit))]
+
+
+def remove(conn: sa.Connection, project: str, name: str) -> bool:
+    """Forget a request; -> whether there was one."""
+    return conn.execute(sa.delete(table).where(table.c.project == project, table.c.name == name)).rowcount == 1
+
+
+def count(conn: sa.Connection, project: str) -> int:
+    """How many requests a project has."""
+    return conn.scalar(sa.select(sa.func.count()).where(table.c.project == project)) or 0
+
+
+def holding(conn: sa.Connection, build_id: str) -> ImageRequest | None:
+    """One of the requests that hold this build, or the version that it made."""
+    row = conn.execute(sa.select(*_COLUMNS).where(table.c.build_id == build_id).limit(1)).first()
+    return None if row is None else _request(row._mapping)
+
+
+def _request(values: Mapping[Any, Any]) -> ImageRequest:
+    return ImageRequest(**values)
