@@ -272,6 +272,8 @@ def _heat(settings: Settings) -> Sections:
         "DEFAULT": {
             "transport_url": settings.bus,
             "num_engine_workers": 1,
+            "enable_stack_abandon": True,
+            "enable_stack_adopt": True,
             "plugin_dirs": settings.heat_python / "imageflow/heat/plugins",
             "region_name_for_services": REGION,
             "auth_encryption_key": settings.password.ljust(32, "0"),

@@ -80,6 +80,15 @@ class Stacks:
             return None
         return found
 
+    def names(self) -> list[str]:
+        """Of all stacks."""
+        return [stack["stack_name"] for stack in self._heat.get("/stacks").json()["stacks"]]
+
+    def status(self, name: str) -> str:
+        """CREATE_IN_PROGRESS, …"""
+        stack = self.find(name)
+        return "" if stack is None else str(stack["stack_status"])
+
     def await_status(self, name: str, status: str, patience: float = 180) -> dict[str, Any]:
         """Wait until it is CREATE_COMPLETE, …; fails when it has ended as something else. -> the stack."""
         return self.await_that(name, lambda stack: stack["stack_status"] == status, status, patience)
