@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from heat.engine.clients import client_plugin
@@ -29,8 +30,9 @@ class Client:
         return self._document("GET", f"/v1/requests/{name}")
 
     def take_back(self, name: str) -> None:
-        """End a request; the image stays."""
-        self._send("DELETE", f"/v1/requests/{name}")
+        """End a request; the image stays. Absent is fine."""
+        with contextlib.suppress(exceptions.NotFound):
+            self._send("DELETE", f"/v1/requests/{name}")
 
     def systems(self) -> list[str]:
         """What the operator's catalog offers as `os`."""

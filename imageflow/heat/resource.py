@@ -36,6 +36,15 @@ class Waiting:
     begun: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)  # when imageflow gave its last answer
 
+    @property
+    def silence(self) -> float:
+        """Seconds without an answer."""
+        return time.monotonic() - self.heard
+
+    def later(self) -> resource.PollDelay:
+        """What is raised to be called again, ever more rarely."""
+        return resource.PollDelay(request.delay(time.monotonic() - self.begun))
+
 
 def _texts(description: str) -> Property:
     return Property(Property.LIST, description, default=[], schema=Property(Property.STRING))
@@ -132,18 +141,12 @@ class Image(resource.Resource):
         """Ask again, ever more rarely, until the image is there."""
         if self._is_preempted():
             raise Error("a later update of the stack does not wait for it")
-        try:
-            answer = Answer(self._call(lambda api: self._ask(api) if not waiting.asked else self._look(api)))
-        except exceptions.ClientException as error:
-            if not client.is_passing(error) or time.monotonic() - waiting.heard > _AWAY:
-                raise Error(client.explain(error)) from error
-            LOG.warning("%s waits for imageflow, which is away: %s", self, error)
-        else:
-            waiting.asked, waiting.heard = True, time.monotonic()
-            if not answer.building:
-                self._take(answer)
-                return True
-        raise resource.PollDelay(request.delay(time.monotonic() - waiting.begun))
+        answer = Answer(self._patiently(waiting, self._look if waiting.asked else self._ask))
+        waiting.asked = True
+        if answer.building:
+            raise waiting.later()
+        self._take(answer)
+        return True
 
     def handle_update(self, json_snippet: Any, tmpl_diff: Any, prop_diff: dict[str, Any]) -> None:
         """Nothing: `build` says what to do when the image is missing, and here it is there. One that failed is replaced."""
@@ -189,11 +192,15 @@ class Image(resource.Resource):
             raise Error("the image is being built")
         self._take(answer)
 
-    def handle_delete(self) -> None:
+    def handle_delete(self) -> Waiting:
         """Take the request back. The image stays: others may use it, and imageflow knows when nobody does."""
+        return Waiting()
+
+    def check_delete_complete(self, waiting: Waiting) -> bool:
+        """Try again while imageflow is away."""
         if self.resource_id is not None:
-            with self.client_plugin().ignore_not_found:
-                self._call(lambda api: api.take_back(self.resource_id))
+            self._patiently(waiting, lambda api: api.take_back(self.resource_id))
+        return True
 
     def handle_adopt(self, resource_data: Any = None) -> Waiting:
         """Go on with the request of an abandoned stack."""
@@ -213,7 +220,11 @@ class Image(resource.Resource):
         kept = None if name in _LIVE else self.data().get(name)
         if kept or self.resource_id is None:
             return kept
-        return self._call(self._look).get(name)
+        try:
+            return self._call(self._look).get(name)
+        except exceptions.ClientException as error:
+            LOG.warning("%s: %s is not known now: %s", self, name, client.explain(error))
+            return None
 
     def _show_resource(self) -> dict[str, Any]:
         return self._call(self._look)
@@ -241,10 +252,24 @@ class Image(resource.Resource):
         for key, value in answer.facts.items():
             self.data_set(key, value)
 
+    def _patiently(self, waiting: Waiting, call: Callable[[client.Client], T]) -> T:
+        """Call; PollDelay while imageflow is away."""
+        try:
+            answer = self._call(call)
+        except exceptions.ClientException as error:
+            if not client.is_passing(error) or waiting.silence > _AWAY:
+                raise Error(client.explain(error)) from error
+            LOG.warning("%s waits for imageflow, which is away: %s", self, error)
+            raise waiting.later() from error
+        waiting.heard = time.monotonic()
+        return answer
+
     def _call(self, call: Callable[[client.Client], T]) -> T:
         """Call with the user's token. It may expire during a build; the trust that every stack has does not."""
         try:
             return call(self.client())
         except exceptions.Unauthorized:
+            if not self.stack.user_creds_id:  # it is being checked, and has no trust yet
+                raise
             stored = self.stack.stored_context()  # held until the call is done: clients only have a weak reference
             return call(stored.clients.client(client.NAME))

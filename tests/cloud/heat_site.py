@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,7 @@ class HeatSite:
         catalog = folder / "catalog"
         catalog.mkdir()
         (catalog / "tiny.yaml").write_text(ENTRY.format(disk=tiny.disk()))
+        shutil.copy(ROOT / "etc/catalog/debian.yaml", catalog)
         file = folder / "imageflow.conf"
         file.write_text(
             OPTIONS.format(

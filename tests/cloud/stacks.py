@@ -45,6 +45,10 @@ class Stacks:
         """Begin a stack; RefusedTemplate with what heat says against the template."""
         self._send("POST", "/stacks", stack_name=name, template=template, **more)
 
+    def preview(self, template: str, **parameters: str) -> None:
+        """Have heat check a template as for a new stack; RefusedTemplate with what it says against it."""
+        self._send("POST", "/stacks/preview", stack_name="preview", template=template, parameters=parameters)
+
     def update(self, name: str, template: Template | None = None, **more: Any) -> None:
         """Begin an update; without a template: with the one that it has."""
         if template is None:

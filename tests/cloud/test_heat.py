@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.cloud.cloud import Cloud
 from tests.cloud.heat_site import HeatSite
 from tests.cloud.provision import NETWORK
 from tests.cloud.stacks import RefusedTemplate, Stacks, template
+from tests.small.program import ROOT
 
 pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=3), pytest.mark.timeout(900)]
 MOTD = {"path": "/etc/motd", "content": "hello"}
@@ -182,13 +184,21 @@ def test_an_abandoned_stack_is_adopted_with_its_request(site: HeatSite) -> None:
     assert stacks.outputs("new")["image"] == tested and list(site.requests()) == list(held)
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "etc/heat").glob("*.yaml")), ids=lambda file: file.stem)
+def test_heat_takes_the_templates_that_we_give(site: HeatSite, file: Path) -> None:
+    text = file.read_text()
+    given = {"flavor": "m1.micro", "network": NETWORK} if "flavor" in text else {}
+    site.stacks.preview(text, **given)
+    with pytest.raises(RefusedTemplate, match="nginx --now"):
+        site.stacks.preview(text.replace("[nginx]", "[nginx --now]").replace('"nginx"', '"nginx --now"'), **given)
+
+
 @pytest.mark.parametrize(
     ("properties", "said"),
     [
-        ({"os": "amiga"}, "imageflow's catalog has: tiny"),
+        ({"os": "amiga"}, "imageflow's catalog has: debian, tiny"),
         ({"image": "nowhere"}, "nowhere"),
         ({}, "exactly one of them must be given"),
-        ({"os": "tiny", "image": "nowhere"}, "exactly one of them must be given"),
         ({"os": "tiny", "packages": ["nginx"]}, "takes no packages"),
         ({"os": "tiny", "config_system": "shell"}, "go together"),
         ({"os": "tiny", "config_system": "shell", "recipe": "unheard-of"}, "has no recipe 'unheard-of'"),
