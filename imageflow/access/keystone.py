@@ -16,7 +16,7 @@ from keystoneauth1.exceptions import ClientException
 from oslo_config import cfg
 
 from imageflow.access.options import parsed
-from imageflow.access.remembered import Remembered
+from imageflow.background.remembered import Remembered
 from imageflow.config import Config
 from imageflow.errors import ConfigError, Unavailable
 

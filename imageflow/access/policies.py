@@ -16,7 +16,7 @@ from oslo_policy import policy
 
 from imageflow.access import Caller
 from imageflow.access.options import parsed
-from imageflow.access.remembered import Remembered
+from imageflow.background.remembered import Remembered
 from imageflow.config import Config
 from imageflow.errors import ConfigError, NotText
 from imageflow.host.text import read

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 
 from imageflow.access import Caller, implied
-from imageflow.access.remembered import Remembered
 from imageflow.access.tokens import PREFIX, Tokens
 from imageflow.api.clients import Clients
 from imageflow.api.failures import Failures
 from imageflow.api.problems import RequestProblem, busy, new_request_id
 from imageflow.api.signatures import bearer
 from imageflow.api.storing import ANSWER, in_thread
+from imageflow.background.remembered import Remembered
 from imageflow.config import Config
 from imageflow.errors import ImageflowError
 from imageflow.persistence.tokens import ApiToken

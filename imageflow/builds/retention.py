@@ -15,8 +15,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from imageflow.builds.parts import Parts
+from imageflow.errors import Conflict, ImageflowError
 from imageflow.host.buildlog import log_path
-from imageflow.persistence import answers, outbox, registry, retention, tokens
+from imageflow.model import Version, VersionState
+from imageflow.persistence import answers, outbox, registry, requests, retention, tokens, versions
 from imageflow.persistence.elapsed import Ages
 
 LOG = logging.getLogger(__name__)
@@ -106,7 +108,39 @@ class Retention:
             for start in range(0, len(old), _FEW):
                 self._database.transact(functools.partial(remove, ids=old[start : start + _FEW]))
         self._database.transact(functools.partial(retention.forget_rebuilds, before=before))
+        self._delete_unheld()
         self._tidy_files()
+
+    def _delete_unheld(self) -> None:
+        """The versions of wants that nobody has asked for any more for long enough."""
+        before = self._ages.before(self._config.catalog.unheld)
+        with self._database.read() as conn:
+            found = requests.no_longer_held(conn, before, _FEW)
+        for build_id in found:
+            with self._database.read() as conn:
+                version = versions.of(conn, build_id)
+                going_on = build_id in retention.going_on(conn)
+            if not going_on and self._deleted(version):
+                self._database.transact(functools.partial(requests.forget, build_id=build_id))
+            else:  # its turn comes again after the others
+                again = functools.partial(requests.note_unheld, build_id=build_id, now=time.time())
+                self._database.transact(again)
+
+    def _deleted(self, version: Version | None) -> bool:
+        """Delete it; -> whether nothing is left of it."""
+        if version is None or version.state is VersionState.DELETED:
+            return True
+        named = f"{version.image}@{version.digest[:12]}"
+        try:
+            self._parts.images.remove(version)
+        except Conflict as error:
+            LOG.info("%s, which no request holds, is kept: %s", named, error)
+            return False
+        except ImageflowError as error:
+            LOG.warning("%s, which no request holds, can't be deleted: %s", named, error)
+            return False
+        LOG.info("deleted %s: no request holds it", named)
+        return True
 
     def _repeat(self, forget: Callable[[Connection], Any]) -> None:
         end = time.monotonic() + _TURN

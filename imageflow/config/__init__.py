@@ -248,6 +248,7 @@ def _freeze(conf: cfg.ConfigOpts, files: Sequence[str], state_dir: str | None) -
             projects=tuple(conf.catalog.projects),
             fresh=conf.catalog.fresh,
             max_requests=conf.catalog.max_requests,
+            unheld=conf.catalog.unheld,
         ),
         compute=conf.compute.driver,
         qemu=building.QemuConfig(

@@ -224,6 +224,12 @@ CATALOG: list[cfg.Opt] = [
         help="Seconds for which the inputs of an image that was just asked for are not looked at again.",
     ),
     cfg.IntOpt("max_requests", default=10_000, min=1, help="Requests that one project may have."),
+    cfg.FloatOpt(
+        "unheld",
+        default=30 * 86400.0,
+        min=0.0,
+        help="Seconds after which a version of a want is deleted that no request has held since.",
+    ),
 ]
 OPTIONS: list[tuple[str, list[cfg.Opt]]] = [
     ("conductor", CONDUCTOR),
@@ -298,6 +304,7 @@ class CatalogConfig:
     projects: tuple[str, ...]
     fresh: float  # seconds
     max_requests: int
+    unheld: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)

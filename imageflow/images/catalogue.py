@@ -175,11 +175,12 @@ class Catalogue:
     def delete(self, ref: str) -> Version:
         """Delete a version; raises Conflict while a build uses it, or a request holds it."""
         version = self.version(ref)
-        self._check_store(version)
-        self._delete(version)
+        self.remove(version)
         return version
 
-    def _delete(self, version: Version) -> None:
+    def remove(self, version: Version) -> None:
+        """As `delete`, for a version that is known."""
+        self._check_store(version)
         name = f"{version.store}:{version.digest}"
 
         def forget(conn: Connection) -> None:
@@ -224,7 +225,7 @@ class Catalogue:
                 kept += version.state == VersionState.STORED
                 continue
             try:
-                self._delete(version)
+                self.remove(version)
             except Conflict:
                 continue  # the next build of the image tries again
             except Refused as error:

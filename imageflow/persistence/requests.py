@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from imageflow.model import ImageRequest
 from imageflow.persistence.tables import requests as table
+from imageflow.persistence.tables import unheld
 from imageflow.persistence.upsert import insert_or_update
 
 _COLUMNS = [table.c[f.name] for f in fields(ImageRequest)]
@@ -23,12 +24,16 @@ def find(conn: sa.Connection, project: str, name: str) -> ImageRequest | None:
 
 def put(conn: sa.Connection, request: ImageRequest, now: float) -> ImageRequest:
     """Store a request in place of the one with its name; -> it, with its times."""
+    before = find(conn, request.project, request.name)
     values = {f.name: getattr(request, f.name) for f in fields(ImageRequest)}
     values |= {"user": dict(request.user), "created": now, "changed": now}
     key = ("project", "name")
     insert_or_update(conn, table, values, key, {k: v for k, v in values.items() if k not in (*key, "created")})
     stored = find(conn, request.project, request.name)
     assert stored is not None
+    conn.execute(sa.delete(unheld).where(unheld.c.build_id == stored.build_id))
+    if before is not None:
+        _let_go(conn, before, now)
     return stored
 
 
@@ -40,9 +45,13 @@ def select(conn: sa.Connection, project: str, limit: int, after: str | None = No
     return [_request(row._mapping) for row in conn.execute(query.order_by(table.c.name).limit(limit))]
 
 
-def remove(conn: sa.Connection, project: str, name: str) -> bool:
+def remove(conn: sa.Connection, project: str, name: str, now: float) -> bool:
     """Forget a request; -> whether there was one."""
-    return conn.execute(sa.delete(table).where(table.c.project == project, table.c.name == name)).rowcount == 1
+    before = find(conn, project, name)
+    conn.execute(sa.delete(table).where(table.c.project == project, table.c.name == name))
+    if before is not None:
+        _let_go(conn, before, now)
+    return before is not None
 
 
 def count(conn: sa.Connection, project: str) -> int:
@@ -54,6 +63,30 @@ def holding(conn: sa.Connection, build_id: str) -> ImageRequest | None:
     """One of the requests that hold this build, or the version that it made."""
     row = conn.execute(sa.select(*_COLUMNS).where(table.c.build_id == build_id).limit(1)).first()
     return None if row is None else _request(row._mapping)
+
+
+def no_longer_held(conn: sa.Connection, before: float, limit: int) -> list[str]:
+    """Ids of builds of wants that no request has named since before that moment, the oldest first."""
+    query = sa.select(unheld.c.build_id).where(unheld.c.since <= before).order_by(unheld.c.since).limit(limit)
+    return list(conn.scalars(query))
+
+
+def forget(conn: sa.Connection, build_id: str) -> None:
+    """Take a build out of `no_longer_held`."""
+    conn.execute(sa.delete(unheld).where(unheld.c.build_id == build_id))
+
+
+def note_unheld(conn: sa.Connection, build_id: str, now: float) -> None:
+    """Nobody holds this build from now on, unless somebody does."""
+    forget(conn, build_id)
+    if holding(conn, build_id) is None:
+        conn.execute(sa.insert(unheld).values(build_id=build_id, since=now))
+
+
+def _let_go(conn: sa.Connection, request: ImageRequest, now: float) -> None:
+    """Note since when nobody holds what this request held; the images of recipes are kept as these say."""
+    if request.build_id is not None and request.wanted is not None:
+        note_unheld(conn, request.build_id, now)
 
 
 def _request(values: Mapping[Any, Any]) -> ImageRequest:

@@ -373,6 +373,14 @@ requests = sa.Table(
     sa.Index(None, "build_id"),
 )
 
+# Builds of wants that no request names any more: their versions go after a while.
+unheld = sa.Table(
+    "unheld",
+    metadata,
+    sa.Column("build_id", sa.String(12), primary_key=True),
+    sa.Column("since", sa.Double, nullable=False, index=True),
+)
+
 api_tokens = sa.Table(
     "api_tokens",
     metadata,

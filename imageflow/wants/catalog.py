@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imageflow.background.remembered import Remembered
 from imageflow.config import Config
 from imageflow.errors import BadInput, ConfigError, RecipeError
 from imageflow.recipe import ImageRecipe
@@ -22,6 +23,9 @@ from imageflow.wants.entry import Entry
 from imageflow.wants.want import FILES, PACKAGES, PARTS, PIP, Want
 
 _SUFFIX = ".yaml"
+_MANY = 500  # images that are remembered, because diskimage-builder takes 20 ms to check one
+_REMEMBERED = 3600.0  # seconds; an entry that changes makes other images
+_LARGE = 1 << 16  # characters of a want; larger ones are not remembered
 _DIGITS = 24  # of the digest, in the name of an image: two wants never share one
 
 
@@ -31,6 +35,7 @@ class Catalog:
     def __init__(self, config: Config) -> None:
         self.folder = config.catalog.path  # what local inputs of its images are relative to
         self._known: dict[Path, tuple[tuple[int, ...], Entry]] = {}
+        self._images: Remembered[ImageRecipe] = Remembered(_MANY)
 
     def entries(self) -> list[Entry]:
         """All entries, by name; raises ConfigError for one that can't be used."""
@@ -50,16 +55,13 @@ class Catalog:
         Raises BadInput for what the entry does not take, ConfigError when the entry itself is wrong.
         """
         entry = self.entry(want.os)
-        try:
-            made = entry.image(_steps(want, entry))
-        except RecipeError as error:  # the entry alone has been checked
-            raise BadInput(error.message, hint=error.hint) from None
-        said = made.canonical()
-        published = {key: value for key, value in said["publish"].items() if key != "name"}
-        digest = hashlib.sha256(json.dumps(said | {"publish": published}, sort_keys=True).encode()).hexdigest()
-        name = f"{want.os}-{digest[:_DIGITS]}"
-        data = said | {"name": name, "publish": published | {"name": name}}
-        return dataclasses.replace(made, data=data, name=name)
+        asked = json.dumps([entry.digest, want.canonical()])
+        if (known := self._images.get(asked)) is not None:
+            return known
+        made = _image(want, entry)
+        if len(asked) <= _LARGE:
+            self._images.set(asked, made, _REMEMBERED)
+        return made
 
     def _files(self) -> list[Path]:
         try:
@@ -82,6 +84,19 @@ class Catalog:
         if known is None or known[0] != mark:
             known = self._known[path] = (mark, entries.read(path))
         return known[1]
+
+
+def _image(want: Want, entry: Entry) -> ImageRecipe:
+    try:
+        made = entry.image(_steps(want, entry))
+    except RecipeError as error:  # the entry alone has been checked
+        raise BadInput(error.message, hint=error.hint) from None
+    said = made.canonical()
+    published = {key: value for key, value in said["publish"].items() if key != "name"}
+    digest = hashlib.sha256(json.dumps(said | {"publish": published}, sort_keys=True).encode()).hexdigest()
+    name = f"{want.os}-{digest[:_DIGITS]}"
+    data = said | {"name": name, "publish": published | {"name": name}}
+    return dataclasses.replace(made, data=data, name=name)
 
 
 def _steps(want: Want, entry: Entry) -> list[Node]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Entry:
 
     os: str
     path: Path
+    digest: str  # SHA-256 of the file
     description: str
     takes: tuple[str, ...]
     recipes: Mapping[str, Mapping[str, list[Node]]]  # config_system -> recipe -> entries of `configure`
@@ -66,7 +68,8 @@ def read(path: Path) -> Entry:
     """The entry in a file; raises ConfigError, with the place of what is wrong."""
     where = ""
     try:
-        entry = _parsed(path, source.parse(source.read(path), str(path)))
+        data = source.read(path)
+        entry = _parsed(path, hashlib.sha256(data).hexdigest(), source.parse(data, str(path)))
         entry.image([])
         for system, recipes in entry.recipes.items():
             for name, steps in recipes.items():
@@ -78,7 +81,7 @@ def read(path: Path) -> Entry:
     return entry
 
 
-def _parsed(path: Path, root: Node) -> Entry:
+def _parsed(path: Path, digest: str, root: Node) -> Entry:
     keys = _mapping(path, "the entry", root)
     for key, node in keys.items():
         if key not in _KEYS:
@@ -101,7 +104,7 @@ def _parsed(path: Path, root: Node) -> Entry:
                 raise _wrong(path, steps, message, "entries as those of 'configure'")
             recipes.setdefault(system, {})[name] = steps.items
     description = keys["description"].data if "description" in keys else ""
-    return Entry(path.stem, path, str(description or ""), tuple(takes), recipes, image)
+    return Entry(path.stem, path, digest, str(description or ""), tuple(takes), recipes, image)
 
 
 def _mapping(path: Path, what: str, node: Node) -> dict[str, Node]:

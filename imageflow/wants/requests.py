@@ -196,7 +196,8 @@ class Requests:
 
     def delete(self, project: str, name: str) -> None:
         """Let go of the version; it stays, and a build goes on. Raises NotFound."""
-        if not self._database.transact(lambda conn: requests.remove(conn, project, name), patience=REQUEST):
+        now = time.time()
+        if not self._database.transact(lambda conn: requests.remove(conn, project, name, now), patience=REQUEST):
             raise NotFound(f"there is no request {name!r} in project {project!r}", hint="'imageflow request list'")
 
     def told(self, request: ImageRequest) -> Asked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from imageflow.builds.retention import Retention
 from imageflow.errors import BadInput, Conflict, NotFound
 from imageflow.model import BuildPolicy, BuildState, ImageRequest, VersionState
 from imageflow.persistence import requests, retention, versions
+from imageflow.persistence.elapsed import Ages
+from imageflow.persistence.tables import unheld
 from imageflow.wants.requests import Asked, Requests, RequestState
 from imageflow.wants.want import Want
 from tests.small.flow import Trace
@@ -70,7 +75,7 @@ class Office:
 @pytest.fixture
 def office(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
     (tmp_path / "catalog").mkdir()
-    options = {"catalog__path": str(tmp_path / "catalog"), "catalog__max_requests": "1000"}
+    options = {"catalog__path": str(tmp_path / "catalog"), "catalog__max_requests": "1000", "catalog__fresh": "0"}
     with open_yard(tmp_path, database_url, monkeypatch, **options) as yard:
         yield Office(yard)
 
@@ -97,6 +102,15 @@ def test_asking_again_is_the_same_request(office: Office) -> None:
     assert replace(again.request, changed=0.0) == replace(first.request, changed=0.0)
     assert [one.request.name for one in office.requests.select("default")] == ["mine"]
     assert office.requests.select("acme") == []
+
+
+def test_a_request_keeps_its_version_when_the_inputs_move_on(office: Office) -> None:
+    office.yard.register(WEB)
+    held = office.ask_for("mine", "web").request.build_id
+    office.yard.work()
+    (office.yard.site.folder / "motd").write_text("of a later day")
+    assert office.ask_for("mine", "web").request.build_id == held
+    assert office.builds() == 1
 
 
 def test_a_failed_build_is_asked_for_again_and_a_paused_one_is_not(office: Office) -> None:
@@ -165,6 +179,48 @@ def test_what_is_held_is_not_removed(office: Office) -> None:
     office.requests.delete("default", "mine")
     office.service.images.delete(held.digest)
     assert office.service.images.versions("web")[-1].digest != held.digest
+
+
+def test_a_version_of_a_want_goes_when_nobody_has_held_it_for_long(office: Office) -> None:
+    office.yard.register(WEB)
+    kept = office.ask_for("of-a-recipe", "web").request.build_id
+    gone, moved, held = (office.ask(name, name).request.build_id for name in ("gone", "moved", "held"))
+    office.ask("holds-it-too", "held")
+    office.yard.work()
+    for name in ("gone", "held", "of-a-recipe"):
+        office.requests.delete("default", name)
+    office.ask("moved", "to another text")
+    assert left_after(office, days=29) >= {kept, gone, moved, held}
+    office.ask("again", "gone")
+    assert left_after(office, days=31) == {kept, gone, held}
+    office.requests.delete("default", "again")
+    assert left_after(office, days=31) == {kept, held}
+    assert noted(office) == set()
+
+
+def test_what_is_still_built_or_built_upon_is_looked_at_later(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = office.ask("mine")
+    office.requests.delete("default", "mine")
+    assert left_after(office, days=31) == set() and noted(office) == {asked.request.build_id}
+    office.yard.work()
+    refused = Conflict("it is used by build 123")
+    with monkeypatch.context() as used:
+        used.setattr(office.service.images, "remove", lambda version: (_ for _ in ()).throw(refused))
+        assert left_after(office, days=31) == {asked.request.build_id}
+    assert left_after(office, days=31) == set() and noted(office) == set()
+
+
+def left_after(office: Office, days: float) -> set[str | None]:
+    """The builds whose versions are there when the notes are so much older."""
+    with office.service.database.begin() as conn:
+        conn.execute(sa.update(unheld).values(since=time.time() - days * 86400.0))
+    Retention(office.service, Ages(office.service.database, "here")).round()
+    return {version.build_id for version in office.service.images.versions()}
+
+
+def noted(office: Office) -> set[str]:
+    with office.service.database.read() as conn:
+        return set(conn.scalars(sa.select(unheld.c.build_id)))
 
 
 def test_a_build_that_a_request_names_is_not_forgotten(office: Office) -> None:

@@ -20,7 +20,9 @@ _Word = Annotated[str, Field(max_length=255)]
 class RequestBody(BaseModel):
     """What is asked for: one of `wanted` and `image`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"oneOf": [{"required": ["wanted"]}, {"required": ["image"]}]}
+    )
 
     wanted: Annotated[Want | None, Field(description="By what should be in it.")] = None
     image: Annotated[

@@ -1,4 +1,4 @@
-"""Requests: who asks for an image under a name of their own, and holds its version."""
+"""Requests: who asks for an image under a name of their own and holds its version, and what nobody holds any more."""
 
 from __future__ import annotations
 
@@ -34,3 +34,12 @@ def upgrade() -> None:
         **SERVER,
     )
     op.create_index("ix_requests_build_id", "requests", ["build_id"], if_not_exists=True)
+    op.create_table(
+        "unheld",
+        sa.Column("build_id", sa.String(12), nullable=False),
+        sa.Column("since", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("build_id", name="pk_unheld"),
+        if_not_exists=True,
+        **SERVER,
+    )
+    op.create_index("ix_unheld_since", "unheld", ["since"], if_not_exists=True)
