@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +83,8 @@ class HeatSite:
         catalog = folder / "catalog"
         catalog.mkdir()
         (catalog / "tiny.yaml").write_text(ENTRY.format(disk=tiny.disk()))
-        shutil.copy(ROOT / "etc/catalog/debian.yaml", catalog)
+        sample = (ROOT / "etc/catalog/debian.yaml").read_text()
+        (catalog / "debian.yaml").write_text(sample.replace("{image: debian}", f"{{file: {tiny.disk()}}}"))
         file = folder / "imageflow.conf"
         file.write_text(
             OPTIONS.format(
