@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import requests
 from glanceclient import Client as Glance
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.exceptions import ClientException
@@ -212,9 +213,24 @@ class HeatSite:
 
     def image_of_server(self, stack: str) -> str:
         """The id of the image that the server of a stack runs."""
-        server = self.stacks.resource(stack, "server")["physical_resource_id"]
+        return str(self._server(stack)["image"]["id"])
+
+    def await_page(self, stack: str) -> str:
+        """What the server of a stack has at /; waits until it answers."""
+        [[address, *_]] = self._server(stack)["addresses"].values()
+
+        def page() -> str:
+            with contextlib.suppress(requests.RequestException):
+                return requests.get(f"http://{address['addr']}/", timeout=5, proxies={"http": ""}).text
+            return ""
+
+        return self.await_that(page, 120)
+
+    def _server(self, stack: str) -> dict[str, Any]:
+        id = self.stacks.resource(stack, "server")["physical_resource_id"]
         compute = Adapter(self.cloud.session("member"), service_type="compute", region_name=REGION)
-        return str(compute.get(f"/servers/{server}").json()["server"]["image"]["id"])
+        found: dict[str, Any] = compute.get(f"/servers/{id}").json()["server"]
+        return found
 
     def clean(self) -> None:
         """Remove what builds have left in the cloud, which are the images alone."""

@@ -20,6 +20,7 @@ from tests.small.program import ROOT
 pytestmark = [pytest.mark.cloud, pytest.mark.sliced(of=3), pytest.mark.timeout(900)]
 MOTD = {"path": "/etc/motd", "content": "hello"}
 PAGE = {"path": "/srv/index.html", "content": "a page", "mode": "0644", "owner": "root:root"}
+SERVE = {"path": "/etc/rc.local", "content": "#!/bin/sh\nbusybox httpd -p 80 -h /srv\n", "mode": "0755"}
 SERVER = {
     "type": "OS::Nova::Server",
     "properties": {
@@ -56,13 +57,13 @@ def built(site: HeatSite) -> list[str]:
 
 def test_a_server_boots_from_what_is_built_once(site: HeatSite) -> None:
     stacks, before = site.stacks, len(built(site))
-    stacks.create("one", template(image(MOTD, PAGE), server=SERVER))
+    stacks.create("one", template(image(SERVE, PAGE), server=SERVER))
     stacks.await_status("one", "CREATE_COMPLETE", 300)
     first = stacks.outputs("one")
     assert first["image"] == first["image_id"] == first["show"]["image_id"]
     assert (first["state"], first["digest"], first["build_id"]) == ("ready", first["show"]["digest"], built(site)[0])
     assert site.glance.images.get(first["image"]).status == "active"
-    assert site.image_of_server("one") == first["image"]
+    assert site.image_of_server("one") == first["image"] and site.await_page("one") == "a page"
     request = site.request_of("one")
     assert request["user"] == {
         "kind": "heat",
@@ -72,15 +73,16 @@ def test_a_server_boots_from_what_is_built_once(site: HeatSite) -> None:
     }
 
     # the same, in another order, without what is the default
-    stacks.create("two", template(image({**PAGE, "owner": "root"}, MOTD)))
+    stacks.create("two", template(image({**PAGE, "owner": "root"}, SERVE)))
     stacks.await_status("two", "CREATE_COMPLETE", 30)
     assert stacks.outputs("two")["image"] == first["image"]
     assert len(built(site)) == before + 1
 
-    stacks.update("one", template(image(MOTD, {**PAGE, "content": "another"}), server=SERVER))
+    stacks.update("one", template(image(SERVE, {**PAGE, "content": "another"}), server=SERVER))
     stacks.await_status("one", "UPDATE_COMPLETE", 300)
     second = stacks.outputs("one")
     assert second["image"] not in (first["image"], None) and site.image_of_server("one") == second["image"]
+    assert site.await_page("one") == "another"
     assert len(built(site)) == before + 2
     # the old one is what stack two has
     assert [r["image_id"] for r in site.requests().values() if r["user"]["stack"] == "two"] == [first["image"]]
