@@ -63,6 +63,7 @@ class Image(resource.Resource):
     """
 
     default_client_name = client.NAME
+    always_replace_on_check_failed = False  # needs_replace_failed says whether; imageflow may have been away
 
     properties_schema: ClassVar[dict[str, Property]] = {
         "os": Property(

@@ -172,12 +172,28 @@ def test_heat_is_killed_and_the_token_expires_while_it_waits(site: HeatSite) -> 
     assert built(site)[0] == build and len(built(site)) == before + 1
 
 
+def test_a_check_that_fails_because_imageflow_is_away_replaces_nothing(site: HeatSite) -> None:
+    stacks = site.stacks
+    stacks.create("stack", template(image(MOTD)))
+    stacks.await_status("stack", "CREATE_COMPLETE", 300)
+    id = stacks.resource("stack")["physical_resource_id"]
+    stacks.act("stack", "check")
+    stacks.await_status("stack", "CHECK_COMPLETE", 30)
+    site.end()
+    try:
+        stacks.act("stack", "check")
+        stacks.await_status("stack", "CHECK_FAILED", 60)
+    finally:
+        site.serve()
+    stacks.update("stack")
+    stacks.await_status("stack", "UPDATE_COMPLETE", 30)
+    assert stacks.resource("stack")["physical_resource_id"] == id and list(site.requests()) == [id]
+
+
 def test_an_abandoned_stack_is_adopted_with_its_request(site: HeatSite) -> None:
     stacks = site.stacks
     stacks.create("old", template(image(MOTD)))
     stacks.await_status("old", "CREATE_COMPLETE", 300)
-    stacks.act("old", "check")
-    stacks.await_status("old", "CHECK_COMPLETE", 30)
     held, tested = site.requests(), stacks.outputs("old")["image"]
     data = stacks.abandon("old")
     assert list(site.requests()) == list(held)
