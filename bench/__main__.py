@@ -12,7 +12,7 @@ import time
 
 from bench.measure import Result, table
 
-NAMES = ("engine_time", "stored", "takeover", "startup", "events", "finishing", "remaster", "dib", "install")
+NAMES = ("engine_time", "stored", "takeover", "startup", "events", "wants", "finishing", "remaster", "dib", "install")
 LONG = ("year",)  # an hour; only when named
 
 

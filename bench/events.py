@@ -59,14 +59,15 @@ def _serving(folder: Path) -> Iterator[tuple[str, Service]]:
         argv = [sys.executable, "-m", "imageflow.cli", "--config-file", str(file), "serve", "--listen", "127.0.0.1:0"]
         process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)})
         try:
-            yield _address(folder / "serve.log"), service
+            yield address_of(folder / "serve.log"), service
         finally:
             process.terminate()
             process.wait(60)
             log.close()
 
 
-def _address(log: Path) -> str:
+def address_of(log: Path) -> str:
+    """Where a server that writes this log listens."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for line in log.read_text().splitlines():

@@ -143,8 +143,11 @@ class Submitter:
         that creates or finds the build; an exception from it rolls that back.
         """
         seen = self._look(wanted.key)
-        if seen is not None and not seen.lost and not force and answer is None:
-            return _answer(seen)  # most requests end here, without TaskFlow
+        if seen is not None and not seen.lost and not force:  # most requests end here, without TaskFlow
+            if answer is None:
+                return _answer(seen)
+            if seen.version is not None and (reused := self._reuse(seen, answer)) is not None:
+                return reused
         made = random.token_hex(6)  # stays the same when the reply to a commit got lost
 
         def enlist(conn: Connection) -> Submission:
@@ -154,6 +157,18 @@ class Submitter:
             return submission
 
         return self._parts.database.transact(enlist, patience=REQUEST)
+
+    def _reuse(self, seen: _Holder, answer: Answer) -> Submission | None:
+        """The answer that a version stands for, unless it was deleted just now."""
+        submission = _answer(seen)
+
+        def reuse(conn: Connection) -> Submission | None:
+            if not versions.hold(conn, seen.build.id):
+                return None
+            answer(conn, submission)
+            return submission
+
+        return self._parts.database.transact(reuse, patience=REQUEST)
 
     def supersede(self, conn: Connection, new: Build) -> None:
         """Withdraw the builds of the same image that only events asked for and that never began."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from imageflow.persistence.tables import requests as table
 from imageflow.persistence.tables import unheld
 from imageflow.persistence.upsert import insert_or_update
 
+_CHEAP = [table.c[f.name] for f in fields(ImageRequest) if f.name != "wanted"]
 _COLUMNS = [table.c[f.name] for f in fields(ImageRequest)]
 
 
@@ -26,11 +27,10 @@ def put(conn: sa.Connection, request: ImageRequest, now: float) -> ImageRequest:
     """Store a request in place of the one with its name; -> it, with its times."""
     before = find(conn, request.project, request.name)
     values = {f.name: getattr(request, f.name) for f in fields(ImageRequest)}
-    values |= {"user": dict(request.user), "created": now, "changed": now}
+    stored = replace(request, created=now if before is None else before.created, changed=now)
+    values |= {"user": dict(request.user), "created": stored.created, "changed": now}
     key = ("project", "name")
     insert_or_update(conn, table, values, key, {k: v for k, v in values.items() if k not in (*key, "created")})
-    stored = find(conn, request.project, request.name)
-    assert stored is not None
     conn.execute(sa.delete(unheld).where(unheld.c.build_id == stored.build_id))
     if before is not None:
         _let_go(conn, before, now)
@@ -38,8 +38,8 @@ def put(conn: sa.Connection, request: ImageRequest, now: float) -> ImageRequest:
 
 
 def select(conn: sa.Connection, project: str, limit: int, after: str | None = None) -> list[ImageRequest]:
-    """A project's requests in the order of their names, those after this one."""
-    query = sa.select(*_COLUMNS).where(table.c.project == project)
+    """A project's requests in the order of their names, those after this one, without their wants: they hold files."""
+    query = sa.select(*_CHEAP).where(table.c.project == project)
     if after is not None:
         query = query.where(table.c.name > after)
     return [_request(row._mapping) for row in conn.execute(query.order_by(table.c.name).limit(limit))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from imageflow.persistence.tables import versions
 
 _COLUMNS = [versions.c[f.name] for f in fields(Version)]
 _HINT = "see 'imageflow image list'"
+_CHUNK = 500  # values in one IN (…)
 _PRESENT = (
     VersionState.STORED,
     VersionState.CORRUPT,
@@ -45,6 +47,16 @@ def of(conn: sa.Connection, build_id: str) -> Version | None:
     """The version that a build made."""
     row = conn.execute(sa.select(*_COLUMNS).where(versions.c.build_id == build_id)).first()
     return _version(row) if row else None
+
+
+def made_by(conn: sa.Connection, build_ids: Iterable[str]) -> dict[str, Version]:
+    """The versions that these builds made, by build."""
+    ids = sorted(set(build_ids))
+    found: dict[str, Version] = {}
+    for start in range(0, len(ids), _CHUNK):
+        query = sa.select(*_COLUMNS).where(versions.c.build_id.in_(ids[start : start + _CHUNK]))
+        found |= {version.build_id: version for version in map(_version, conn.execute(query))}
+    return found
 
 
 def hold(conn: sa.Connection, build_id: str) -> bool:

@@ -46,9 +46,11 @@ _HARMLESS = re.compile(
     re.DOTALL,
 )
 _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
-_CREDENTIALS = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30})://(?P<user>[^\s/?#@:'\"<>]*)(?P<rest>:[^\s/?#@'\"<>]*)?@"
-)
+_CREDENTIALS = re.compile(r"://(?P<user>[^\s/?#@:'\"<>]*)(?P<rest>:[^\s/?#@'\"<>]*)?@")
+_SCHEME = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]{0,30}\Z"
+)  # looked for from its end: in a long text everything else begins one
+_LONGEST = 31  # characters of a scheme
 _FILLED_IN = re.compile(r"\$|\{\{|%\(|\*\*\*|^:?x+$", re.IGNORECASE)  # by a shell or a template, or masked
 _FORMS = (
     (re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----[^-]*(?:-----END [A-Z0-9 ]*-----)?"), "a private key"),
@@ -123,7 +125,7 @@ def masked(text: str) -> str:
     """The text without what is secret by its form."""
     for form, _ in _FORMS:
         text = form.sub(MASK, text)
-    return _CREDENTIALS.sub(lambda match: f"{match['scheme']}://{MASK}@" if _is_secret_part(match) else match[0], text)
+    return _CREDENTIALS.sub(lambda match: f"://{MASK}@" if _is_secret_part(match) else match[0], text)
 
 
 def public(image: Any, name: str = "", named: bool = False) -> Any:
@@ -158,10 +160,14 @@ def of_image(image: Any, path: Path = (), named: bool = False) -> Iterator[Plain
 
 
 def _is_secret_part(match: re.Match[str]) -> bool:
+    at = match.start()
+    scheme = _SCHEME.search(match.string, max(0, at - _LONGEST), at)
+    if scheme is None:
+        return False
     password = (match["rest"] or "")[1:]
     if match["rest"] is not None:
         return bool(password) and not _FILLED_IN.search(password)
-    return match["scheme"].lower() in ("http", "https") and bool(match["user"]) and not _FILLED_IN.search(match["user"])
+    return scheme[0].lower() in ("http", "https") and bool(match["user"]) and not _FILLED_IN.search(match["user"])
 
 
 def _is_last(name: str) -> bool:

@@ -104,7 +104,7 @@ class Requests:
             try:
                 if request.policy is BuildPolicy.NEVER:
                     return self.told(self._taken(request))
-                return self.told(self._built(request, recipe, cause))
+                return self._built(request, recipe, cause)
             except _Vanished:
                 continue
         raise Conflict(f"versions of {request.image} come and go", hint="ask again")
@@ -146,7 +146,7 @@ class Requests:
 
         return self._database.transact(take, patience=REQUEST)
 
-    def _built(self, request: ImageRequest, recipe: ImageRecipe | None, cause: str) -> ImageRequest:
+    def _built(self, request: ImageRequest, recipe: ImageRecipe | None, cause: str) -> Asked:
         """The version that is there for the present inputs, or a build of it."""
         made: list[ImageRequest] = []
         registered: int | None = None
@@ -156,17 +156,19 @@ class Requests:
                 raise Conflict(f"the recipe of {request.image} was changed at this moment", hint="ask again")
             build = submission.build
             if build.state is BuildState.SUCCEEDED and not versions.hold(conn, build.id):
-                raise _Vanished
+                raise _Vanished  # it ended, and went, since we looked
             made[:] = [requests.put(conn, replace(request, build_id=build.id), time.time())]
 
         try:
             wanted, registered = self._wanted(request, recipe)
-            self._submitter.ask(wanted, cause=cause, answer=answer)
+            submission = self._submitter.ask(wanted, cause=cause, answer=answer)
         except NoSpace:
             raise
         except (RecipeError, SecretMissing, Refused) as error:  # the request is good, what it names can't be built
             raise Conflict(f"{request.image} can't be built as it stands: {error.message}", hint=error.hint) from None
-        return made[0]
+        if submission.version is not None:
+            return _asked(made[0], submission.build, submission.version)
+        return self.told(made[0])
 
     def _wanted(self, request: ImageRequest, recipe: ImageRecipe | None) -> tuple[Wanted, int | None]:
         """The image as it would be built now, and the id of the registered recipe that it is in."""
@@ -189,10 +191,12 @@ class Requests:
         return self.told(found)
 
     def select(self, project: str, limit: int = 1000, after: str | None = None) -> list[Asked]:
-        """A project's requests in the order of their names."""
+        """A project's requests in the order of their names, without their wants and the progress of their builds."""
         with self._database.read() as conn:
             found = requests.select(conn, project, limit, after)
-        return [self.told(one) for one in found]
+            ids = [request.build_id for request in found if request.build_id is not None]
+            known, made = builds.some(conn, ids), versions.made_by(conn, ids)
+        return [_asked(one, known.get(one.build_id or ""), made.get(one.build_id or "")) for one in found]
 
     def delete(self, project: str, name: str) -> None:
         """Let go of the version; it stays, and a build goes on. Raises NotFound."""
@@ -203,22 +207,15 @@ class Requests:
     def told(self, request: ImageRequest) -> Asked:
         """What has become of a request."""
         if request.build_id is None:
-            return Asked(
-                request,
-                RequestState.MISSING,
-                f"there is no version of {request.image}, and the request says that none is built",
-                "build it where it is tested, or ask with build: if-missing",
-            )
+            return _asked(request, None, None)
         with self._database.read() as conn:
-            version = versions.of(conn, request.build_id)
-            try:
-                build = builds.get(conn, request.build_id)
-            except NotFound:
-                build = None
-            if version is None and build is not None and build.state is BuildState.RUNNING:
-                found = estimate(build, steps.of(conn, build.id), steps.history(conn, build.image), time.time())
-                return replace(_asked(request, build, version), progress=found.progress, remaining=found.remaining)
-        return _asked(request, build, version)
+            version = versions.made_by(conn, [request.build_id]).get(request.build_id)
+            build = builds.some(conn, [request.build_id]).get(request.build_id)
+            asked = _asked(request, build, version)
+            if build is None or build.state is not BuildState.RUNNING:
+                return asked
+            found = estimate(build, steps.of(conn, build.id), steps.history(conn, build.image), time.time())
+        return replace(asked, progress=found.progress, remaining=found.remaining)
 
 
 def _newest(conn: Connection, image: str) -> Version | None:
@@ -237,6 +234,13 @@ def _asked(request: ImageRequest, build: Build | None, version: Version | None) 
             return Asked(request, RequestState.READY, "its image is there", build=build, version=version)
         why = version.why or f"its image is {version.state}"
         return Asked(request, RequestState.MISSING, why, "ask again", build=build, version=version)
+    if request.build_id is None:
+        return Asked(
+            request,
+            RequestState.MISSING,
+            f"there is no version of {request.image}, and the request says that none is built",
+            "build it where it is tested, or ask with build: if-missing",
+        )
     if build is None:
         return Asked(request, RequestState.FAILED, "its build is not known any more", "ask again")
     resume = f"imageflow build resume {build.id}"

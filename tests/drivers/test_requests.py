@@ -107,10 +107,33 @@ def test_asking_again_is_the_same_request(office: Office) -> None:
 def test_a_request_keeps_its_version_when_the_inputs_move_on(office: Office) -> None:
     office.yard.register(WEB)
     held = office.ask_for("mine", "web").request.build_id
+    (office.yard.site.folder / "motd").write_text("of a later hour")
+    assert office.ask_for("mine", "web").request.build_id == held
     office.yard.work()
     (office.yard.site.folder / "motd").write_text("of a later day")
     assert office.ask_for("mine", "web").request.build_id == held
     assert office.builds() == 1
+    assert office.ask_for("new", "web").request.build_id != held
+
+
+def test_a_version_that_goes_just_then_is_asked_for_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.ask("first")
+    office.yard.work()
+    version = office.get("first").version
+    assert version is not None
+    ask, tries = office.service.submitter.ask, []
+
+    def deleted_just_then(wanted: Any, *, cause: str, answer: Any) -> Any:
+        def late(conn: Any, submission: Any) -> None:
+            tries.append(submission.build.id)
+            if len(tries) < 3:
+                versions.mark(conn, version.id, VersionState.DELETED)
+            answer(conn, submission)
+
+        return ask(wanted, cause=cause, answer=late)
+
+    monkeypatch.setattr(office.service.submitter, "ask", deleted_just_then)
+    assert office.ask("second").version == version and len(tries) == 3
 
 
 def test_a_failed_build_is_asked_for_again_and_a_paused_one_is_not(office: Office) -> None:

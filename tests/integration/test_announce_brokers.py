@@ -200,15 +200,11 @@ def test_a_broker_that_hangs_is_away(site: Site, rabbitmq: RabbitMQ, name: str, 
     options = {"amqp_url": rabbitmq.url, "transport_url": rabbitmq.bus, "topic": name, "amqp_exchange": name}
     announcer = load(target)(site.configure(targets=target, timeout=1.0, **options))
     announcer.send(an_announcement())
-    assert rabbitmq._process is not None
-    rabbitmq._process.send_signal(signal.SIGSTOP)
-    try:
+    with rabbitmq.suspended():
         began = time.monotonic()
         with pytest.raises(Unavailable):
             announcer.send(an_announcement())
         assert time.monotonic() - began < 20
-    finally:
-        rabbitmq._process.send_signal(signal.SIGCONT)
     announcer.send(an_announcement())
     announcer.close()
 

@@ -50,9 +50,13 @@ class Small(Site):
         return build.id
 
 
+# where neither a lease ends nor a step is given up while a busy machine lets them wait
+PATIENT = pytest.mark.parametrize("site", [{"lease": 60, "drain_timeout": "50"}], indirect=True, ids=["patient"])
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Small]:
-    with Small(tmp_path, lease=8) as site:  # on a busy machine a short lease is lost
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Small]:
+    with Small(tmp_path, **getattr(request, "param", {"lease": 8})) as site:  # on a busy machine a short lease is lost
         yield site
 
 
@@ -139,6 +143,7 @@ def test_serve_tells_its_manager_runs_builds_and_drains(
     assert site.service.conductors() == []
 
 
+@PATIENT
 def test_a_second_signal_stops_a_draining_conductor_at_once(
     site: Small, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -153,7 +158,7 @@ def test_a_second_signal_stops_a_draining_conductor_at_once(
     serving.send_signal(signal.SIGTERM)
     serving.communicate(timeout=30)
     assert serving.returncode == 0
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30, "it waited for its step"
     assert site.service.build(build.id).state in (BuildState.QUEUED, BuildState.RUNNING)
     site.trace.unset("slow-boot")
     site.run_worker()
@@ -202,6 +207,7 @@ def test_interrupting_a_wait_hands_the_build_back(site: Small, start: Callable[.
     site.nothing_left()
 
 
+@PATIENT
 def test_a_wait_does_not_count_on_the_conductor_of_another_wait(
     site: Small, start: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,18 @@ WHY = "diskimage-builder needs root: it mounts file systems and attaches loop de
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def home() -> Iterator[Path]:
+    """Of somebody who is not root; pytest's folders are closed to others, and each run of it closes them again."""
+    with tempfile.TemporaryDirectory(prefix="imageflow-ordinary-") as folder:
+        os.chmod(folder, 0o755)
+        home = Path(folder, "home")
+        home.mkdir()
+        yield home
+
+
+@pytest.fixture
+def program(home: Path) -> Program:
     """imageflow, started by a user who is not root, with a state folder and a recipe of its own."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder != Path("/") and folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o001)  # pytest's folders are closed to others
-    home = tmp_path / "home"
-    home.mkdir()
     (home / "recipe.yaml").write_text(RECIPE)
     elements = {"OS_DIB__ELEMENTS_PATH": str(ROOT / "tests" / "recipes" / "elements"), "HOME": str(home)}
     made = Program(home / "state", env=elements)
@@ -51,7 +58,7 @@ def test_a_build_here_is_refused_before_it_exists(program: Program) -> None:
     assert program.json("build", "list") == []
 
 
-def test_serve_says_at_its_start_what_needs_root(program: Program, tmp_path: Path) -> None:
+def test_serve_says_at_its_start_what_needs_root(program: Program) -> None:
     process = program.start("serve", "--listen", "none", stdout=subprocess.DEVNULL)
     assert process.stderr is not None
     said = []
@@ -64,9 +71,9 @@ def test_serve_says_at_its_start_what_needs_root(program: Program, tmp_path: Pat
     assert "WARNING" in line and "run imageflow as root" in line
 
 
-def test_the_demo_says_first_what_needs_root(tmp_path: Path, program: Program) -> None:
+def test_the_demo_says_first_what_needs_root(home: Path, program: Program) -> None:
     """A sudo that gives nothing, as on a host where this user may not use it."""
-    sudo = tmp_path / "bin" / "sudo"
+    sudo = home.parent / "bin" / "sudo"
     sudo.parent.mkdir()
     sudo.write_text("#!/bin/sh\nexit 1\n")
     sudo.chmod(0o755)

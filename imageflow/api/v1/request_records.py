@@ -46,15 +46,14 @@ class RequestBody(BaseModel):
         return ImageRequest(project, name, self.image or "", self.build, user=self.user)
 
 
-class RequestDocument(Document):
-    """A request, and what has become of it."""
+class RequestSummary(Document):
+    """A request in a list, and what has become of it."""
 
     name: str
     project: str
     state: str = Field(description="ready, building, paused, failed or missing.")
     reason: str = Field(description="Why it is in this state.")
     hint: str | None = Field(description="What to do about it.")
-    wanted: dict[str, Any] | None = Field(description="What should be in it, in its canonical form.")
     image: str = Field(description="The name of the image; equal wants have the same.")
     build: str = Field(description="if-missing or never.")
     user: dict[str, str]
@@ -62,20 +61,14 @@ class RequestDocument(Document):
     digest: str | None = Field(description="SHA-256 of its primary file; names the version.")
     path: str | None = Field(description="Where the store has it.")
     build_id: str | None
-    progress: float | None = Field(description="0 to 1, while it is built.")
-    remaining: float | None = Field(description="Estimated seconds until it is built.")
     created: str | None
     changed: str | None
     links: list[Link]
 
-    def lasting(self) -> dict[str, Any]:
-        """Without how far its build is."""
-        return super().lasting() | {"progress": None, "remaining": None}
-
     @classmethod
-    def of(cls, asked: Asked) -> Self:
+    def of(cls, asked: Asked, **more: Any) -> Self:
         """The document of a request."""
-        request, build, version = asked.request, asked.build, asked.version
+        request, version = asked.request, asked.version
         there = version if version is not None and asked.state == "ready" else None
         links = [Link(rel="self", href=f"/v1/requests/{request.name}")]
         if request.build_id is not None:
@@ -88,26 +81,46 @@ class RequestDocument(Document):
             state=str(asked.state),
             reason=asked.reason,
             hint=asked.hint or None,
-            wanted=None if request.wanted is None else dict(request.wanted),
             image=request.image,
             build=str(request.policy),
             user=dict(request.user),
             image_id=there.path if there is not None and there.store == "glance" else None,
             digest=None if there is None else there.digest,
             path=None if there is None else there.path,
-            build_id=request.build_id if build is None else build.id,
-            progress=asked.progress and round(asked.progress, 4),
-            remaining=asked.remaining and round(asked.remaining, 1),
+            build_id=request.build_id,
             created=moment(request.created),
             changed=moment(request.changed),
             links=links,
+            **more,
+        )
+
+
+class RequestDocument(RequestSummary):
+    """A request by itself."""
+
+    wanted: dict[str, Any] | None = Field(description="What should be in it, in its canonical form.")
+    progress: float | None = Field(description="0 to 1, while it is built.")
+    remaining: float | None = Field(description="Estimated seconds until it is built.")
+
+    def lasting(self) -> dict[str, Any]:
+        """Without how far its build is."""
+        return super().lasting() | {"progress": None, "remaining": None}
+
+    @classmethod
+    def whole(cls, asked: Asked) -> Self:
+        """The document of a request that was read whole."""
+        return cls.of(
+            asked,
+            wanted=None if asked.request.wanted is None else dict(asked.request.wanted),
+            progress=asked.progress and round(asked.progress, 4),
+            remaining=asked.remaining and round(asked.remaining, 1),
         )
 
 
 class RequestList(BaseModel):
     """A page of requests."""
 
-    requests: list[RequestDocument]
+    requests: list[RequestSummary]
     requests_links: list[Link] = Field(description="`next`, where there is more.")
 
 

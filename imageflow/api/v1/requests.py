@@ -24,6 +24,7 @@ from imageflow.api.v1.request_records import (
     RequestBody,
     RequestDocument,
     RequestList,
+    RequestSummary,
     entry_record,
 )
 from imageflow.model import ImageRequest
@@ -181,7 +182,7 @@ def require_project(service: Service, access: Access, caller: Caller, rule: str)
 
 def _put(service: Service, request: ImageRequest, body: RequestBody, caller: Caller) -> RequestDocument:
     cause = f"{caller.user} requested it as {request.name}"
-    return RequestDocument.of(service.requests.put(request, body.wanted, cause))
+    return RequestDocument.whole(service.requests.put(request, body.wanted, cause))
 
 
 def _planned(service: Service, request: ImageRequest, body: RequestBody) -> PlanDocument:
@@ -189,13 +190,13 @@ def _planned(service: Service, request: ImageRequest, body: RequestBody) -> Plan
 
 
 def _shown(service: Service, project: str, name: str) -> RequestDocument:
-    return RequestDocument.of(service.requests.get(project, name))
+    return RequestDocument.whole(service.requests.get(project, name))
 
 
 def _listed(service: Service, project: str, query: RequestsPage) -> RequestList:
     found = service.requests.select(project, query.limit + 1, query.marker)
     page, more = found[: query.limit], len(found) > query.limit
     return RequestList(
-        requests=[RequestDocument.of(one) for one in page],
+        requests=[RequestSummary.of(one) for one in page],
         requests_links=next_page("/v1/requests", more, query, page[-1].request.name if page else ""),
     )

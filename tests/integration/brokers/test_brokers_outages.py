@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
 import subprocess
 import sys
 import time
@@ -181,19 +181,16 @@ def test_somebody_deletes_the_queue(tmp_path: Path, sqlite: Database, broker: Ra
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["notifications", "amqp"])
 def test_a_broker_that_hangs_keeps_nobody(tmp_path: Path, sqlite: Database, broker: RabbitMQ, name: str) -> None:
-    assert broker._process is not None
     file = settings(tmp_path, url_of(sqlite), notifications={"transport_url": broker.bus}, amqp={"url": broker.url})
     began = time.monotonic()
-    try:
+    with contextlib.ExitStack() as hanging:
         with listening(name, file, SqlInbox(sqlite), seconds=60):
-            broker._process.send_signal(signal.SIGSTOP)
+            hanging.enter_context(broker.suspended())
             time.sleep(1)
             began = time.monotonic()
         assert time.monotonic() - began < 45
         with listening(name, file, SqlInbox(sqlite), wait=False, seconds=60):
             time.sleep(1)
-    finally:
-        broker._process.send_signal(signal.SIGCONT)
 
 
 class Counting(SqlInbox):
