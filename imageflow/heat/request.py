@@ -82,7 +82,7 @@ class Answer:
             if self.document.get("image_id"):
                 return None
             return "the image is there, but not in Glance: Heat needs an imageflow with [store] driver = glance"
-        build = self.document.get("build_id")
+        build = None if state == "missing" else self.document.get("build_id")  # of what was there before
         said = [f"build {build} is {state}" if build else f"the image is {state}"]
         said += [str(text) for key in ("reason", "hint") if (text := self.document.get(key))]
         if state in ("paused", "failed"):

@@ -127,7 +127,8 @@ def test_an_image_that_is_there() -> None:
 @pytest.mark.parametrize("state", [state for state in RequestState if state not in ("ready", "building")])
 def test_whatever_ends_without_an_image_says_why_and_what_to_do(state: str) -> None:
     said = answer(state, reason="apt failed.", hint="imageflow build resume 3f0c").failure("shop")
-    assert said is not None and said.startswith(f"build 3f0c is {state}: apt failed. imageflow build resume 3f0c")
+    what = "the image" if state == "missing" else "build 3f0c"
+    assert said is not None and said.startswith(f"{what} is {state}: apt failed. imageflow build resume 3f0c")
     assert said.endswith("'openstack stack update --existing shop' goes on from there") is (
         state in ("paused", "failed")
     )
