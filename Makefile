@@ -95,9 +95,10 @@ lock: $(LOCK)/.lock ## Renew requirements/*.txt: the newest versions that setup.
 	.ci/lock $(LOCK)/bin/uv
 
 .PHONY: sample
-sample: $(VENV)/.demo ## Write etc/imageflow.conf.sample and etc/policy.yaml.sample again
+sample: $(VENV)/.demo ## Write etc/imageflow.conf.sample, etc/policy.yaml.sample and doc/openapi.json again
 	$(BIN)/oslo-config-generator --namespace imageflow --output-file etc/imageflow.conf.sample
 	$(BIN)/oslopolicy-sample-generator --namespace imageflow --output-file etc/policy.yaml.sample
+	$(BIN)/python -m imageflow.api.document > doc/openapi.json
 
 .PHONY: setup
 setup: $(VENV)/.test $(VENV)/.lint ## Install everything that development needs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from imageflow.api import document
 from imageflow.api.access import Access
 from imageflow.api.clients import Clients
 from imageflow.api.events import events_router
@@ -35,24 +35,6 @@ _TAGS = [
     {"name": "webhooks", "description": "What forges send."},
     {"name": "service", "description": "The process itself."},
 ]
-_WITH_TOKEN = ("builds", "images", "requests")
-_SECURITY = {
-    "apiToken": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "X-Auth-Token",
-        "description": "What 'imageflow token create' prints, or a token of keystone.",
-    },
-    "apiBearer": {"type": "http", "scheme": "bearer", "description": "What 'imageflow token create' prints."},
-    "eventsToken": {"type": "http", "scheme": "bearer", "description": "What 'imageflow event token' prints."},
-    "gerritToken": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "X-Gerrit-Token",
-        "description": "[webhooks] gerrit_token",
-    },
-    "gerritBasic": {"type": "http", "scheme": "basic", "description": "[webhooks] gerrit_token as the password"},
-}
 # What a client can do something about; of the rest it only knows that it can ask again.
 _OURS = (
     (NotFound, 404, "not-found"),
@@ -108,22 +90,8 @@ def create_app(surroundings: Surroundings) -> FastAPI:
         app.include_router(api_router(surroundings.service, Access(surroundings.config, surroundings.service.tokens)))
     app.add_middleware(Gate, api=surroundings.config.api, inbox=surroundings.inbox)
     _say_no(app, surroundings)
-    _document(app)
+    document.complete(app)
     return app
-
-
-def _document(app: FastAPI) -> None:
-    """Complete the OpenAPI document: who may ask, and our own answer to what is invalid."""
-    document = app.openapi()
-    document["components"]["securitySchemes"] = _SECURITY
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            if operation["tags"][0] in _WITH_TOKEN:
-                operation["security"] = [{"apiToken": []}, {"apiBearer": []}]
-            if "HTTPValidationError" in json.dumps(operation["responses"].get("422", "")):
-                del operation["responses"]["422"]  # FastAPI writes it wherever there are parameters; ours is 400
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
 
 
 def _say_no(app: FastAPI, surroundings: Surroundings) -> None:

@@ -27,6 +27,7 @@ _ORIGIN = re.compile(r"[A-Za-z0-9._:-]{1,255}", re.ASCII)
 
 _ATTRIBUTE = {"type": "string", "minLength": 1, "maxLength": 2048, "pattern": r"^[!-~]+$"}
 _OPTIONAL = {**_ATTRIBUTE, "type": ["string", "null"], "description": "null is the same as none."}
+_IGNORED = {"type": ["string", "null"], "minLength": 1, "description": "null is the same as none."}
 EVENT_SCHEMA: dict[str, Any] = {
     "title": "CloudEvent",
     "description": "See cloudevents.io; source and id together identify it. Only imageflow itself may use the source imageflow.",
@@ -39,8 +40,8 @@ EVENT_SCHEMA: dict[str, Any] = {
         "type": {**_ATTRIBUTE, "maxLength": 255},
         "subject": _OPTIONAL,
         "time": {"type": ["string", "null"], "format": "date-time"},
-        "datacontenttype": _OPTIONAL,
-        "dataschema": _OPTIONAL,
+        "datacontenttype": _IGNORED,
+        "dataschema": _IGNORED,
         "data": {"description": "Any JSON; text when datacontenttype is not JSON."},
     },
     "additionalProperties": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from tests.examples import examples
 from tests.samples.webhook_senders import SECRETS, SENDERS, Sender
 from tests.servers.http_listener import AUTHORISED, Site, configured, serving
+from tests.small.program import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,14 @@ def _signed(site: Site, sender: Sender, case: Any) -> None:
         answer = session.send(request, timeout=30)
     assert answer.status_code in (202, 400, 405, 413, 415), answer.text
     assert "x-openstack-request-id" in answer.headers
+
+
+def test_the_committed_document_is_the_one_that_is_served(site: Site) -> None:
+    served = site.send("GET", "/openapi.json").json
+    committed = json.loads((ROOT / "doc/openapi.json").read_text())
+    assert committed.pop("info") | {"version": ""} == served.pop("info") | {"version": ""}
+    assert committed == served, "'make sample' writes it again"
+    assert served["openapi"].startswith("3.1.")
 
 
 RESPONSES = {"202", "400", "401", "403", "408", "413", "415", "429", "500", "503"}
