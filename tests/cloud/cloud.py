@@ -51,8 +51,8 @@ class Cloud:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The names that `stop` and `start` accept."""
-        return tuple(daemons(self.settings))
+        """The names of those that always run; `stop` and `start` also take those that run on demand."""
+        return tuple(name for name, daemon in daemons(self.settings).items() if not daemon.on_demand)
 
     def running(self) -> list[str]:
         """The names of the services that run."""

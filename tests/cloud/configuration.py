@@ -21,6 +21,7 @@ def write_all(settings: Settings) -> None:
         "neutron.conf": _neutron(settings),
         "ml2.ini": _linux_bridge(settings),
         "dhcp.ini": _dhcp(settings),
+        "heat.conf": _heat(settings),
         "keystone-uwsgi.ini": _uwsgi(settings, "keystone", "/usr/bin/keystone-wsgi-public"),
         "placement-uwsgi.ini": _uwsgi(settings, "placement", "/usr/bin/placement-api"),
     }
@@ -261,6 +262,29 @@ def _dhcp(settings: Settings) -> Sections:
             "dnsmasq_local_resolv": False,
             "resync_interval": 5,
         }
+    }
+
+
+def _heat(settings: Settings) -> Sections:
+    # A trustee with a project makes each update of a stack fail: its trusts are for the stack's own project.
+    trustee = {key: value for key, value in _account(settings).items() if not key.startswith("project_")}
+    return {
+        "DEFAULT": {
+            "transport_url": settings.bus,
+            "num_engine_workers": 1,
+            "enable_stack_abandon": True,
+            "enable_stack_adopt": True,
+            "plugin_dirs": settings.heat_python / "imageflow/heat/plugins",
+            "region_name_for_services": REGION,
+            "auth_encryption_key": settings.password.ljust(32, "0"),
+        },
+        **_database(settings, "heat"),
+        "heat_api": {"bind_host": ADDRESS, "bind_port": settings.ports["heat-api"], "workers": 0},
+        "clients_keystone": {"auth_uri": settings.url("keystone")},
+        "trustee": trustee,
+        "paste_deploy": {"api_paste_config": "/etc/heat/api-paste.ini"},
+        **_tokens(settings),
+        **_messaging(settings),
     }
 
 

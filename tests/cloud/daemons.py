@@ -27,6 +27,7 @@ class Daemon:
     environment: Mapping[str, str] = field(default_factory=dict)
     halt: signal.Signals = signal.SIGTERM
     patience: float = 10  # seconds it may take to end in order
+    on_demand: bool = False  # only some tests need it, and start it themselves
 
 
 def environment(settings: Settings, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -36,7 +37,7 @@ def environment(settings: Settings, more: Mapping[str, str] | None = None) -> di
 
 def daemons(settings: Settings) -> dict[str, Daemon]:
     """All of them, in the order in which they are started."""
-    return {d.name: d for d in (*_infrastructure(settings), *_services(settings), *_agents(settings))}
+    return {d.name: d for d in (*_infrastructure(settings), *_services(settings), *_agents(settings), *_heat(settings))}
 
 
 def _infrastructure(settings: Settings) -> tuple[Daemon, ...]:
@@ -153,6 +154,27 @@ def _agents(settings: Settings) -> tuple[Daemon, ...]:
             ("neutron-dhcp-agent", *neutron, "--config-file", f"{etc}/dhcp.ini"),
             lambda: _consumed(settings, "dhcp_agent"),
             ("neutron-server",),
+        ),
+    )
+
+
+def _heat(settings: Settings) -> tuple[Daemon, ...]:
+    argv = ("--config-file", f"{settings.configuration}/heat.conf")
+    return (
+        Daemon(
+            "heat-engine",
+            ("heat-engine", *argv),
+            lambda: _consumed(settings, "engine", "engine_worker"),
+            ("mariadb", "rabbit", "keystone"),
+            {"PYTHONPATH": str(settings.heat_python)},
+            on_demand=True,
+        ),
+        Daemon(
+            "heat-api",
+            ("heat-api", *argv),
+            lambda: _speaks_http(settings, "heat-api"),
+            ("mariadb", "rabbit", "keystone"),
+            on_demand=True,
         ),
     )
 

@@ -21,6 +21,7 @@ _SERVICES = (
     ("placement", "placement", "placement", "", REGION),
     ("compute", "nova", "nova-api", "/v2.1", REGION),
     ("network", "neutron", "neutron-server", "", REGION),
+    ("orchestration", "heat", "heat-api", "/v1/%(project_id)s", REGION),
 )
 
 

@@ -12,7 +12,7 @@ _PROGRAMS = (
     "mariadbd mariadb-install-db mariadb epmd libvirtd virtlogd virsh uwsgi_python3 keystone-manage"
     " keystone-wsgi-public placement-api placement-manage glance-api glance-manage nova-api nova-conductor"
     " nova-scheduler nova-compute nova-manage neutron-server neutron-db-manage neutron-linuxbridge-agent"
-    " neutron-dhcp-agent qemu-system-x86_64 qemu-img genisoimage dnsmasq sudo ip unshare nsenter setpriv"
+    " neutron-dhcp-agent heat-api heat-engine heat-manage qemu-system-x86_64 qemu-img genisoimage dnsmasq sudo ip unshare nsenter setpriv"
 )
 _FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")  # the services' PATH
 

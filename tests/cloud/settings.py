@@ -13,7 +13,17 @@ HOST = "cloud"  # the services' name for this machine
 REGION = "RegionOne"
 SECOND_REGION = "RegionTwo"  # has only a Glance of its own
 PROJECT = "imageflow"
-DATABASES = ("keystone", "glance", "glance_second", "placement", "nova_api", "nova_cell0", "nova_cell1", "neutron")
+DATABASES = (
+    "keystone",
+    "glance",
+    "glance_second",
+    "placement",
+    "nova_api",
+    "nova_cell0",
+    "nova_cell1",
+    "neutron",
+    "heat",
+)
 # What listens, in this order, from IMAGEFLOW_TEST_CLOUD_PORTS on.
 LISTENERS = (
     "keystone",
@@ -26,6 +36,7 @@ LISTENERS = (
     "mariadb",
     "epmd",
     "erlang",
+    "heat-api",
 )
 
 
@@ -61,6 +72,11 @@ class Settings:
     @property
     def state(self) -> Path:
         return self.folder / "state"
+
+    @property
+    def heat_python(self) -> Path:
+        """Where packages are put that heat imports beside its own."""
+        return self.state / "heat-engine/python"
 
     @property
     def logs(self) -> Path:

@@ -17,7 +17,7 @@ from tests.cloud.programs import Programs
 from tests.cloud.settings import DATABASES, HOST, REGION, Settings, root, write
 from tests.cloud.supervision import Supervision
 
-_PACKAGES = ("keystone", "glance-api", "placement-api", "nova-api", "neutron-server", "mariadb-server")
+_PACKAGES = ("keystone", "glance-api", "placement-api", "nova-api", "neutron-server", "heat-engine", "mariadb-server")
 _CODE = ("configuration.py", "identity.py", "template.py")
 _CAPABILITIES = "libvirt/cache/qemu/capabilities"
 
@@ -181,6 +181,7 @@ def _schemas(settings: Settings, programs: Programs) -> None:
             ),
             name="schemas-neutron",
         ),
+        programs.run(("heat-manage", "--config-file", f"{etc}/heat.conf", "db_sync"), name="schemas-heat"),
     ]
     for job in jobs:
         job.wait()
