@@ -215,7 +215,10 @@ class Catalog(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         with self.app.service() as service:
-            entries = service.catalog.entries()
+            entries, wrong = service.catalog.entries()
+        for error in wrong:
+            self.app.note(f"imageflow: {error}")
+        self.exit_code = 2 if wrong else 0
         rows = [
             (
                 entry.os,

@@ -19,14 +19,13 @@ from imageflow.recipe.fields import NAME
 from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import did_you_mean
 from imageflow.wants import entry as entries
-from imageflow.wants.entry import Entry
+from imageflow.wants.entry import Entry, name_of
 from imageflow.wants.want import FILES, PACKAGES, PARTS, PIP, Want
 
 _SUFFIX = ".yaml"
 _MANY = 500  # images that are remembered, because diskimage-builder takes 20 ms to check one
 _REMEMBERED = 3600.0  # seconds; an entry that changes makes other images
 _LARGE = 1 << 16  # characters of a want; larger ones are not remembered
-_DIGITS = 24  # of the digest, in the name of an image: two wants never share one
 
 
 class Catalog:
@@ -37,9 +36,16 @@ class Catalog:
         self._known: dict[Path, tuple[tuple[int, ...], Entry]] = {}
         self._images: Remembered[ImageRecipe] = Remembered(_MANY)
 
-    def entries(self) -> list[Entry]:
-        """All entries, by name; raises ConfigError for one that can't be used."""
-        return [self._entry(path) for path in sorted(self._files())]
+    def entries(self) -> tuple[list[Entry], list[ConfigError]]:
+        """The entries that can be used, by name, and what is wrong with the others."""
+        found: list[Entry] = []
+        wrong: list[ConfigError] = []
+        for path in sorted(self._files()):
+            try:
+                found.append(self._entry(path))
+            except ConfigError as error:
+                wrong.append(error)
+        return found, wrong
 
     def entry(self, os: str) -> Entry:
         """What this `os` stands for; raises BadInput when the catalog has no such entry, ConfigError for a wrong one."""
@@ -94,7 +100,7 @@ def _image(want: Want, entry: Entry) -> ImageRecipe:
     said = made.canonical()
     published = {key: value for key, value in said["publish"].items() if key != "name"}
     digest = hashlib.sha256(json.dumps(said | {"publish": published}, sort_keys=True).encode()).hexdigest()
-    name = f"{want.os}-{digest[:_DIGITS]}"
+    name = name_of(want.os, digest)
     data = said | {"name": name, "publish": published | {"name": name}}
     return dataclasses.replace(made, data=data, name=name)
 

@@ -19,6 +19,7 @@ from imageflow.recipe.nodes import Node
 from imageflow.recipe.problems import Problem, did_you_mean
 from imageflow.wants.want import PARTS
 
+_DIGITS = 24  # of the digest, in the name of an image: two wants never share one
 _KEYS = ("description", "takes", "recipes", "image")
 _NOT_HERE = {
     "name": "its name follows from what is wanted",
@@ -49,9 +50,10 @@ class Entry:
         return {system: sorted(recipes) for system, recipes in sorted(self.recipes.items())}
 
     def image(self, steps: list[Node]) -> ImageRecipe:
-        """Its image, called as its `os`, with these steps after its own; raises RecipeError."""
+        """Its image, under a name that none has, with these steps after its own; raises RecipeError."""
         keys = dict(self._image.keys or {})
-        keys["name"] = Node(self._image.line, self._image.column, self.os, self.os)
+        name = name_of(self.os, "")  # not `os` alone: its base may be an image of that name
+        keys["name"] = Node(self._image.line, self._image.column, name, name)
         if steps:
             own = keys.get("configure", Node(self._image.line, self._image.column, items=[]))
             keys["configure"] = dataclasses.replace(own, items=[*(own.items or []), *steps])
@@ -62,6 +64,11 @@ class Entry:
             place = plain.partition("#")[2].partition("/")[2]
             raise RecipeError(f"{self.path}: {place} is secret, in plain text", hint="write {secret: NAME}")
         return made
+
+
+def name_of(os: str, digest: str) -> str:
+    """The name of an image with this digest of its recipe."""
+    return f"{os}-{digest[:_DIGITS].ljust(_DIGITS, '0')}"
 
 
 def read(path: Path) -> Entry:

@@ -14,6 +14,7 @@ from imageflow.errors import BadInput, ConfigError
 from imageflow.recipe import ImageRecipe
 from imageflow.wants.catalog import Catalog
 from imageflow.wants.want import Want
+from tests.small.program import ROOT
 
 DEBIAN = """
 description: Debian 12
@@ -104,18 +105,18 @@ def test_another_entry_is_another_image_and_another_place_is_not(
 def test_an_entry_with_another_name_is_another_image(catalog: Catalog, folder: Path) -> None:
     (folder / "bookworm.yaml").write_text(DEBIAN)
     assert image(catalog, os="bookworm").name.startswith("bookworm-")
-    assert [entry.os for entry in catalog.entries()] == ["bookworm", "debian"]
+    assert [entry.os for entry in catalog.entries()[0]] == ["bookworm", "debian"]
 
 
 def test_files_that_are_no_entries_are_left_out(catalog: Catalog, folder: Path) -> None:
     for name in (".hidden.yaml", "debian.yaml~", "notes.txt", "no name.yaml"):
         (folder / name).write_text("rubbish: [")
-    assert [entry.os for entry in catalog.entries()] == ["debian"]
+    assert [entry.os for entry in catalog.entries()[0]] == ["debian"]
 
 
 def test_an_empty_catalog_says_what_it_is(tmp_path: Path) -> None:
     empty = made(tmp_path / "nothing")
-    assert empty.entries() == []
+    assert empty.entries() == ([], [])
     with pytest.raises(BadInput) as caught:
         image(empty)
     assert "[catalog] path" in caught.value.hint
@@ -162,10 +163,20 @@ def test_a_file_can_be_no_secret_of_the_host(catalog: Catalog) -> None:
 )
 def test_a_wrong_entry_is_the_operators(catalog: Catalog, folder: Path, old: str, new: str, what: str) -> None:
     change(folder, old, new)
-    for use in (lambda: image(catalog), catalog.entries):
-        with pytest.raises(ConfigError) as caught:
-            use()
-        assert what in caught.value.message and "'debian' can't be used" in caught.value.message
+    (folder / "other.yaml").write_text(DEBIAN)
+    with pytest.raises(ConfigError) as caught:
+        image(catalog)
+    assert what in caught.value.message and "'debian' can't be used" in caught.value.message
+    entries, [told] = catalog.entries()
+    assert str(told) == str(caught.value) and [entry.os for entry in entries] == ["other"]
+
+
+def test_the_sample_can_be_used() -> None:
+    sample = made(ROOT / "etc" / "catalog")
+    [entry], wrong = sample.entries()
+    assert not wrong and entry.os == "debian"
+    found = image(sample, packages=["nginx"], config_system="shell", recipe="no-root-login")
+    assert found.made_from.image == "debian", "which etc/recipes/debian.yaml makes"
 
 
 def test_an_entry_is_read_again_when_it_has_changed(catalog: Catalog, folder: Path) -> None:

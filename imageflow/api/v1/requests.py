@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from imageflow.model import ImageRequest
 from imageflow.service import Service
 from imageflow.wants.requests import RequestState
 
+LOG = logging.getLogger(__name__)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 RequestName = Annotated[str, InPath(pattern=NAME, description="The client's own name for it.")]
 _LOOKS = (0.25, 3.0)  # seconds between two looks of who waits: at first, and at most
@@ -162,7 +164,10 @@ def catalog_router(service: Service, access: Access) -> APIRouter:
     )
     async def list_catalog(caller: Caller = asking) -> CatalogList:
         require_project(service, access, caller, "catalog:list")
-        return CatalogList(catalog=[entry_record(entry) for entry in await in_thread(service.catalog.entries)])
+        entries, wrong = await in_thread(service.catalog.entries)
+        for error in wrong:  # the operator's, who reads the log
+            LOG.warning("%s", error)
+        return CatalogList(catalog=[entry_record(entry) for entry in entries])
 
     return router
 

@@ -262,6 +262,9 @@ def test_what_is_not_there(desk: Desk) -> None:
     (desk.yard.service.config.catalog.path / "tiny.yaml").write_text("image: [")
     answer = desk.put("web")
     assert answer.status == 503 and "tiny.yaml" not in answer.json["message"], "it is the operator's, and in the log"
+    (desk.yard.service.config.catalog.path / "other.yaml").write_text(ENTRY)
+    listed = desk.send("GET", "/v1/catalog").json["catalog"]
+    assert [entry["os"] for entry in listed] == ["other"], "a wrong entry hides no other one"
 
 
 def test_equal_wants_of_16_clients_are_one_build(desk: Desk) -> None:
