@@ -138,21 +138,6 @@ class BuildPolicy(StrEnum):
     NEVER = "never"  # take what is there, or nothing
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRequest:
-    """An image that somebody asks for under a name of their own; while it is there, its version is not removed."""
-
-    project: str
-    name: str  # the client's, one namespace for each project
-    image: str
-    policy: BuildPolicy = BuildPolicy.IF_MISSING
-    wanted: Json | None = None  # the canonical want; None: the image was asked for by its name
-    user: Mapping[str, str] = field(default_factory=dict)  # who uses it, in words of the client
-    build_id: str | None = None  # of the build that makes the version, or made it
-    created: float = 0.0
-    changed: float = 0.0
-
-
 class VersionState(StrEnum):
     """What is known about a version in its store."""
 

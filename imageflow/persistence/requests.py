@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from imageflow.model import ImageRequest
+from imageflow.model import BuildPolicy, Json
 from imageflow.persistence.tables import requests as table
 from imageflow.persistence.tables import unheld
 from imageflow.persistence.upsert import insert_or_update
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """An image that somebody asks for under a name of their own; while it is there, its version is not removed."""
+
+    project: str
+    name: str  # the client's, one namespace for each project
+    image: str
+    policy: BuildPolicy = BuildPolicy.IF_MISSING
+    wanted: Json | None = None  # the canonical want; None: the image was asked for by its name
+    user: Mapping[str, str] = field(default_factory=dict)  # who uses it, in words of the client
+    build_id: str | None = None  # of the build that makes the version, or made it
+    created: float = 0.0
+    changed: float = 0.0
+
 
 _CHEAP = [table.c[f.name] for f in fields(ImageRequest) if f.name != "wanted"]
 _COLUMNS = [table.c[f.name] for f in fields(ImageRequest)]

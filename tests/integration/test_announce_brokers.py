@@ -25,6 +25,7 @@ from imageflow.persistence.database import Database
 from tests.integration.test_announce import LIFE, Site, kinds, sending
 from tests.samples.announcements import announcements
 from tests.servers.services import PASSWORD, RabbitMQ
+from tests.servers.suspending import suspended
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_a_broker_that_hangs_is_away(site: Site, rabbitmq: RabbitMQ, name: str, 
     options = {"amqp_url": rabbitmq.url, "transport_url": rabbitmq.bus, "topic": name, "amqp_exchange": name}
     announcer = load(target)(site.configure(targets=target, timeout=1.0, **options))
     announcer.send(an_announcement())
-    with rabbitmq.suspended():
+    with suspended(rabbitmq.pid):
         began = time.monotonic()
         with pytest.raises(Unavailable):
             announcer.send(an_announcement())

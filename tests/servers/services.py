@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import amqp
-import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -26,13 +25,6 @@ D = TypeVar("D", bound="Daemon")
 PASSWORD = "open-sesame-42"
 _FOLDERS = "imageflow-server-"  # and the tests' process id
 _CHANCE = random.SystemRandom()  # Hypothesis seeds the shared one: workers would choose the same ports
-
-
-def _states(pid: int) -> Iterator[str]:
-    """Of each thread of a process."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            yield thread.joinpath("stat").read_text().rpartition(")")[2].split()[0]
 
 
 def missing(*programs: str) -> list[str]:
@@ -113,20 +105,6 @@ class Daemon:
         """Its process; of several, the first one."""
         assert self._process is not None
         return self._process.pid
-
-    @contextlib.contextmanager
-    def suspended(self) -> Iterator[None]:
-        """It hangs, really: a signal to stop takes a while on a busy machine."""
-        process = psutil.Process(self.pid)
-        process.send_signal(signal.SIGSTOP)
-        try:
-            end = time.monotonic() + 30
-            while any(state != "T" for state in _states(self.pid)):
-                assert time.monotonic() < end, f"{self.name} does not stop"
-                time.sleep(0.02)
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
 
     def stop(self, how: signal.Signals | None = None) -> None:
         """Stop it; returns when it is gone."""

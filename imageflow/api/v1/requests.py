@@ -28,9 +28,8 @@ from imageflow.api.v1.request_records import (
     RequestSummary,
     entry_record,
 )
-from imageflow.model import ImageRequest
 from imageflow.service import Service
-from imageflow.wants.requests import RequestState
+from imageflow.wants.requests import ImageRequest, RequestState
 
 LOG = logging.getLogger(__name__)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

@@ -31,6 +31,7 @@ from tests.integration.broker_site import (
     waiting,
 )
 from tests.servers.services import PASSWORD, PostgreSQL, RabbitMQ, running
+from tests.servers.suspending import suspended
 
 
 def kill(name: str, rounds: int, tmp_path: Path, database: Database, broker: RabbitMQ) -> None:
@@ -185,7 +186,7 @@ def test_a_broker_that_hangs_keeps_nobody(tmp_path: Path, sqlite: Database, brok
     began = time.monotonic()
     with contextlib.ExitStack() as hanging:
         with listening(name, file, SqlInbox(sqlite), seconds=60):
-            hanging.enter_context(broker.suspended())
+            hanging.enter_context(suspended(broker.pid))
             time.sleep(1)
             began = time.monotonic()
         assert time.monotonic() - began < 45
