@@ -131,13 +131,6 @@ class Artifact:
     virtual_size: int | None = None  # bytes, for disk formats
 
 
-class BuildPolicy(StrEnum):
-    """What a request does when there is no version of its image."""
-
-    IF_MISSING = "if-missing"  # build one
-    NEVER = "never"  # take what is there, or nothing
-
-
 class VersionState(StrEnum):
     """What is known about a version in its store."""
 

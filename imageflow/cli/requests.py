@@ -96,8 +96,7 @@ class Create(_One):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        from imageflow.model import BuildPolicy
-        from imageflow.wants.requests import ImageRequest
+        from imageflow.wants.requests import BuildPolicy, ImageRequest
 
         want = _want(parsed_args)
         policy = BuildPolicy.NEVER if parsed_args.never_build else BuildPolicy.IF_MISSING

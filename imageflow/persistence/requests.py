@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
-from imageflow.model import BuildPolicy, Json
+from imageflow.model import Json
 from imageflow.persistence.tables import requests as table
 from imageflow.persistence.tables import unheld
 from imageflow.persistence.upsert import insert_or_update
+
+
+class BuildPolicy(StrEnum):
+    """What a request does when there is no version of its image."""
+
+    IF_MISSING = "if-missing"  # build one
+    NEVER = "never"  # take what is there, or nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ def put(conn: sa.Connection, request: ImageRequest, now: float) -> ImageRequest:
     before = find(conn, request.project, request.name)
     values = {f.name: getattr(request, f.name) for f in fields(ImageRequest)}
     stored = replace(request, created=now if before is None else before.created, changed=now)
-    values |= {"user": dict(request.user), "created": stored.created, "changed": now}
+    values |= {"policy": request.policy.value, "user": dict(request.user), "created": stored.created, "changed": now}
     key = ("project", "name")
     insert_or_update(conn, table, values, key, {k: v for k, v in values.items() if k not in (*key, "created")})
     conn.execute(sa.delete(unheld).where(unheld.c.build_id == stored.build_id))
@@ -106,4 +114,4 @@ def _let_go(conn: sa.Connection, request: ImageRequest, now: float) -> None:
 
 
 def _request(values: Mapping[Any, Any]) -> ImageRequest:
-    return ImageRequest(**values)
+    return ImageRequest(**{**values, "policy": BuildPolicy(values["policy"])})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from imageflow.model import BuildPolicy, DeliveryState, PublicationState, PublicationWish, VersionState
+from imageflow.model import DeliveryState, PublicationState, PublicationWish, VersionState
 from imageflow.persistence.columns import JsonText, LongText, Word
 
 NAMING = {
@@ -365,7 +365,7 @@ requests = sa.Table(
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("wanted", JsonText),  # the canonical want; none: the image was asked for by its name
     sa.Column("image", sa.String(255), nullable=False),
-    sa.Column("policy", Word(BuildPolicy), nullable=False),
+    sa.Column("policy", sa.String(16), nullable=False),
     sa.Column("user", JsonText, nullable=False),
     sa.Column("build_id", sa.String(12)),  # none: there is no version, and none may be built
     sa.Column("created", sa.Double, nullable=False),

@@ -17,11 +17,11 @@ from imageflow.builds.estimate import estimate
 from imageflow.builds.wanted import Plan, Wanted
 from imageflow.config import Config
 from imageflow.errors import Conflict, NoSpace, NotFound, RecipeError, Refused, SecretMissing
-from imageflow.model import Build, BuildPolicy, BuildState, Submission, Version, VersionState
+from imageflow.model import Build, BuildState, Submission, Version, VersionState
 from imageflow.persistence import builds, registry, requests, steps, versions
 from imageflow.persistence.database import Database
 from imageflow.persistence.patience import REQUEST
-from imageflow.persistence.requests import ImageRequest
+from imageflow.persistence.requests import BuildPolicy, ImageRequest
 from imageflow.recipe import ImageRecipe
 from imageflow.wants.catalog import Catalog
 from imageflow.wants.pinning import Pinning
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from imageflow.builds.submission import Submitter
     from imageflow.registry.images import RegisteredImages
 
-__all__ = ["Asked", "ImageRequest", "RequestState", "Requests"]
+__all__ = ["Asked", "BuildPolicy", "ImageRequest", "RequestState", "Requests"]
 
 _TRIES = 3  # a version may be deleted just when it is about to be held
 _PATIENCE = 8.0  # seconds that a request waits for others that pin the same

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 
 from imageflow.builds.retention import Retention
 from imageflow.errors import BadInput, Conflict, NotFound
-from imageflow.model import BuildPolicy, BuildState, VersionState
+from imageflow.model import BuildState, VersionState
 from imageflow.persistence import requests, retention, versions
 from imageflow.persistence.elapsed import Ages
 from imageflow.persistence.tables import unheld
-from imageflow.wants.requests import Asked, ImageRequest, Requests, RequestState
+from imageflow.wants.requests import Asked, BuildPolicy, ImageRequest, Requests, RequestState
 from imageflow.wants.want import Want
 from tests.small.flow import Trace
 from tests.small.yard import Yard, open_yard

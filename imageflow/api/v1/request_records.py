@@ -8,10 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from imageflow.api.v1.asking import Document, Link, moment
 from imageflow.builds.wanted import Plan, PlanVerdict
-from imageflow.model import BuildPolicy
 from imageflow.recipe.fields import NAME, wrong
 from imageflow.wants.entry import Entry
-from imageflow.wants.requests import Asked, ImageRequest
+from imageflow.wants.requests import Asked, BuildPolicy, ImageRequest
 from imageflow.wants.want import Want
 
 _Word = Annotated[str, Field(max_length=255)]
