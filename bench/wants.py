@@ -61,7 +61,9 @@ def _serving(folder: Path) -> Iterator[tuple[Clients, Service]]:
     file = write_config(folder, poll=0.25)
     (folder / "catalog").mkdir()
     (folder / "catalog" / "tiny.yaml").write_text(ENTRY)
-    options = f"[catalog]\npath = {folder / 'catalog'}\n[dib]\nelements_path = {ROOT}/tests/recipes/elements\n"
+    options = (
+        f"[catalog]\ndib = true\npath = {folder / 'catalog'}\n[dib]\nelements_path = {ROOT}/tests/recipes/elements\n"
+    )
     file.write_text(file.read_text() + options + "[api]\nrate = 1000000/minute\n")
     with Service.open(config.load([str(file)])) as service, (folder / "serve.log").open("w") as log:
         token, _ = service.tokens.create("bench", "member", project="default", life=3600.0)

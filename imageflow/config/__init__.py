@@ -246,6 +246,7 @@ def _freeze(conf: cfg.ConfigOpts, files: Sequence[str], state_dir: str | None) -
         catalog=building.CatalogConfig(
             path=Path(conf.catalog.path).absolute(),
             projects=tuple(conf.catalog.projects),
+            dib=conf.catalog.dib,
             fresh=conf.catalog.fresh,
             max_requests=conf.catalog.max_requests,
             unheld=conf.catalog.unheld,

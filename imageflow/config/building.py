@@ -217,6 +217,12 @@ CATALOG: list[cfg.Opt] = [
         help="Projects that may request images besides that of [api] project; '*': all. Whoever asks for the same gets the "
         "same image, so they share what they ask for.",
     ),
+    cfg.BoolOpt(
+        "dib",
+        default=False,
+        help="Whether entries may have the method dib. Their images are made in a folder of the build host, in which programs "
+        "run as root: whoever may request images could become root there.",
+    ),
     cfg.FloatOpt(
         "fresh",
         default=60.0,
@@ -302,6 +308,7 @@ class CatalogConfig:
 
     path: Path
     projects: tuple[str, ...]
+    dib: bool
     fresh: float  # seconds
     max_requests: int
     unheld: float  # seconds

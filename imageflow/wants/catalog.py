@@ -33,6 +33,7 @@ class Catalog:
 
     def __init__(self, config: Config) -> None:
         self.folder = config.catalog.path  # what local inputs of its images are relative to
+        self._dib = config.catalog.dib
         self._known: dict[Path, tuple[tuple[int, ...], Entry]] = {}
         self._images: Remembered[ImageRecipe] = Remembered(_MANY)
 
@@ -89,6 +90,11 @@ class Catalog:
         known = self._known.get(path)
         if known is None or known[0] != mark:
             known = self._known[path] = (mark, entries.read(path))
+        if known[1].method == "dib" and not self._dib:
+            raise ConfigError(
+                f"the catalog's entry {path.stem!r} can't be used: with the method dib, who asks could become root here",
+                hint="use the method boot, or set [catalog] dib if they may",
+            )
         return known[1]
 
 

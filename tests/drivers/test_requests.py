@@ -75,7 +75,12 @@ class Office:
 @pytest.fixture
 def office(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
     (tmp_path / "catalog").mkdir()
-    options = {"catalog__path": str(tmp_path / "catalog"), "catalog__max_requests": "1000", "catalog__fresh": "0"}
+    options = {
+        "catalog__path": str(tmp_path / "catalog"),
+        "catalog__max_requests": "1000",
+        "catalog__fresh": "0",
+        "catalog__dib": "true",
+    }
     with open_yard(tmp_path, database_url, monkeypatch, **options) as yard:
         yield Office(yard)
 
@@ -295,7 +300,7 @@ def test_a_recipe_that_changes_meanwhile_is_asked_again(office: Office, monkeypa
 
 def test_a_project_has_a_bound(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "catalog").mkdir()
-    options = {"catalog__path": str(tmp_path / "catalog"), "catalog__max_requests": "2"}
+    options = {"catalog__path": str(tmp_path / "catalog"), "catalog__max_requests": "2", "catalog__dib": "true"}
     with open_yard(tmp_path, database_url, monkeypatch, **options) as yard:
         office = Office(yard)
         office.ask("one")

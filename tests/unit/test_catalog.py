@@ -44,9 +44,9 @@ def catalog(folder: Path) -> Catalog:
     return made(folder)
 
 
-def made(folder: Path) -> Catalog:
+def made(folder: Path, dib: bool = False) -> Catalog:
     config = configuration.load(state_dir=str(folder / "state"))
-    return Catalog(dataclasses.replace(config, catalog=dataclasses.replace(config.catalog, path=folder)))
+    return Catalog(dataclasses.replace(config, catalog=dataclasses.replace(config.catalog, path=folder, dib=dib)))
 
 
 def change(folder: Path, old: str, new: str, name: str = "debian") -> None:
@@ -169,6 +169,16 @@ def test_a_wrong_entry_is_the_operators(catalog: Catalog, folder: Path, old: str
     assert what in caught.value.message and "'debian' can't be used" in caught.value.message
     entries, [told] = catalog.entries()
     assert str(told) == str(caught.value) and [entry.os for entry in entries] == ["other"]
+
+
+def test_who_asks_becomes_root_on_the_build_host_only_if_the_operator_says_so(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text("image: {method: dib, dib: {elements: [base]}}")
+    entries, [told] = made(folder).entries()
+    assert [entry.os for entry in entries] == ["debian"]
+    assert "could become root here" in told.message and "[catalog] dib" in told.hint
+    with pytest.raises(ConfigError):
+        image(made(folder), os="tiny")
+    assert image(made(folder, dib=True), os="tiny").method == "dib"
 
 
 def test_the_sample_can_be_used() -> None:

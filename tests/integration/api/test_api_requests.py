@@ -68,6 +68,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     options = {
         "catalog__path": str(catalog),
         "catalog__projects": "acme",
+        "catalog__dib": "true",
         "api__listen": "127.0.0.1:0",
         "api__rate": "100000/minute",
         "events__token": TOKEN,
