@@ -77,7 +77,7 @@ class Conductor:
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
         """Claim and run builds until `stop()`, or until `until()` is true and no build runs here."""
-        self._database.relief = self._pulse.relief = self._reserve.give_up
+        self._database.relief = self._reserve.give_up
         self._renew([])
         self._reserve.keep()
         heartbeat = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)

@@ -18,6 +18,7 @@ from sqlalchemy import event
 
 from imageflow.errors import ConfigError, DatabaseReadOnly, DatabaseUnavailable, NoSpace
 from imageflow.persistence.driver_errors import Contention, file_trouble, translated
+from imageflow.persistence.patience import BUILD
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Database:
         self.engine = _engine(self.url, self.path, lasting)
         self._writer = self.engine.execution_options(**{_WRITE: True})
         self.relief: Callable[[], bool] | None = (
-            None  # called when the disk is full; True: there is room now, try again
+            None  # called when the disk is full for a running build's write; True: there is room now, try again
         )
 
     @property
@@ -108,7 +109,8 @@ class Database:
         try:
             return operation()
         except NoSpace:
-            if self.relief is None or not self.relief():
+            # what is tried again anyway leaves the relief: a step that still fills the disk would only take that room, too
+            if self.relief is None or patience < BUILD or not self.relief():
                 raise
         except DatabaseUnavailable as error:
             if not isinstance(error, Contention) and patience <= 0:

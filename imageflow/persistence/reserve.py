@@ -1,4 +1,8 @@
-"""A few MiB kept in reserve, so that on a full disk there is room to record that the disk is full."""
+"""A few MiB kept in reserve, so that on a full disk there is room to record that the disk is full.
+
+Given up only for what a build must write: heartbeats and looks for work come again, and while a step still fills the disk,
+room that is made for them is gone at once.
+"""
 
 from __future__ import annotations
 

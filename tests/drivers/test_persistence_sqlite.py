@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from imageflow.errors import ConfigError, DatabaseReadOnly, DatabaseUnavailable, NoSpace
 from imageflow.persistence import schema
 from imageflow.persistence.database import Database
+from imageflow.persistence.patience import BUILD, EVENT, REQUEST
 from imageflow.persistence.tables import conductors as table
 from tests.drivers.conductor_rows import add, names
 from tests.servers.services import missing, require
@@ -209,3 +210,24 @@ def test_a_disk_that_became_read_only_is_waited_for(small_disk: Path) -> None:
         db.transact(lambda conn: add(conn, "after"), patience=20)
         timer.join()
         assert names(db) == ["after", "before"]
+
+
+def test_only_a_builds_own_write_gets_the_reserve(tmp_path: Path) -> None:
+    """A heartbeat on a full disk would give it to the step that fills the disk."""
+    sqlite = Database(f"sqlite:///{tmp_path}/imageflow.db")
+    given: list[str] = []
+    sqlite.relief = lambda: not given.append("up")  # type: ignore[func-returns-value]
+    full = [NoSpace("full")]
+
+    def write() -> str:
+        if full:
+            raise full.pop()
+        return "stored"
+
+    for patience in (0.0, EVENT, REQUEST):
+        full[:] = [NoSpace("full")]
+        with pytest.raises(NoSpace):
+            sqlite.repeat(write, patience)
+    assert given == []
+    full[:] = [NoSpace("full")]
+    assert sqlite.repeat(write, BUILD) == "stored" and given == ["up"]

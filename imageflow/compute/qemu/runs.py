@@ -22,6 +22,7 @@ from imageflow.host.process import Detached
 OFF = "shutdown"  # QEMU's state when the guest has powered itself off
 BROKEN = frozenset({"guest-panicked", "internal-error", "io-error"})
 HELD_UP = frozenset({"io-error", "paused", "postmigrate"})  # it can be resumed
+_LAST_BREATH = 2.0  # seconds from the end of QEMU's sockets to that of the process
 _QUIT = 30.0  # seconds for a clean exit of QEMU
 
 
@@ -82,8 +83,15 @@ class Runs:
         if record is None or not mine:
             return None if record is None else dataclasses.replace(record, process=None)
         if record.process != mine[0] or record.port is None:
-            with Qmp(machine.path, machine.monitor(record.run)) as monitor:
-                port = monitor.forwarded_port()
+            try:
+                with Qmp(machine.path, machine.monitor(record.run)) as monitor:
+                    port = monitor.forwarded_port()
+            except Unavailable:
+                if identity.await_end(
+                    mine[0], _LAST_BREATH
+                ):  # it could not start, and its worker did not live to see it
+                    return dataclasses.replace(record, process=None)
+                raise
             record = machine.write(dataclasses.replace(record, process=mine[0], port=port, off=False))
         return record
 
